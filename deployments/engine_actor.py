@@ -1,0 +1,72 @@
+"""The one class that hosts an engine, in a Ray Data actor pool and in a Serve replica alike.
+
+It knows no table and no HTTP; it is a plain class, so either host makes it an actor its own way.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from zimage_models.build_engine import build_engine, warm_up
+from zimage_models.config import EngineConfig
+from zimage_models.engine_stats import EngineStats
+from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
+from zimage_models.requests import ImageRequest, ImageResult
+
+Outcome = ImageResult | ZImageError
+
+
+class EngineActor:
+    """Loads, warms up, generates, and reports health and stats."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._engine = build_engine(config)
+        warm_up(self._engine)
+
+    async def generate(self, requests: Sequence[ImageRequest]) -> AsyncIterator[tuple[int, Outcome]]:
+        """Make many images at once, yielding each as it finishes.
+
+        A full queue is waited out, so any number of requests may be given.
+
+        Yields:
+            (index into ``requests``, the image or its own error).
+
+        Raises:
+            EngineDead: the engine can't go on; the host replaces this actor.
+        """
+        tasks = [asyncio.create_task(self._one(index, request)) for index, request in enumerate(requests)]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _one(self, index: int, request: ImageRequest) -> tuple[int, Outcome]:
+        while True:
+            try:
+                handle = self._engine.submit(request)
+                break
+            except EngineOverloaded as error:
+                await asyncio.sleep(min(error.retry_after_s, 1.0))
+        try:
+            return index, await asyncio.wrap_future(handle.future)
+        except EngineDead:
+            raise
+        except ZImageError as error:
+            return index, error
+        except asyncio.CancelledError:
+            handle.cancel()
+            raise
+
+    def stats(self) -> EngineStats:
+        """Report queue, speed and memory."""
+        return self._engine.stats()
+
+    def check_health(self) -> None:
+        """Raise :class:`EngineDead` when the engine can't go on; answers at once, never behind a step."""
+        if self._engine.death is not None:
+            raise self._engine.death
+
+    def close(self) -> None:
+        """Stop the engine; unfinished requests are cancelled."""
+        self._engine.close()

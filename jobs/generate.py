@@ -1,0 +1,268 @@
+"""``zimage generate``: make the images of a prompt table and publish them as a data set."""
+
+import sys
+from enum import StrEnum
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from jobs.progress import MODES, make_progress
+from jobs.ray_session import connect
+from jobs.work_estimate import estimate_text
+from pipelines.generate import generate, plan_only
+from pipelines.options import GenerateOptions
+from pipelines.storage import StorageOptions
+from zimage_models.config import EngineConfig
+from zimage_models.errors import InvalidRequest
+from zimage_models.image_codec import IMAGE_FORMATS, Encoding
+from zimage_models.model_spec import DEFAULT_MODEL
+
+ProgressMode = StrEnum("ProgressMode", {mode: mode for mode in MODES})
+ImageFormat = StrEnum("ImageFormat", {name: name for name in IMAGE_FORMATS})
+
+AUTO_PROGRESS = ProgressMode("auto")
+_PNG = ImageFormat("png")
+
+_INPUT = "What to read"
+_IMAGE = "What to make (rows may set the same fields themselves)"
+_OUTPUT = "What to write"
+_ENGINE = "Engines"
+_RUN = "The run"
+
+S3Endpoint = Annotated[str | None, typer.Option("--s3-endpoint", help="S3-compatible server instead of AWS.")]
+S3Region = Annotated[str | None, typer.Option("--s3-region")]
+
+
+def command(
+    input: Annotated[
+        str, typer.Argument(help="Prompt table: Parquet, CSV, JSONL or OpenAI-Batch JSONL; path or s3://.")
+    ],
+    output: Annotated[str, typer.Argument(help="Folder of the data set; path or s3://.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="parquet, csv, jsonl or openai-batch; by suffix if not given.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    map: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=COLUMN", help="Take a field from this column; repeatable.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Do not pass this column through; repeatable.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help='Prompt from columns: "Studio photo of {{brand}} {{title}}" (Jinja2).',
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep rows for which this Jinja2 expression is true: \"category == 'shoes'\".",
+            rich_help_panel=_INPUT,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_INPUT)] = None,
+    model: Annotated[
+        str, typer.Option(help="Embedded model, folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
+    ] = DEFAULT_MODEL,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
+    ] = None,
+    variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_IMAGE)] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(help="Job seed, from which rows without a seed derive theirs.", rich_help_panel=_IMAGE),
+    ] = 0,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=_IMAGE)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_IMAGE)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale as in diffusers: 0 is none.", rich_help_panel=_IMAGE)
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_IMAGE)] = None,
+    cfg_normalization: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
+    cfg_truncation: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
+    truncate_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--truncate-prompt/--reject-long-prompt",
+            help="What to do with prompts past the token limit.",
+            rich_help_panel=_IMAGE,
+        ),
+    ] = False,
+    max_prompt_tokens: Annotated[int | None, typer.Option(rich_help_panel=_IMAGE)] = None,
+    image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = _PNG,
+    quality: Annotated[
+        int | None, typer.Option(help="1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
+    ] = None,
+    embed_prompt: Annotated[
+        bool,
+        typer.Option(
+            "--embed-prompt/--no-embed-prompt",
+            help="Write the prompt into each image file.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = True,
+    name: Annotated[
+        str | None,
+        typer.Option(help='File name by columns: "{sku}/{variant:02d}.png".', rich_help_panel=_OUTPUT),
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write also: files (images by name) or webdataset; repeatable.", rich_help_panel=_OUTPUT
+        ),
+    ] = None,
+    engines: Annotated[
+        str, typer.Option(metavar="MIN:MAX", help="How many engines.", rich_help_panel=_ENGINE)
+    ] = "1:1",
+    engine_cpus: Annotated[
+        float | None, typer.Option(help="CPUs (and threads) of one engine.", rich_help_panel=_ENGINE)
+    ] = None,
+    engine_gpus: Annotated[
+        float | None, typer.Option(help="GPUs of one engine.", rich_help_panel=_ENGINE)
+    ] = None,
+    device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile the transformer.", rich_help_panel=_ENGINE)
+    ] = False,
+    max_step_tokens: Annotated[
+        int | None, typer.Option(help="Transformer tokens in one step.", rich_help_panel=_ENGINE)
+    ] = None,
+    fake: Annotated[
+        bool,
+        typer.Option("--fake", help="Instant coloured tiles instead of a model.", rich_help_panel=_ENGINE),
+    ] = False,
+    cache_dir: Annotated[
+        str | None, typer.Option(help="Where s3:// checkpoints are kept.", rich_help_panel=_ENGINE)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan only: counts and an estimate.", rich_help_panel=_RUN)
+    ] = False,
+    commit_rows: Annotated[
+        int | None, typer.Option(help="Rows written together.", rich_help_panel=_RUN)
+    ] = None,
+    max_errors: Annotated[
+        int | None,
+        typer.Option(help="Stop (exit code 4) after more failed images than this.", rich_help_panel=_RUN),
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Stop (exit code 4) after this long.", rich_help_panel=_RUN),
+    ] = None,
+    progress: Annotated[ProgressMode, typer.Option(rich_help_panel=_RUN)] = AUTO_PROGRESS,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
+    ] = False,
+    s3_endpoint: S3Endpoint = None,
+    s3_region: S3Region = None,
+) -> int:
+    """Make the images of a prompt table and publish them as a data set.
+
+    Run the same command again to continue after a stop, or to bring the data set up to a changed table. Exit
+    codes: 0 all rows made, 2 bad usage, 3 some rows failed, 4 stopped by a cap, 130 interrupted.
+    """
+    fields: dict[str, Any] = {
+        "size": size,
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "negative_prompt": negative_prompt,
+        "cfg_normalization": cfg_normalization,
+        "cfg_truncation": cfg_truncation,
+        "truncate_prompt": truncate_prompt or None,
+    }
+    engines_min, engines_max = _range(engines)
+    options = GenerateOptions(
+        input=input,
+        output=output,
+        input_format=format,
+        columns=_pairs(map or []),
+        drop=tuple(drop or ()),
+        template=template,
+        where=where,
+        limit=limit,
+        variants=variants,
+        seed=seed,
+        fields={name: value for name, value in fields.items() if value is not None},
+        name=name,
+        encoding=Encoding(format=image_format.value, quality=quality, embed_prompt=embed_prompt),
+        exports=tuple(export or ()),
+        engine=EngineConfig(
+            model=model,
+            variant=variant,
+            device=device,
+            dtype=dtype,
+            max_prompt_tokens=max_prompt_tokens,
+            max_step_tokens=max_step_tokens,
+            compile=compile,
+            s3_endpoint_url=s3_endpoint,
+            cache_dir=cache_dir,
+            fake=fake,
+        ),
+        engines_min=engines_min,
+        engines_max=engines_max,
+        engine_cpus=engine_cpus,
+        engine_gpus=engine_gpus,
+        commit_rows=commit_rows,
+        max_errors=max_errors,
+        time_limit_s=time_limit,
+        storage=StorageOptions(s3_endpoint_url=s3_endpoint, s3_region=s3_region),
+    )
+    if dry_run:
+        display = make_progress(progress.value)
+        plan = plan_only(options)
+        display.planned(plan)
+        print(estimate_text(options, plan))
+        for error in plan.rejected[:20]:
+            print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
+        return 0
+    return run(options, progress=progress.value, verbose=verbose)
+
+
+def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
+    """Generate, and say where the images are."""
+    result = generate(
+        options,
+        connect=partial(connect, options, verbose=verbose),
+        progress=make_progress(progress),
+        **how,
+    )
+    if result.manifest is None:
+        assert result.outcome is not None
+        print(f"stopped by {result.outcome.stopped_by}; the same command continues", file=sys.stderr)
+    elif progress not in ("json", "quiet"):
+        counts = result.manifest.counts
+        print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")
+        print(f"look at them: {options.output}/gallery.html")
+        if counts["failed"] or counts["rejected"]:
+            print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed; to see why:")
+            print(f"zimage status {options.output}")
+    return int(result.exit_code)
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        field, separator, column = text.partition("=")
+        if not (field and separator and column):
+            raise InvalidRequest(f"map: {text!r} is not of the form FIELD=COLUMN", field="map")
+        pairs[field] = column
+    return pairs
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, separator, high = text.partition(":")
+    if not low.isdigit() or (separator and not high.isdigit()):
+        raise InvalidRequest(f"engines: {text!r} is not of the form MIN:MAX, such as 1:4", field="engines")
+    return int(low), int(high or low)

@@ -1,0 +1,18 @@
+"""Open a data set's folder for the commands that look at what is published."""
+
+from pipelines.manifest import RunManifest, read_manifest
+from pipelines.storage import Storage, StorageOptions, open_storage
+from zimage_models.errors import InvalidRequest
+
+
+def open_output(output: str, s3_endpoint: str | None, s3_region: str | None) -> tuple[Storage, RunManifest]:
+    """Return the folder and its newest manifest.
+
+    Raises:
+        InvalidRequest: nothing is published there.
+    """
+    storage = open_storage(output, StorageOptions(s3_endpoint_url=s3_endpoint, s3_region=s3_region))
+    manifest = read_manifest(storage)
+    if manifest is None:
+        raise InvalidRequest(f"output: nothing is published in {output}", field="output")
+    return storage, manifest

@@ -1,0 +1,109 @@
+"""How a generation tells its progress: a bar for people, JSON lines for schedulers, or nothing."""
+
+import json
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+from tqdm import tqdm
+
+from pipelines.generate import Progress
+from pipelines.manifest import RunManifest
+from pipelines.plan import Plan
+from pipelines.run_monitor import RunCounts
+
+MODES = ("auto", "bar", "json", "quiet")
+
+
+def make_progress(mode: str) -> Progress:
+    """Return the display of that mode; ``auto`` is a bar on a terminal, plain lines elsewhere."""
+    return {"auto": BarProgress, "bar": BarProgress, "json": JsonProgress, "quiet": QuietProgress}[mode]()
+
+
+class QuietProgress:
+    """Says nothing."""
+
+    def planned(self, plan: Plan) -> None:
+        """Ignore the plan."""
+
+    def advanced(self, counts: RunCounts) -> None:
+        """Ignore the counts."""
+
+    def published(self, manifest: RunManifest) -> None:
+        """Ignore the manifest."""
+
+
+class BarProgress:
+    """A tqdm bar on standard error with images/s, failed images and time left."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def planned(self, plan: Plan) -> None:
+        """Show what there is to do."""
+        counts = plan.counts
+        print(
+            f"planned {counts.units} images from {counts.rows} rows: {counts.new} to make, "
+            f"{counts.unchanged} made before, {counts.failed_before} failed before, "
+            f"{counts.duplicate} duplicate rows, {counts.rejected} rejected rows",
+            file=sys.stderr,
+        )
+        if counts.new:
+            # Off a terminal one line every ten seconds is enough for a log.
+            interval_s = 0.1 if sys.stderr.isatty() else 10.0
+            self._bar = tqdm(total=counts.new, unit="image", mininterval=interval_s, smoothing=0.05)
+
+    def advanced(self, counts: RunCounts) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix(failed=counts.failed, refresh=False)
+            self._bar.update(counts.written - self._bar.n)
+
+    def published(self, manifest: RunManifest) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+class JsonProgress:
+    """One JSON object a line on standard output, for schedulers and logs."""
+
+    def __init__(self) -> None:
+        self._num_new = 0
+        self._first: tuple[float, int] | None = None
+        self._last: RunCounts | None = None
+        self._lock = threading.Lock()
+
+    def planned(self, plan: Plan) -> None:
+        """Print the plan's counts."""
+        self._num_new = plan.counts.new
+        self._print("planned", run_id=plan.run_id, **asdict(plan.counts))
+
+    def advanced(self, counts: RunCounts) -> None:
+        """Print the counts when they changed, with images/s and the seconds left."""
+        with self._lock:
+            if counts == self._last:
+                return
+            self._last = counts
+            now_s = time.monotonic()
+            if self._first is None and counts.generated:
+                self._first = (now_s, counts.generated)
+            speed = 0.0
+            if self._first and now_s > self._first[0]:
+                speed = (counts.generated - self._first[1]) / (now_s - self._first[0])
+            left = self._num_new - counts.written
+            self._print(
+                "progress",
+                **asdict(counts),
+                images_per_s=round(speed, 3),
+                eta_s=round(left / speed, 1) if speed else None,
+            )
+
+    def published(self, manifest: RunManifest) -> None:
+        """Print the manifest's path and counts."""
+        self._print("published", manifest=manifest.path, counts=manifest.counts, speed=manifest.speed)
+
+    def _print(self, event: str, **values: Any) -> None:
+        print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)

@@ -1,0 +1,62 @@
+"""Start or join Ray for a job, and decide what each engine reserves there."""
+
+import os
+
+import ray
+
+from pipelines.options import GenerateOptions
+from pipelines.run import EngineResources
+from zimage_models.errors import InvalidRequest
+
+_STAGE_CPUS = 4
+"""Logical CPUs for reading, encoding and writing beside the engines of a local Ray."""
+
+
+def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResources:
+    """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit``), or start a local Ray.
+
+    Raises:
+        InvalidRequest: the cluster can't be reached.
+    """
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        level = "INFO" if verbose else "ERROR"
+        try:
+            if address:
+                ray.init(address=address, log_to_driver=verbose, logging_level=level)
+            else:
+                _start_local(options, verbose, level)
+        except ConnectionError as error:
+            raise InvalidRequest(f"RAY_ADDRESS: no Ray cluster at {address} ({error})") from error
+    return _resources(options)
+
+
+def _start_local(options: GenerateOptions, verbose: bool, level: str) -> None:
+    # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
+    # left, nothing is ever read or written (2-core laptops).
+    num_cpus = options.engines_max * _engine_cpus(options, os.cpu_count() or 1) + _STAGE_CPUS
+    ray.init(
+        address="local",
+        num_cpus=int(num_cpus + 0.999),
+        include_dashboard=False,
+        log_to_driver=verbose,
+        logging_level=level,
+    )
+
+
+def _resources(options: GenerateOptions) -> EngineResources:
+    cluster = ray.cluster_resources()
+    if options.engine_gpus is not None:
+        num_gpus = options.engine_gpus
+    else:
+        wants_gpu = options.engine.device.startswith("cuda") or (
+            options.engine.device == "auto" and cluster.get("GPU", 0) > 0
+        )
+        num_gpus = 1.0 if wants_gpu and not options.engine.fake else 0.0
+    if num_gpus:
+        return EngineResources(num_cpus=options.engine_cpus or 0, num_gpus=num_gpus)
+    return EngineResources(num_cpus=_engine_cpus(options, os.cpu_count() or 1), num_gpus=0)
+
+
+def _engine_cpus(options: GenerateOptions, num_cores: int) -> float:
+    return options.engine_cpus or max(1, num_cores // options.engines_max)

@@ -1,0 +1,170 @@
+"""Which column of a table means what. It knows no values.
+
+Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
+that mean nothing else in a prompt table; ``cfg``, ``scale``, ``strength`` or ``name`` are left to ``--map``.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.work import WORK_FIELDS
+from zimage_models.errors import InvalidRequest
+from zimage_models.requests import GENERATION_FIELDS
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "prompt": ("text", "caption"),
+    "key": ("id", "sku", "custom_id"),
+    "model": (),
+    "variants": ("n",),
+    "size": (),
+    **{name: () for name in GENERATION_FIELDS if name != "prompt"},
+    "num_inference_steps": ("steps",),
+    "guidance_scale": ("guidance",),
+}
+"""Every field a column can be mapped to, and what else a column for it may be called."""
+
+RESERVED_COLUMNS = frozenset(
+    {
+        *(field.name for field in WORK_FIELDS),
+        "image",
+        "prompt_truncated",
+        "model",
+        "weights_sha256",
+        "image_sha256",
+    }
+)
+"""Names that the output and the work table use themselves."""
+
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnMap:
+    """The input column of each field; None where there is none."""
+
+    prompt: str | None
+    key: str | None
+    fields: dict[str, str]
+    """Generation field (or ``size``) -> column."""
+    model: str | None
+    variants: str | None
+    passthrough: tuple[str, ...]
+    """Columns to copy into the output, in input order."""
+
+
+def map_columns(
+    schema: pa.Schema, *, explicit: Mapping[str, str], has_template: bool, drop: Collection[str] = ()
+) -> ColumnMap:
+    """Decide what each column means.
+
+    A column with a field's very own name goes before all others; then count its name in another case and the
+    lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only.
+
+    Columns that mean nothing are passed through, and so is the key column unless it is called ``key``. With a
+    template no column is the prompt's: all are passed through, but one called ``prompt`` gives its place to
+    the rendered prompt.
+
+    Args:
+        schema: the input's columns.
+        explicit: field -> column, or -> "" for none; these are not guessed.
+        has_template: prompts come from a template.
+        drop: columns to neither guess nor pass through; explicit fields and templates may still use them.
+
+    Raises:
+        InvalidRequest: an unknown field or column, no prompt, a guess that could go two ways, or a column to
+            be passed through under a name that the output has itself.
+    """
+    _check_names(schema, explicit, drop)
+    if has_template and explicit.get("prompt"):
+        message = f"prompt: both a template and column {explicit['prompt']!r} are given; leave one out"
+        raise InvalidRequest(message, field="prompt")
+    taken = {*explicit.values(), *drop}
+    free = [name for name in schema.names if name not in taken]
+    chosen = {field: column for field, column in explicit.items() if column}
+    for field in ALIASES:
+        if field in explicit or (field == "prompt" and has_template):
+            continue
+        candidates = [name for name in free if field != "prompt" or _is_text(schema.field(name).type)]
+        guess = _guess(field, candidates)
+        if guess is not None:
+            chosen[field] = guess
+    prompt = chosen.pop("prompt", None)
+    if prompt is None and not has_template:
+        raise InvalidRequest(
+            f"prompt: no text column is called prompt, text or caption; columns are {_listed(schema.names)}; "
+            "give --map prompt=COLUMN or --template",
+            field="prompt",
+        )
+    key = chosen.pop("key", None)
+    if key is not None and not _is_key(schema.field(key).type):
+        raise InvalidRequest(
+            f"key: column {key!r} is {schema.field(key).type}; keys are text or whole numbers; "
+            "give --map key=COLUMN, or --map key= for none",
+            field="key",
+        )
+    hidden = {*chosen.values(), *drop, "prompt" if has_template else prompt}
+    if key == "key":
+        hidden.add(key)
+    passthrough = tuple(name for name in schema.names if name not in hidden)
+    _check_reserved(passthrough)
+    return ColumnMap(
+        prompt=prompt,
+        key=key,
+        model=chosen.pop("model", None),
+        variants=chosen.pop("variants", None),
+        fields=chosen,
+        passthrough=passthrough,
+    )
+
+
+def _check_names(schema: pa.Schema, explicit: Mapping[str, str], drop: Collection[str]) -> None:
+    for field in explicit:
+        if field not in ALIASES:
+            raise InvalidRequest(f"map: unknown field {field!r}; fields are {_listed(ALIASES)}", field="map")
+    for option, columns in (("map", explicit.values()), ("drop", drop)):
+        for column in columns:
+            if column not in schema.names and (column or option == "drop"):
+                raise InvalidRequest(
+                    f"{option}: no column {column!r}; columns are {_listed(schema.names)}", field=option
+                )
+
+
+def _guess(field: str, candidates: list[str]) -> str | None:
+    aliases = ALIASES[field]
+    ranks = (
+        [name for name in candidates if name == field],
+        [name for name in candidates if name.lower() == field or name in aliases],
+        [name for name in candidates if name.lower() in aliases],
+    )
+    best = next((names for names in ranks if names), [])
+    if len(best) > 1:
+        raise InvalidRequest(
+            f"{field}: columns {_listed(best)} could all be meant; give --map {field}=COLUMN", field=field
+        )
+    return best[0] if best else None
+
+
+def _check_reserved(passthrough: tuple[str, ...]) -> None:
+    for name in passthrough:
+        if name in RESERVED_COLUMNS:
+            uses = f", use it (--map {name}={name})" if name in ALIASES else ""
+            raise InvalidRequest(
+                f"column {name!r}: the output has a column of that name itself; "
+                f"leave yours out (--drop {name}){uses} or rename it",
+                field=name,
+            )
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return (type_.value_type if isinstance(type_, pa.DictionaryType) else type_) in _TEXT_TYPES
+
+
+def _is_key(type_: pa.DataType) -> bool:
+    return _is_text(type_) or pa.types.is_integer(type_)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:30])
+    return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"

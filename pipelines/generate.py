@@ -1,0 +1,163 @@
+"""One bulk generation from table to published data set: plan, run, publish."""
+
+import secrets
+import tempfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Protocol
+
+from pipelines.dataset_page import write_pages
+from pipelines.exports import EXPORTS
+from pipelines.ledger import finished_units
+from pipelines.manifest import RunManifest, read_manifest
+from pipelines.options import GenerateOptions
+from pipelines.parts import read_part
+from pipelines.plan import Plan, write_plan
+from pipelines.publish import publish
+from pipelines.run import EngineResources, RunOutcome, run_plan
+from pipelines.run_monitor import RunCounts
+from pipelines.storage import Storage, open_storage
+from zimage_models.build_engine import model_weights_sha256, resolve_model
+
+_KEEP_PLANS = timedelta(days=1)
+_RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
+
+
+class ExitCode(IntEnum):
+    """How a command ended."""
+
+    OK = 0
+    BAD_USAGE = 2
+    SOME_ROWS_FAILED = 3
+    STOPPED = 4
+    """By a cap or a time limit; the same command continues."""
+    INTERRUPTED = 130
+    """The same command continues."""
+
+
+class Progress(Protocol):
+    """Who is told how a generation goes; calls may come from a thread."""
+
+    def planned(self, plan: Plan) -> None:
+        """Hear what there is to do."""
+
+    def advanced(self, counts: RunCounts) -> None:
+        """Hear how far the run is."""
+
+    def published(self, manifest: RunManifest) -> None:
+        """Hear what is published now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateResult:
+    """How a generation ended."""
+
+    plan: Plan
+    outcome: RunOutcome | None
+    """None when there was nothing to make."""
+    manifest: RunManifest | None
+    """None when the run was stopped before publishing."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """How the command ends."""
+        if self.manifest is None:
+            return ExitCode.STOPPED
+        failed = self.manifest.counts["failed"] + self.manifest.counts["rejected"]
+        return ExitCode.SOME_ROWS_FAILED if failed else ExitCode.OK
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time."""
+    return f"{datetime.now(UTC).strftime(_RUN_ID_TIME)}-{secrets.token_hex(2)}"
+
+
+def plan_only(options: GenerateOptions) -> Plan:
+    """Plan without writing anything to the output.
+
+    Raises:
+        InvalidRequest: the options, the table or the model can't be used.
+    """
+    spec = resolve_model(options.engine)
+    with tempfile.TemporaryDirectory(prefix="zimage-plan-") as folder:
+        return write_plan(
+            options,
+            run_id=new_run_id(),
+            spec=spec,
+            weights_sha256=model_weights_sha256(options.engine, spec),
+            output=open_storage(folder),
+            finished=finished_units(open_storage(options.output, options.storage)),
+        )
+
+
+def generate(
+    options: GenerateOptions,
+    *,
+    connect: Callable[[], EngineResources],
+    progress: Progress,
+    retried_classes: Collection[str] | None = (),
+) -> GenerateResult:
+    """Make and publish all images of a table; continues what an earlier run of the same command left.
+
+    Args:
+        options: what to make.
+        connect: starts or joins Ray, and says what to reserve for an engine; called only if there is work.
+        progress: told how it goes.
+        retried_classes: error classes of earlier runs to try again; None for all.
+
+    Raises:
+        InvalidRequest: the options, the table or the model can't be used.
+    """
+    output = open_storage(options.output, options.storage)
+    spec = resolve_model(options.engine)
+    weights_sha256 = model_weights_sha256(options.engine, spec)
+    plan = write_plan(
+        options,
+        run_id=new_run_id(),
+        spec=spec,
+        weights_sha256=weights_sha256,
+        output=output,
+        finished=finished_units(output, retried_classes=retried_classes),
+    )
+    progress.planned(plan)
+    outcome = None
+    if plan.counts.new:
+        outcome = run_plan(
+            plan,
+            options,
+            output=output,
+            weights_sha256=weights_sha256,
+            resources=connect(),
+            on_progress=progress.advanced,
+        )
+        if outcome.stopped_by:
+            return GenerateResult(plan=plan, outcome=outcome, manifest=None)
+    previous = read_manifest(output)
+    manifest = publish(
+        plan, options, output=output, spec=spec, weights_sha256=weights_sha256, outcome=outcome
+    )
+    if manifest != previous:
+        write_pages(output, manifest)
+        export(output, manifest, options.exports)
+    _delete_old_plans(output, kept={manifest.run_id})
+    progress.published(manifest)
+    return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
+
+
+def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> None:
+    """Write a published data set in other forms: ``files`` by name, ``webdataset`` shards."""
+    for part in manifest.parts if names else ():
+        table = read_part(output, part.path)
+        for name in names:
+            EXPORTS[name](output, part, table)
+
+
+def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:
+    """Delete work tables that no manifest needs; young ones may belong to a run in progress."""
+    limit = (datetime.now(UTC) - _KEEP_PLANS).strftime(_RUN_ID_TIME)
+    for file in output.list("_runs"):
+        run_id = file.path.split("/")[1]
+        if run_id not in kept and run_id < limit:
+            output.delete(file.path)

@@ -1,0 +1,51 @@
+"""What a person asks of one bulk generation; kept beside its results, so that a run can be repeated."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipelines.storage import StorageOptions
+from zimage_models.config import EngineConfig
+from zimage_models.image_codec import Encoding
+
+ExportName = Literal["files", "webdataset"]
+
+
+class GenerateOptions(BaseModel):
+    """Options of ``zimage generate``; unknown names are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: str
+    output: str
+    input_format: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Generation field -> input column."""
+    drop: tuple[str, ...] = ()
+    template: str | None = None
+    where: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    variants: int = Field(default=1, ge=1, le=1000)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    fields: dict[str, Any] = Field(default_factory=dict)
+    """Generation fields for rows that do not set them."""
+    name: str | None = None
+    encoding: Encoding = Encoding()
+    exports: tuple[ExportName, ...] = ()
+    engine: EngineConfig = EngineConfig()
+    engines_min: int = Field(default=1, ge=1)
+    engines_max: int = Field(default=1, ge=1)
+    engine_cpus: float | None = Field(default=None, gt=0)
+    engine_gpus: float | None = Field(default=None, ge=0)
+    commit_rows: int | None = Field(default=None, ge=1)
+    """Rows that are written together; None: by table size."""
+    max_errors: int | None = Field(default=None, ge=0)
+    time_limit_s: float | None = Field(default=None, gt=0)
+    storage: StorageOptions = StorageOptions()
+
+    @field_validator("engines_max")
+    @classmethod
+    def _ordered(cls, value: int, info: Any) -> int:
+        if value < info.data.get("engines_min", 1):
+            raise ValueError(f"{value} is below the minimum {info.data['engines_min']}")
+        return value

@@ -1,0 +1,254 @@
+"""Part files: the Parquet files a data set is made of, named by the hash of their bytes.
+
+It knows neither plan nor manifest: which parts are the data set is decided elsewhere.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.storage import Storage, StoredFile
+from zimage_models.errors import InvalidRequest
+
+# Offsets in an Arrow binary column are 32 bits wide, and `datasets` loads images from no wider one.
+MAX_PART_IMAGE_BYTES = 2**31 - 1
+MAX_ROW_GROUP_IMAGE_BYTES = 64 * 2**20
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "unit_id": pa.string(),
+    "key": pa.string(),
+    "variant": pa.int32(),
+    # Exactly this struct: `datasets` shows images for no other (5.2 loads large_binary as a plain dict).
+    "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
+    "prompt": pa.string(),
+    "negative_prompt": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "num_inference_steps": pa.int32(),
+    "guidance_scale": pa.float64(),
+    "cfg_normalization": pa.float64(),
+    "cfg_truncation": pa.float64(),
+    "seed": pa.int64(),
+    "prompt_truncated": pa.bool_(),
+    "model": pa.string(),
+    "weights_sha256": pa.string(),
+    "image_sha256": pa.string(),
+    "row_digest": pa.string(),
+}
+_ERROR_COLUMNS: dict[str, pa.DataType] = {
+    "unit_id": pa.string(),
+    "key": pa.string(),
+    "variant": pa.int32(),
+    "row": pa.int64(),
+    "error_class": pa.string(),
+    "message": pa.string(),
+    "prompt": pa.string(),
+    "attempts": pa.int32(),
+}
+COLUMN_NAMES = tuple(_COLUMNS)
+"""The columns every part has; a table's own columns come after them, under other names."""
+
+ERROR_SCHEMA = pa.schema(_ERROR_COLUMNS)
+"""The columns of a part of failed rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartFile:
+    """One part as written; ``path`` is relative to the storage's root, ``sha256`` is that of the file."""
+
+    path: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+
+
+def part_schema(passthrough: pa.Schema) -> pa.Schema:
+    """Build the schema of a data set's parts, which `datasets` loads with images as images.
+
+    Args:
+        passthrough: the columns taken over from the prompt table; their metadata are dropped.
+
+    Raises:
+        InvalidRequest: a column's name is taken or given twice, or `datasets` has no such type.
+    """
+    columns = dict(_COLUMNS)
+    for field in passthrough:
+        if field.name in columns:
+            reason = "is a column of every part" if field.name in _COLUMNS else "is there twice"
+            raise InvalidRequest(f"column {field.name}: the name {reason}; rename it", field=field.name)
+        columns[field.name] = field.type
+    features = {name: _feature(dtype, name) for name, dtype in columns.items()}
+    features["image"] = {"_type": "Image"}
+    return pa.schema(
+        columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    )
+
+
+def write_part(storage: Storage, folder: str, table: pa.Table) -> PartFile:
+    """Write rows as one Parquet file, whole or not at all. The same rows again land on the same name.
+
+    Raises:
+        ValueError: no rows, over 2 GiB of image bytes, or images whose schema `datasets` would not show.
+    """
+    if not table.num_rows:
+        raise ValueError("a part needs at least one row")
+    if "image" in table.column_names and b"huggingface" not in (table.schema.metadata or {}):
+        raise ValueError("a part with images needs the metadata of part_schema()")
+    buffer = _to_parquet(table)
+    sha256 = hashlib.sha256(buffer).hexdigest()
+    part = PartFile(
+        path=f"{folder}/part-{sha256}.parquet",
+        num_rows=table.num_rows,
+        num_bytes=buffer.size,
+        sha256=sha256,
+    )
+    storage.write(part.path, memoryview(buffer))
+    return part
+
+
+def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a part, or some of its columns; only these are fetched.
+
+    Args:
+        storage: where the part lies.
+        path: relative to the storage's root.
+        columns: top-level names or dotted paths into structs, such as ``image.path``; None for all.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a Parquet file, or has no such column.
+    """
+    filesystem, root = storage.arrow()
+    try:
+        with (
+            filesystem.open_input_file(f"{root}/{path}") as file,
+            pq.ParquetFile(file, pre_buffer=True) as part,
+        ):
+            if columns is not None:
+                # Parquet readers leave out a column they do not find.
+                known = {*part.schema_arrow.names, *_leaf_paths(part.metadata)}
+                for name in columns:
+                    if name not in known:
+                        raise ValueError(
+                            f"{path}: no column {name!r}; it has {', '.join(part.schema_arrow.names)}"
+                        )
+            return part.read(columns=None if columns is None else list(columns))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def list_parts(storage: Storage, folder: str) -> list[StoredFile]:
+    """List the part files under a folder, sorted by path; other files are passed over."""
+    return [file for file in storage.list(folder) if _PART_NAME.search(file.path)]
+
+
+def sha256_from_name(path: str) -> str:
+    """Return the hash that a part's content must have, as its name says.
+
+    Raises:
+        ValueError: the path is not that of a part.
+    """
+    match = _PART_NAME.search(path)
+    if match is None:
+        raise ValueError(f"path {path!r} is not that of a part: part-<sha256>.parquet")
+    return match[1]
+
+
+_PART_NAME = re.compile(r"(?:^|/)part-([0-9a-f]{64})\.parquet$")
+
+
+def _to_parquet(table: pa.Table) -> pa.Buffer:
+    # Image files are compressed already and no two are alike: no codec, dictionary or statistics for them.
+    sink = pa.BufferOutputStream()
+    pq.write_metadata(table.schema, sink)
+    metadata = pq.read_metadata(pa.BufferReader(sink.getvalue()))
+    plain = [path for path in _leaf_paths(metadata) if path != "image.bytes"]
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression=dict.fromkeys(plain, "zstd"),
+        use_dictionary=plain,  # type: ignore[arg-type]  # the stubs know bool alone
+        write_statistics=plain,
+    ) as writer:
+        for group in _row_groups(table):
+            # The chunks a table happens to have would decide where pages end, and so the file's hash.
+            writer.write_table(group.combine_chunks())
+    return sink.getvalue()
+
+
+def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    if "image" not in table.column_names:
+        yield table
+        return
+    lengths = pc.binary_length(pc.struct_field(table["image"], "bytes")).fill_null(0).to_pylist()
+    if sum(lengths) > MAX_PART_IMAGE_BYTES:
+        raise ValueError(
+            f"{sum(lengths)} image bytes in one part; the limit is {MAX_PART_IMAGE_BYTES} (2 GiB)"
+        )
+    start = held = 0
+    for row, length in enumerate(lengths):
+        if held and held + length > MAX_ROW_GROUP_IMAGE_BYTES:
+            yield table.slice(start, row - start)
+            start, held = row, 0
+        held += length
+    yield table.slice(start)
+
+
+def _leaf_paths(metadata: pq.FileMetaData) -> list[str]:
+    return [metadata.schema.column(index).path for index in range(metadata.num_columns)]
+
+
+# The names `datasets` gives Arrow types (datasets 5.2, features.py) are Arrow's own, but for these five.
+_RENAMED = {
+    pa.float16(): "float16",
+    pa.float32(): "float32",
+    pa.float64(): "float64",
+    pa.date32(): "date32",
+    pa.date64(): "date64",
+}
+_NAMED_ALIKE = {
+    pa.null(),
+    pa.bool_(),
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+    *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    *(pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),
+}
+_NAMED_ALIKE_KINDS = (
+    pa.types.is_timestamp,
+    pa.types.is_time,
+    pa.types.is_duration,
+    pa.types.is_decimal128,
+    pa.types.is_decimal256,
+    pa.types.is_fixed_size_binary,
+)
+
+
+def _feature(dtype: pa.DataType, column: str) -> dict[str, Any]:
+    if isinstance(dtype, pa.StructType) and dtype.num_fields:
+        return {field.name: _feature(field.type, f"{column}.{field.name}") for field in dtype}
+    if isinstance(dtype, pa.FixedSizeListType):
+        item = _feature(dtype.value_type, f"{column}[]")
+        return {"feature": item, "length": dtype.list_size, "_type": "List"}
+    if isinstance(dtype, pa.ListType):
+        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "List"}
+    if isinstance(dtype, pa.LargeListType):
+        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "LargeList"}
+    if isinstance(dtype, pa.DictionaryType):
+        return _feature(dtype.value_type, column)
+    if dtype in _RENAMED:
+        return {"dtype": _RENAMED[dtype], "_type": "Value"}
+    if dtype in _NAMED_ALIKE or any(is_kind(dtype) for is_kind in _NAMED_ALIKE_KINDS):
+        return {"dtype": str(dtype), "_type": "Value"}
+    raise InvalidRequest(
+        f"column {column}: Hugging Face data sets have no type for Arrow's {dtype}; convert or drop it",
+        field=column,
+    )

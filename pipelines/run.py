@@ -1,0 +1,157 @@
+"""Run a plan's work table through Ray Data: read, generate, encode, write."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import ray.data
+from ray.actor import ActorHandle
+from ray.data.expressions import col
+
+from pipelines.generate_stage import GenerateStage
+from pipelines.options import GenerateOptions
+from pipelines.plan import Plan
+from pipelines.run_monitor import RunCounts, RunMonitor
+from pipelines.storage import Storage
+from pipelines.write_stages import StageSettings, encode_stage, write_stage
+
+_MIN_COMMIT_ROWS = 16
+_MAX_COMMIT_ROWS = 256
+_BLOCKS_PER_ENGINE = 2
+"""Blocks that one engine works on at once: while one ends, the next keeps the step batch full."""
+
+_PROGRESS_INTERVAL_S = 0.5
+
+ProgressCallback = Callable[[RunCounts], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineResources:
+    """What Ray reserves for one engine."""
+
+    num_cpus: float
+    num_gpus: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run ended; its parts lie in the output whatever the end."""
+
+    counts: RunCounts
+    generate_s: float
+    """From the first image to the end, start-up left out."""
+    stopped_by: str | None
+    """The cap that ended the run early, if any."""
+
+
+def commit_rows(options: GenerateOptions, num_units: int) -> int:
+    """Choose how many rows are written together: few enough to lose little, many enough for few files."""
+    return options.commit_rows or min(_MAX_COMMIT_ROWS, max(_MIN_COMMIT_ROWS, math.ceil(num_units / 10_000)))
+
+
+def run_plan(
+    plan: Plan,
+    options: GenerateOptions,
+    *,
+    output: Storage,
+    weights_sha256: str,
+    resources: EngineResources,
+    on_progress: ProgressCallback,
+) -> RunOutcome:
+    """Make every unit that the plan marks as to do, and write it in parts.
+
+    Rows that fail become error rows; a dead engine, actor or node is retried. Needs an initialised Ray.
+
+    Args:
+        plan: the plan, whose work table lies in the output.
+        options: the run's options.
+        output: where parts are written.
+        weights_sha256: identity of the weights, published with every image.
+        resources: what Ray reserves for one engine.
+        on_progress: called from a thread about twice a second, and at the end.
+    """
+    monitor = RunMonitor.remote()
+    settings = StageSettings(
+        output=output,
+        encoding=options.encoding,
+        model=options.engine.model,
+        weights_sha256=weights_sha256,
+        passthrough=plan.passthrough,
+        monitor=monitor,
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    written = _dataset(plan, options, settings, resources)
+    start_s = time.monotonic()
+    first_s: float | None = None
+    stopped_by: str | None = None
+    with _polling(monitor, on_progress):
+        for _ in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            first_s = first_s or time.monotonic()
+            stopped_by = _cap_reached(options, ray.get(monitor.counts.remote()), time.monotonic() - start_s)
+            if stopped_by:
+                break
+    counts = ray.get(monitor.counts.remote())
+    on_progress(counts)
+    ray.kill(monitor)
+    return RunOutcome(
+        counts=counts, generate_s=time.monotonic() - (first_s or start_s), stopped_by=stopped_by
+    )
+
+
+@contextmanager
+def _polling(monitor: ActorHandle, on_progress: ProgressCallback) -> Iterator[None]:
+    """Report the run's counts from a thread while the block runs."""
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.wait(_PROGRESS_INTERVAL_S):
+            on_progress(ray.get(monitor.counts.remote()))
+
+    thread = threading.Thread(target=poll, name="zimage-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _dataset(
+    plan: Plan, options: GenerateOptions, settings: StageSettings, resources: EngineResources
+) -> ray.data.Dataset:
+    filesystem, root = settings.output.arrow()
+    block_rows = commit_rows(options, plan.counts.new)
+    work = ray.data.read_parquet([f"{root}/{path}" for path in plan.work_files], filesystem=filesystem)
+    # A prompt table is small, so Ray would read it as one block: one engine busy, no part before the end.
+    blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
+    images = blocks.map_batches(
+        GenerateStage,
+        fn_constructor_args=(options.engine, settings.monitor),
+        batch_size=block_rows,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=options.engines_min,
+            max_size=options.engines_max,
+            max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE,
+        ),
+        num_cpus=resources.num_cpus if not resources.num_gpus else None,
+        num_gpus=resources.num_gpus or None,
+    )
+    encoded = images.map_batches(
+        encode_stage, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+    return encoded.map_batches(
+        write_stage, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+
+
+def _cap_reached(options: GenerateOptions, counts: RunCounts, elapsed_s: float) -> str | None:
+    if options.time_limit_s is not None and elapsed_s >= options.time_limit_s:
+        return f"time limit of {options.time_limit_s:g} s"
+    if options.max_errors is not None and counts.failed > options.max_errors:
+        return f"more than {options.max_errors} failed images"
+    return None

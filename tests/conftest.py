@@ -1,0 +1,28 @@
+"""Fixtures that every room's tests share."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.s3_server import S3Server, s3_server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """Run an S3 server, its account in the environment so that processes started later inherit it."""
+    with s3_server() as server, pytest.MonkeyPatch.context() as environment:
+        for name in ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+            environment.delenv(name, raising=False)
+        environment.setenv("AWS_ACCESS_KEY_ID", server.access_key)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", server.secret_key)
+        environment.setenv("AWS_REGION", "us-east-1")
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> str:
+    """Make a bucket for one test, and return its address."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(name)
+    return f"s3://{name}"

@@ -1,0 +1,104 @@
+"""Counters and speeds of one engine."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from zimage_models.device_memory import peak_bytes
+from zimage_models.errors import Cancelled, ZImageError
+from zimage_models.requests import ImageResult
+
+_WINDOW = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineStats:
+    """One engine's state and speed; counts are since its start."""
+
+    num_open: int
+    """Requests waiting or running."""
+    num_images: int
+    num_failed: int
+    num_cancelled: int
+    num_steps: int
+    """Step batches run."""
+    num_item_steps: int
+    """Steps summed over the images in them."""
+    num_preemptions: int
+    num_caption_hits: int
+    num_caption_misses: int
+    step_s: float
+    """Mean time of the last step batches, in seconds."""
+    images_per_s: float
+    """While busy, over the last step batches."""
+    queue_s: float
+    """Estimated seconds until a request submitted now would start."""
+    memory_bytes: int
+    """Peak memory: of the accelerator where there is one, else of the process."""
+
+
+class StatsCollector:
+    """Collects what the engine's thread records; read from any thread."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._num_images = self._num_failed = self._num_cancelled = 0
+        self._num_steps = self._num_item_steps = 0
+        self._steps: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+
+    def record_step(self, duration_s: float, step_counts: Sequence[int]) -> None:
+        """Record one step batch: its time in seconds, and the total steps of each image in it."""
+        with self._lock:
+            self._num_steps += 1
+            self._num_item_steps += len(step_counts)
+            self._steps.append((duration_s, sum(1 / num_steps for num_steps in step_counts)))
+
+    def record_outcome(self, outcome: ImageResult | ZImageError) -> None:
+        """Count one request as made, cancelled or failed."""
+        with self._lock:
+            if isinstance(outcome, ImageResult):
+                self._num_images += 1
+            elif isinstance(outcome, Cancelled):
+                self._num_cancelled += 1
+            else:
+                self._num_failed += 1
+
+    def seconds_for(self, num_requests: int) -> float:
+        """Estimate how long ``num_requests`` take at the present speed, at least one second."""
+        with self._lock:
+            speed = self._images_per_s()
+        return max(1.0, num_requests / speed) if speed else 1.0
+
+    def report(
+        self, *, num_open: int, num_preemptions: int, num_caption_hits: int, num_caption_misses: int
+    ) -> EngineStats:
+        """Sum up, with what the engine itself counts."""
+        with self._lock:
+            speed = self._images_per_s()
+            return EngineStats(
+                num_open=num_open,
+                num_images=self._num_images,
+                num_failed=self._num_failed,
+                num_cancelled=self._num_cancelled,
+                num_steps=self._num_steps,
+                num_item_steps=self._num_item_steps,
+                num_preemptions=num_preemptions,
+                num_caption_hits=num_caption_hits,
+                num_caption_misses=num_caption_misses,
+                step_s=self._busy_s() / len(self._steps) if self._steps else 0.0,
+                images_per_s=speed,
+                queue_s=num_open / speed if speed else 0.0,
+                memory_bytes=peak_bytes(self._device),
+            )
+
+    def _images_per_s(self) -> float:
+        busy_s = self._busy_s()
+        return sum(images for _, images in self._steps) / busy_s if busy_s else 0.0
+
+    def _busy_s(self) -> float:
+        return sum(duration_s for duration_s, _ in self._steps)
+

@@ -1,0 +1,87 @@
+"""The error tree. It knows nothing of HTTP or tables; each class says how a row or a response names it.
+
+ZImageError
+├── InvalidRequest      the caller's fault (HTTP 400; row class ``bad_input``)
+│   └── CheckpointError a checkpoint that is missing, foreign or damaged
+├── EngineOverloaded    the queue is full (HTTP 429/503 with Retry-After)
+├── Cancelled           cancelled by its caller
+│   └── DeadlineExceeded
+├── GenerationFailed    this image could not be made (row class ``engine_error``)
+│   ├── OutOfMemory     (row class ``out_of_memory``)
+│   └── BlankImage      NaN or uniform pixels (row class ``blank_image``)
+└── EngineDead          the engine cannot go on: its host replaces it
+"""
+
+
+class ZImageError(Exception):
+    """Every error this product raises on purpose."""
+
+    error_class = "engine_error"
+
+
+class InvalidRequest(ZImageError):
+    """Bad input, told by field, value and limit."""
+
+    error_class = "bad_input"
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_invalid_request, (type(self), str(self), self.field)
+
+
+class CheckpointError(InvalidRequest):
+    """A checkpoint that is missing, foreign or damaged."""
+
+
+class EngineOverloaded(ZImageError):
+    """The engine's queue is full; try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_overloaded, (str(self), self.retry_after_s)
+
+
+class Cancelled(ZImageError):
+    """The request was cancelled before its image was finished."""
+
+    error_class = "cancelled"
+
+
+class DeadlineExceeded(Cancelled):
+    """The request's deadline passed before its image was finished."""
+
+
+class GenerationFailed(ZImageError):
+    """This one image could not be made; the engine goes on."""
+
+
+class OutOfMemory(GenerationFailed):
+    """The accelerator ran out of memory on this image alone."""
+
+    error_class = "out_of_memory"
+
+
+class BlankImage(GenerationFailed):
+    """The image came out NaN or uniform."""
+
+    error_class = "blank_image"
+
+
+class EngineDead(ZImageError):
+    """The engine cannot go on; always re-raised so that its host replaces it."""
+
+
+def _rebuild_invalid_request(
+    cls: type[InvalidRequest], message: str, field: str | None
+) -> InvalidRequest:
+    return cls(message, field=field)
+
+
+def _rebuild_overloaded(message: str, retry_after_s: float) -> EngineOverloaded:
+    return EngineOverloaded(message, retry_after_s=retry_after_s)

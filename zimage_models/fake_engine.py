@@ -1,0 +1,58 @@
+"""An engine with no model: instant coloured tiles, for tests, dry runs and benchmarks of everything around it."""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from zimage_models.engine_stats import EngineStats, StatsCollector
+from zimage_models.errors import EngineDead
+from zimage_models.model_spec import ModelSpec
+from zimage_models.request_handle import PreviewCallback, RequestHandle
+from zimage_models.requests import ImageRequest, ImageResult, Timings
+
+_NO_TIME = Timings(queue_s=0.0, denoise_s=0.0, decode_s=0.0, total_s=0.0)
+
+
+class FakeEngine:
+    """Answers every request at once with two stripes coloured by its prompt and seed."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.death: EngineDead | None = None
+        self._closed = False
+        self._stats = StatsCollector(torch.device("cpu"))
+
+    def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
+        """Make the tile before returning; previews are never sent.
+
+        Raises:
+            EngineDead: the engine is closed.
+        """
+        if self._closed:
+            raise EngineDead("the engine is closed")
+        digest = hashlib.blake2b(f"{request.seed}|{request.prompt}".encode(), digest_size=6).digest()
+        colours = np.frombuffer(digest, dtype=np.uint8).reshape(2, 3)
+        pixels_HWC = np.empty((request.height, request.width, 3), dtype=np.uint8)
+        pixels_HWC[: request.height // 2] = colours[0]
+        pixels_HWC[request.height // 2 :] = colours[1]
+        result = ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
+        self._stats.record_outcome(result)
+        handle = RequestHandle(request=request, on_preview=on_preview, on_cancel=_do_nothing)
+        handle.settle(result)
+        return handle
+
+    def start(self) -> None:
+        """Do nothing: there is no thread."""
+
+    def close(self) -> None:
+        """Refuse further requests."""
+        self._closed = True
+
+    def stats(self) -> EngineStats:
+        """Report the tiles made."""
+        return self._stats.report(num_open=0, num_preemptions=0, num_caption_hits=0, num_caption_misses=0)
+
+
+def _do_nothing() -> None:
+    """Cancel a request that is already answered."""

@@ -1,0 +1,251 @@
+"""The tensor work behind each verb of the engine: encode, denoise one step, decode. It knows no queue.
+
+Shape legend: B batch, C latent channels, H W height and width, L caption tokens, D model width.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
+from torch import Tensor
+from torch.nn import functional
+
+from zimage_models.caption_cache import CaptionCache
+from zimage_models.checkpoint import Components
+from zimage_models.denoiser import Denoiser, padded_length
+from zimage_models.errors import BlankImage
+from zimage_models.image_state import Canvas, ImageState, StepTimes
+from zimage_models.prompts import PromptEncoder, TokenizedPrompt
+from zimage_models.requests import ImageRequest
+from zimage_models.device_memory import upload
+
+_PREVIEW_LATENT_SIDE = 16
+_MAX_DECODE_PIXELS = 4 * 1024 * 1024
+
+
+class ModelRunner:
+    """Runs one checkpoint's models for batches of image states.
+
+    A verb that raises leaves its states as they were.
+    """
+
+    def __init__(self, components: Components, *, caption_cache_bytes: int) -> None:
+        self._denoiser = Denoiser(components.transformer)
+        self._encoder = PromptEncoder(components.text_encoder)
+        # Any: diffusers' config and modules are set where no type checker sees them.
+        self._vae: Any = components.vae
+        self._scheduler: Any = components.scheduler
+        self._num_channels = self._denoiser.num_channels
+        self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self.captions = CaptionCache(caption_cache_bytes)
+        self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
+        self._steps_under_way: list[torch.Event] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensor work runs."""
+        return self._denoiser.device
+
+    @torch.inference_mode()
+    def prepare(self, states: Sequence[ImageState]) -> None:
+        """Encode the prompts of states that have no canvas yet, and draw their noise."""
+        captions = self._captions_of(states)
+        canvases = [
+            Canvas(
+                latents_CHW=self._noise(state.request),
+                caption_LD=captions[state.prompt.ids],
+                negative_caption_LD=captions[state.negative.ids] if state.negative else None,
+                step_times=self._step_times(state.request.num_inference_steps),
+            )
+            for state in states
+        ]
+        for state, canvas in zip(states, canvases, strict=True):
+            state.canvas = canvas
+
+    def _captions_of(self, states: Sequence[ImageState]) -> dict[tuple[int, ...], Tensor]:
+        prompts = {p.ids: p for state in states for p in (state.prompt, state.negative) if p is not None}
+        captions = {}
+        missing: dict[int, list[TokenizedPrompt]] = {}
+        for ids, prompt in prompts.items():
+            caption = self.captions.get(ids)
+            if caption is not None:
+                captions[ids] = caption
+            else:
+                missing.setdefault(padded_length(len(ids)), []).append(prompt)
+        for same_bucket in missing.values():
+            refined = self._denoiser.refine_captions(self._encoder.encode(same_bucket))
+            for prompt, caption in zip(same_bucket, refined, strict=True):
+                captions[prompt.ids] = caption
+                self.captions.put(prompt.ids, caption)
+        return captions
+
+    def _noise(self, request: ImageRequest) -> Tensor:
+        # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
+        sides = (side // self._latent_scale for side in (request.height, request.width))
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
+        return upload(noise_CHW, self.device)
+
+    @torch.inference_mode()
+    def denoise_step(self, states: Sequence[ImageState]) -> None:
+        """Advance every state by one step; all have one bucket, each its own time, guidance and caption.
+
+        The update is the Euler step of FlowMatchEulerDiscreteScheduler.step:
+        x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity.
+        """
+        canvases = [_canvas(state) for state in states]
+        indexed = [(canvas.step_times, state.step) for canvas, state in zip(canvases, states, strict=True)]
+        times = [step_times.times[step] for step_times, step in indexed]
+        sigma_changes = [step_times.sigma_changes[step] for step_times, step in indexed]
+        # One upload a step, and none that the host waits for.
+        time_B, sigma_change_B = upload(torch.tensor([times, sigma_changes]), self.device)
+        latents_BCHW = torch.stack([canvas.latents_CHW for canvas in canvases])
+        velocity_BCHW = self._guided_velocity(states, canvases, latents_BCHW, time_B)
+        latents_BCHW = latents_BCHW + sigma_change_B[:, None, None, None] * velocity_BCHW
+        estimates = [
+            latents_CHW - step_times.sigmas[step + 1] * velocity_CHW if state.request.preview_every else None
+            for state, latents_CHW, velocity_CHW, (step_times, step) in zip(
+                states, latents_BCHW, velocity_BCHW, indexed, strict=True
+            )
+        ]
+        for state, canvas, latents_CHW, estimate_CHW in zip(
+            states, canvases, latents_BCHW, estimates, strict=True
+        ):
+            canvas.latents_CHW = latents_CHW
+            canvas.estimate_CHW = estimate_CHW
+            state.step += 1
+        self._pace()
+
+    def _pace(self) -> None:
+        """Let the host run one step ahead of the device and no further.
+
+        One step ahead hides what the host does between steps; more of them would delay a request that joins.
+        """
+        if self.device.type == "cpu":
+            return
+        event = torch.Event(device=self.device)
+        event.record()
+        self._steps_under_way.append(event)
+        if len(self._steps_under_way) > 1:
+            self._steps_under_way.pop(0).synchronize()
+
+    def _guided_velocity(
+        self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
+    ) -> Tensor:
+        """Predict velocities, each half of a guided pair in its own caption bucket (padding would change it)."""
+        captions_BLD = torch.stack([canvas.caption_LD for canvas in canvases])
+        negatives: dict[int, Tensor] = {}
+        for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
+            time = canvas.step_times.times[state.step]
+            if canvas.negative_caption_LD is not None and time <= state.request.cfg_truncation:
+                negatives[row] = canvas.negative_caption_LD
+        if not negatives:
+            return self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+        rows = list(negatives)
+        negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
+        negative_time_B = torch.stack([time_B[row] for row in rows])
+        negative_captions_BLD = torch.stack(list(negatives.values()))
+        if negative_captions_BLD.shape[1] == captions_BLD.shape[1]:
+            both_BCHW = self._denoiser.velocity(
+                torch.cat([latents_BCHW, negative_latents_BCHW]),
+                torch.cat([time_B, negative_time_B]),
+                torch.cat([captions_BLD, negative_captions_BLD]),
+            )
+            velocity_BCHW, negative_BCHW = both_BCHW.split([len(states), len(rows)])
+        else:
+            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+            negative_BCHW = self._denoiser.velocity(
+                negative_latents_BCHW, negative_time_B, negative_captions_BLD
+            )
+        velocities = list(velocity_BCHW)
+        for row, negative_CHW in zip(rows, negative_BCHW, strict=True):
+            velocities[row] = _guide(velocities[row], negative_CHW, states[row].request)
+        return torch.stack(velocities)
+
+    @torch.inference_mode()
+    def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
+        """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one."""
+        request = states[0].request
+        chunk = max(1, _MAX_DECODE_PIXELS // (request.height * request.width))
+        results: list[npt.NDArray[np.uint8] | BlankImage] = []
+        for start in range(0, len(states), chunk):
+            latents_BCHW = torch.stack([_canvas(s).latents_CHW for s in states[start : start + chunk]])
+            images_BCHW = self._decode_latents(latents_BCHW)
+            finite_B = images_BCHW.isfinite().flatten(1).all(1)
+            pixels_BHWC = _to_pixels(images_BCHW)
+            uniform_B = (pixels_BHWC == pixels_BHWC[:, :1, :1]).flatten(1).all(1)
+            pixels = pixels_BHWC.cpu().numpy()
+            flags = zip(finite_B.tolist(), uniform_B.tolist(), strict=True)
+            results += [
+                _checked(image, finite=finite, uniform=uniform)
+                for image, (finite, uniform) in zip(pixels, flags, strict=True)
+            ]
+        return results
+
+    @torch.inference_mode()
+    def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
+        """Decode a small estimate of where a running image is going; uint8 (h, w, 3).
+
+        The estimate is shrunk to at most 16 x 16 latents before the VAE, which keeps a preview far cheaper than a
+        step.
+        """
+        estimate_CHW = _canvas(state).estimate_CHW
+        assert estimate_CHW is not None, "only requests with preview_every have one"
+        factor = -(-max(estimate_CHW.shape[-2:]) // _PREVIEW_LATENT_SIDE)
+        images_BCHW = self._decode_latents(functional.avg_pool2d(estimate_CHW[None], factor))
+        pixels: npt.NDArray[np.uint8] = _to_pixels(images_BCHW)[0].cpu().numpy()
+        return pixels
+
+    def _decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        config = self._vae.config
+        scaled = latents_BCHW.to(self._vae.dtype) / config.scaling_factor + config.shift_factor
+        image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
+        return image
+
+    def _compute_step_times(self, num_steps: int) -> StepTimes:
+        scheduler = type(self._scheduler).from_config(self._scheduler.config)
+        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(num_steps))
+        sigmas = scheduler.sigmas.float()
+        return StepTimes(
+            sigmas=tuple(sigmas.tolist()),
+            sigma_changes=tuple(sigmas.diff().tolist()),
+            times=tuple(((1000 - scheduler.timesteps.float()) / 1000).tolist()),
+        )
+
+
+def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:
+    """Combine a guided pair as diffusers does: positive + g * (positive - negative), norm-capped if asked."""
+    guided = positive + request.guidance_scale * (positive - negative)
+    if request.cfg_normalization > 0:
+        limit = torch.linalg.vector_norm(positive) * request.cfg_normalization
+        guided = guided * torch.clamp(limit / torch.linalg.vector_norm(guided), max=1.0)
+    return guided
+
+
+def _to_pixels(images_BCHW: Tensor) -> Tensor:
+    """Round images in [-1, 1] to uint8 (B, H, W, C) as diffusers' VaeImageProcessor does; NaN becomes 0."""
+    unit = (images_BCHW.float() / 2 + 0.5).clamp(0, 1).nan_to_num()
+    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _checked(
+    pixels_HWC: npt.NDArray[np.uint8], *, finite: bool, uniform: bool
+) -> npt.NDArray[np.uint8] | BlankImage:
+    if not finite:
+        return BlankImage(
+            "the image came out as NaN or infinity: use bfloat16 or float32, or check the weights"
+        )
+    if uniform:
+        red, green, blue = pixels_HWC[0, 0].tolist()
+        return BlankImage(f"the image is one uniform colour (every pixel is {red}, {green}, {blue})")
+    # A copy: an image that is kept must not keep its batch.
+    return pixels_HWC.copy()
+
+
+def _canvas(state: ImageState) -> Canvas:
+    assert state.canvas is not None, "prepare() comes first"
+    return state.canvas

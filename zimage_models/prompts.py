@@ -1,0 +1,116 @@
+"""From prompt text to text-encoder embeddings. It knows no transformer and no request.
+
+The text is one user turn of the checkpoint's own chat template; the embedding is the next-to-last hidden state of
+its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, PreTrainedModel
+
+from zimage_models.device_memory import upload
+from zimage_models.errors import CheckpointError, InvalidRequest
+
+# White space at both ends shows a template that trims the user's text.
+_SENTINEL = " <<prompt>>\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPrompt:
+    """A prompt as token ids, chat template included."""
+
+    ids: tuple[int, ...]
+    truncated: bool
+
+
+class PromptTokenizer:
+    """Turns prompts into token ids and enforces the token limit; loads no weights. Any thread may use it."""
+
+    def __init__(self, directory: Path, *, max_tokens: int) -> None:
+        folder = directory / "tokenizer"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            # enable_thinking=True adds no block to the prompt; it is what the model was trained with.
+            template = tokenizer.apply_chat_template(
+                [{"role": "user", "content": _SENTINEL}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: no usable tokenizer ({error})") from error
+        if not tokenizer.is_fast:
+            raise CheckpointError(f"{folder}: {type(tokenizer).__name__} has no tokenizer.json")
+        self._prefix, separator, self._suffix = str(template).partition(_SENTINEL)
+        if not separator:
+            raise CheckpointError(f"{folder}: its chat template changes the user's text")
+        self.max_tokens = max_tokens
+        # The Rust tokenizer itself: transformers' wrapper around it changes state and may not be shared by threads.
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._suffix_ids: list[int] = self._tokenizer.encode(self._suffix).ids
+        num_template_tokens = len(self._tokenizer.encode(self._prefix).ids) + len(self._suffix_ids)
+        if max_tokens <= num_template_tokens:
+            raise InvalidRequest(
+                f"max_prompt_tokens: {max_tokens} leaves no room; the chat template takes {num_template_tokens}",
+                field="max_prompt_tokens",
+            )
+
+    def count(self, prompts: Sequence[str]) -> list[int]:
+        """Count tokens of each prompt, chat template included."""
+        texts = [self._in_template(prompt) for prompt in prompts]
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def tokenize(self, prompt: str, *, truncate: bool, field: str = "prompt") -> TokenizedPrompt:
+        """Turn one prompt into token ids.
+
+        Args:
+            prompt: the user's text.
+            truncate: cut a prompt past the limit, keeping the template's closing tokens, instead of raising.
+            field: the name used in the error.
+
+        Raises:
+            InvalidRequest: the prompt has too many tokens and ``truncate`` is False.
+        """
+        ids: list[int] = self._tokenizer.encode(self._in_template(prompt)).ids
+        if len(ids) <= self.max_tokens:
+            return TokenizedPrompt(ids=tuple(ids), truncated=False)
+        if not truncate:
+            raise InvalidRequest(self.too_long(len(ids), field), field=field)
+        kept = ids[: self.max_tokens - len(self._suffix_ids)]
+        return TokenizedPrompt(ids=(*kept, *self._suffix_ids), truncated=True)
+
+    def too_long(self, num_tokens: int, field: str = "prompt") -> str:
+        """Word the error for a prompt of too many tokens."""
+        return f"{field}: {num_tokens} tokens with the chat template; the limit is {self.max_tokens}"
+
+    def _in_template(self, prompt: str) -> str:
+        return f"{self._prefix}{prompt}{self._suffix}"
+
+
+class PromptEncoder:
+    """Runs a text encoder, cut off where Z-Image reads it (``checkpoint.load_components``)."""
+
+    def __init__(self, text_encoder: PreTrainedModel) -> None:
+        self._text_encoder = text_encoder
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
+        """Embed prompts in one forward, padded to the longest of them.
+
+        The encoder is causal and padding is on the right, so no prompt sees it and no mask is needed. (A mask would
+        also cost a wait for the device, and the fast attention kernels.)
+
+        Returns:
+            One (tokens, text width) tensor each, in the encoder's dtype.
+        """
+        rows = [torch.tensor(prompt.ids) for prompt in prompts]
+        ids = upload(pad_sequence(rows, batch_first=True), self._text_encoder.device)
+        hidden = self._text_encoder(input_ids=ids, use_cache=False).last_hidden_state
+        return [tokens[: len(row)] for tokens, row in zip(hidden, rows, strict=True)]

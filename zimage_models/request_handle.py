@@ -1,0 +1,74 @@
+"""What a caller holds of a submitted request: its future, its cancellation, its previews."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from weakref import ref
+
+import numpy as np
+import numpy.typing as npt
+
+from zimage_models.errors import ZImageError
+from zimage_models.requests import ImageRequest, ImageResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewEvent:
+    """A small picture of a running image; ``pixels_HWC`` is uint8 RGB."""
+
+    step: int
+    num_steps: int
+    pixels_HWC: npt.NDArray[np.uint8]
+
+
+PreviewCallback = Callable[[PreviewEvent], None]
+
+
+@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class RequestHandle:
+    """A submitted request: wait for its result, or cancel it.
+
+    Cancelling the future, as an asyncio task that awaits it does, cancels the request too.
+    """
+
+    request: ImageRequest
+    on_preview: PreviewCallback | None
+    on_cancel: Callable[[], None]
+    """Called in the canceller's thread."""
+    future: Future[ImageResult] = field(init=False, default_factory=Future)
+    submitted_s: float = field(init=False, default_factory=time.monotonic)
+    cancelled: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        # Weak: a future keeps its callbacks, so a finished image would wait for the cycle collector.
+        handle = ref(self)
+
+        def follow(future: Future[ImageResult]) -> None:
+            followed = handle()
+            if future.cancelled() and followed is not None:
+                followed._cancel()
+
+        self.future.add_done_callback(follow)
+
+    def result(self, timeout_s: float | None = None) -> ImageResult:
+        """Wait for the image; raises the request's error."""
+        return self.future.result(timeout_s)
+
+    def cancel(self) -> None:
+        """Drop the request at the next step; its future then raises :class:`Cancelled`."""
+        if not self.future.done():
+            self._cancel()
+
+    def settle(self, outcome: ImageResult | ZImageError) -> None:
+        """Give the waiting caller its image or its error."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, ZImageError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+    def _cancel(self) -> None:
+        self.cancelled = True
+        self.on_cancel()

@@ -1,0 +1,133 @@
+"""Which requests share the next denoising step. Plain Python: it knows no tensor and no thread.
+
+Rules: the first request in line, by priority and then by arrival, sets the bucket of the step; others of the same
+bucket fill it up, in order, to ``max_step_tokens``. A request left out keeps its place and its latents. When the
+first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once: so a lower priority
+always ends, yet costs a higher one at most one step in that time, however long its line.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from heapq import merge
+from itertools import chain, islice
+from typing import Generic, TypeVar
+
+Payload = TypeVar("Payload")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """What items of one step have in common, so that they need no attention mask."""
+
+    height: int
+    width: int
+    caption_tokens: int
+    """Padded caption length of the positive prompt."""
+    negative_tokens: int
+    """Padded caption length of the negative prompt; 0 without guidance."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Entry(Generic[Payload]):
+    """A request in the scheduler."""
+
+    priority: int
+    """A smaller number goes first."""
+    arrival: int
+    """A number that no other entry has; a smaller one goes first."""
+    bucket: Bucket
+    num_step_tokens: int
+    """Transformer tokens that one step of this request takes: the same for all of one bucket."""
+    payload: Payload
+    queued: bool = field(init=False, default=False)
+    """Whether the scheduler holds it."""
+
+
+def _order(entry: Entry[Payload]) -> tuple[int, int]:
+    return entry.priority, entry.arrival
+
+
+def _arrival(entry: Entry[Payload]) -> int:
+    return entry.arrival
+
+
+class StepScheduler(Generic[Payload]):
+    """Keeps requests in order and picks the batch of each step.
+
+    A step costs time by the number of buckets and the size of its batch, not by the number of requests.
+    """
+
+    def __init__(self, *, max_step_tokens: int, ageing_s: float) -> None:
+        self.max_step_tokens = max_step_tokens
+        self.num_preemptions = 0
+        self._ageing_s = ageing_s
+        # By priority, then by bucket; each line is in order of arrival, and none is empty.
+        self._lines: dict[int, dict[Bucket, list[Entry[Payload]]]] = {}
+        self._num_entries = 0
+        self._last_batch: list[Entry[Payload]] = []
+        self._left_out_since_s: float | None = None
+
+    def __len__(self) -> int:
+        return self._num_entries
+
+    def __iter__(self) -> Iterator[Entry[Payload]]:
+        """Iterate over the requests in line, first come first."""
+        return merge(*(line for lines in self._lines.values() for line in lines.values()), key=_order)
+
+    def add(self, entry: Entry[Payload]) -> None:
+        """Put a request in line."""
+        line = self._lines.setdefault(entry.priority, {}).setdefault(entry.bucket, [])
+        insort(line, entry, key=_arrival)
+        entry.queued = True
+        self._num_entries += 1
+
+    def remove(self, entry: Entry[Payload]) -> None:
+        """Take a request that is in line out of it."""
+        lines = self._lines[entry.priority]
+        line = lines[entry.bucket]
+        del line[bisect_left(line, entry.arrival, key=_arrival)]
+        if not line:
+            del lines[entry.bucket]
+        if not lines:
+            del self._lines[entry.priority]
+        entry.queued = False
+        self._num_entries -= 1
+
+    def schedule(self, now_s: float) -> list[Entry[Payload]]:
+        """Pick the requests of the next step.
+
+        Args:
+            now_s: a monotonic time in seconds.
+        """
+        if not self._lines:
+            return []
+        first, *lower = (self._first(priority) for priority in sorted(self._lines))
+        head = self._aged(lower, now_s) or first
+        batch = self._fill(head)
+        self._count_preemptions(batch)
+        if not lower or lower[0] in batch:
+            self._left_out_since_s = None
+        elif self._left_out_since_s is None:
+            self._left_out_since_s = now_s
+        return batch
+
+    def _first(self, priority: int) -> Entry[Payload]:
+        return min((line[0] for line in self._lines[priority].values()), key=_arrival)
+
+    def _aged(self, lower: list[Entry[Payload]], now_s: float) -> Entry[Payload] | None:
+        if not lower or self._left_out_since_s is None or now_s - self._left_out_since_s < self._ageing_s:
+            return None
+        return lower[0]
+
+    def _fill(self, head: Entry[Payload]) -> list[Entry[Payload]]:
+        capacity = max(1, self.max_step_tokens // head.num_step_tokens)
+        lines = (self._lines[priority].get(head.bucket, []) for priority in sorted(self._lines))
+        others = (entry for entry in chain.from_iterable(lines) if entry is not head)
+        return [head, *islice(others, capacity - 1)]
+
+    def _count_preemptions(self, batch: list[Entry[Payload]]) -> None:
+        """Count unfinished requests of the step before that this one leaves out."""
+        chosen = set(batch)
+        self.num_preemptions += sum(entry.queued and entry not in chosen for entry in self._last_batch)
+        self._last_batch = batch
