@@ -30,28 +30,34 @@ app.command("convert")(convert.command)
 
 
 def main() -> None:
-    """Run the command line; see each command's help for its options."""
-    logging.basicConfig(format="zimage: %(message)s", level=logging.WARNING)
+    """Run the command line and exit; SIGTERM ends a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line, without the program's name.
+
+    Returns:
+        The exit code, errors worded on standard error.
+    """
+    logging.basicConfig(format="zimage: %(message)s", level=logging.WARNING)
     try:
-        code = app(standalone_mode=False)
-    except typer.Exit as error:
-        code = error.exit_code
+        return int(app(arguments, standalone_mode=False) or ExitCode.OK)
     except (KeyboardInterrupt, typer.Abort):
         print("zimage: interrupted; the same command continues where it stopped", file=sys.stderr)
-        code = ExitCode.INTERRUPTED
+        return ExitCode.INTERRUPTED
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(item) for item in problem["loc"])
             _say_error(f"{place}: {problem['msg']} (given: {problem['input']!r})")
-        code = ExitCode.BAD_USAGE
-    except (InvalidRequest, StorageError, ValueError) as error:
+        return ExitCode.BAD_USAGE
+    except (InvalidRequest, StorageError) as error:
         _say_error(str(error))
-        code = ExitCode.BAD_USAGE
-    except typer._click.exceptions.ClickException as error:
+        return ExitCode.BAD_USAGE
+    except typer.TyperException as error:
         error.show()
-        code = error.exit_code
-    sys.exit(int(code or 0))
+        return ExitCode.BAD_USAGE
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -12,7 +12,6 @@ from jobs.ray_session import connect
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
-from pipelines.storage import StorageOptions
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import IMAGE_FORMATS, Encoding
@@ -217,7 +216,7 @@ def command(
         commit_rows=commit_rows,
         max_errors=max_errors,
         time_limit_s=time_limit,
-        storage=StorageOptions(s3_endpoint_url=s3_endpoint, s3_region=s3_region),
+        storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
     )
     if dry_run:
         display = make_progress(progress.value)

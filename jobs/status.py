@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from jobs.generate import S3Endpoint, S3Region
+from jobs.outputs import open_folder
 from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
 from pipelines.manifest import RunManifest, read_manifest
 from pipelines.parts import read_part
-from pipelines.storage import Storage, StorageOptions, open_storage
+from pipelines.storage import Storage
 
 
 def command(
@@ -21,7 +22,7 @@ def command(
     s3_region: S3Region = None,
 ) -> int:
     """Tell what is published, what failed and why, and what an unfinished run has written."""
-    storage = open_storage(output, StorageOptions(s3_endpoint_url=s3_endpoint, s3_region=s3_region))
+    storage = open_folder(output, s3_endpoint, s3_region)
     manifest = read_manifest(storage)
     status = _status(storage, manifest)
     if as_json:

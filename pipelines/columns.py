@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipelines.parts import COLUMN_NAMES
 from pipelines.work import WORK_FIELDS
 from zimage_models.errors import InvalidRequest
 from zimage_models.requests import GENERATION_FIELDS
@@ -25,16 +26,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Every field a column can be mapped to, and what else a column for it may be called."""
 
-RESERVED_COLUMNS = frozenset(
-    {
-        *(field.name for field in WORK_FIELDS),
-        "image",
-        "prompt_truncated",
-        "model",
-        "weights_sha256",
-        "image_sha256",
-    }
-)
+RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
 """Names that the output and the work table use themselves."""
 
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())

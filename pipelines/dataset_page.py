@@ -34,5 +34,5 @@ def write_pages(output: Storage, manifest: RunManifest) -> None:
 def _gallery_items(output: Storage, manifest: RunManifest) -> Iterator[GalleryItem]:
     for part in manifest.parts:
         table = read_part(output, part.path, ["image.bytes", "prompt", "key"])
-        for row in table.to_pylist():
-            yield GalleryItem(image_bytes=row["image"]["bytes"], caption=row["prompt"], key=row["key"])
+        for image, prompt, key in zip(table["image"], table["prompt"], table["key"], strict=True):
+            yield GalleryItem(image_bytes=image["bytes"].as_py(), caption=prompt.as_py(), key=key.as_py())

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from pipelines.storage import StorageOptions
+from pipelines.storage import StorageOptions, open_storage
 from zimage_models.config import EngineConfig
 from zimage_models.image_codec import Encoding
 
@@ -42,6 +42,12 @@ class GenerateOptions(BaseModel):
     max_errors: int | None = Field(default=None, ge=0)
     time_limit_s: float | None = Field(default=None, gt=0)
     storage: StorageOptions = StorageOptions()
+
+    @field_validator("output")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        open_storage(value)
+        return value
 
     @field_validator("engines_max")
     @classmethod

@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER
 from pipelines.parts import ERROR_SCHEMA, part_schema, write_part
 from pipelines.storage import Storage
+from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding, encode_image
 
 _PARAMETERS = (
@@ -42,26 +43,35 @@ class StageSettings:
 
 
 def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
-    """Turn pixels into image files; rows with an error pass through."""
+    """Turn pixels into image files; rows with an error pass through, and get one if they cannot be encoded."""
     constant = {"model": settings.model, "weights_sha256": settings.weights_sha256}
-    rows = table.select([*_PARAMETERS, "file_name"]).to_pylist()
-    images: list[dict[str, Any] | None] = []
-    digests: list[str | None] = []
-    for row, pixels in zip(rows, table["pixels"], strict=True):
+    rows = table.select([*_PARAMETERS, "file_name", "error_class", "message"]).to_pylist()
+    images: list[dict[str, Any] | None] = [None] * len(rows)
+    digests: list[str | None] = [None] * len(rows)
+    for index, (row, pixels) in enumerate(zip(rows, table["pixels"], strict=True)):
         if not pixels.is_valid:
-            images.append(None)
-            digests.append(None)
             continue
-        file_name = row.pop("file_name")
         pixels_HWC = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
         pixels_HWC = pixels_HWC.reshape(row["height"], row["width"], 3)
-        data = encode_image(pixels_HWC, settings.encoding, parameters=row | constant)
-        images.append({"bytes": data, "path": file_name})
-        digests.append(hashlib.sha256(data).hexdigest())
+        parameters = {name: row[name] for name in _PARAMETERS} | constant
+        try:
+            data = encode_image(pixels_HWC, settings.encoding, parameters=parameters)
+        except InvalidRequest as error:
+            row["error_class"], row["message"] = error.error_class, str(error)
+            continue
+        images[index] = {"bytes": data, "path": row["file_name"]}
+        digests[index] = hashlib.sha256(data).hexdigest()
     schema = part_schema(settings.passthrough)
-    table = table.drop_columns(["pixels"])
-    table = table.append_column("image", pa.array(images, schema.field("image").type))
-    return table.append_column("image_sha256", pa.array(digests, pa.string()))
+    table = table.drop_columns(["pixels", "error_class", "message"])
+    added = {
+        "image": pa.array(images, schema.field("image").type),
+        "image_sha256": pa.array(digests, pa.string()),
+        "error_class": pa.array([row["error_class"] for row in rows], pa.string()),
+        "message": pa.array([row["message"] for row in rows], pa.string()),
+    }
+    for name, column in added.items():
+        table = table.append_column(name, column)
+    return table
 
 
 def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:

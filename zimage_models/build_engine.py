@@ -1,23 +1,33 @@
 """From an EngineConfig to a running engine."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from torch._dynamo import config as dynamo_config
 
 from zimage_models.checkpoint import load_components, weights_sha256
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
-from zimage_models.engine import Engine, PreviewCallback, RequestHandle
+from zimage_models.engine import Engine
 from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, InvalidRequest
 from zimage_models.fake_engine import FakeEngine
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.prompts import PromptTokenizer
+from zimage_models.request_handle import PreviewCallback, RequestHandle
 from zimage_models.requests import ImageRequest, build_request
 
 FAKE_WEIGHTS = "fake"
+
+# Transformer tokens a step takes before more of them stop helping. CPU: throughput is flat from 8 images of
+# 96 tokens on. Accelerator: four 1024 x 1024 images; one already fills an H100 (batching gains 8 %).
+CPU_STEP_TOKENS = 1024
+ACCELERATOR_STEP_TOKENS = 4 * 4224
+
+# Compiled forms of the transformer's block: with or without modulation, one image or more, one length or any.
+_MAX_COMPILED_FORMS = 32
 
 
 class EngineLike(Protocol):
@@ -26,11 +36,22 @@ class EngineLike(Protocol):
     spec: ModelSpec
 
     @property
-    def death(self) -> EngineDead | None: ...
-    def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle: ...
-    def start(self) -> None: ...
-    def close(self) -> None: ...
-    def stats(self) -> EngineStats: ...
+    def death(self) -> EngineDead | None:
+        """Why the engine can't go on, or None while it can."""
+
+    def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
+        """Queue one request."""
+        ...
+
+    def start(self) -> None:
+        """Start the thread that steps the engine."""
+
+    def close(self) -> None:
+        """Stop the thread and fail what is unfinished."""
+
+    def stats(self) -> EngineStats:
+        """Report queue, speed and memory."""
+        ...
 
 
 def resolve_model(config: EngineConfig) -> ModelSpec:
@@ -40,9 +61,7 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
         CheckpointError: nothing of that name, or a missing or foreign file.
     """
     directory = resolve_checkpoint(
-        config.model,
-        cache_dir=Path(config.cache_dir) if config.cache_dir else None,
-        s3_endpoint_url=config.s3_endpoint_url,
+        config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
     )
     return read_model_spec(
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
@@ -51,7 +70,7 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
     """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
-    return FAKE_WEIGHTS if config.fake else weights_sha256(spec.directory)
+    return FAKE_WEIGHTS if config.fake else weights_sha256(spec.directory, cache_dir=_cache_dir(config))
 
 
 def build_engine(config: EngineConfig) -> EngineLike:
@@ -61,9 +80,14 @@ def build_engine(config: EngineConfig) -> EngineLike:
         CheckpointError: the checkpoint can't be found, fetched or loaded.
         InvalidRequest: the device is not there.
     """
+    engine = FakeEngine(resolve_model(config)) if config.fake else load_engine(config)
+    engine.start()
+    return engine
+
+
+def load_engine(config: EngineConfig) -> Engine:
+    """Load a model into an engine that its caller starts or steps; ``config.fake`` is not read."""
     spec = resolve_model(config)
-    if config.fake:
-        return FakeEngine(spec)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     device = _device(config.device)
@@ -73,8 +97,8 @@ def build_engine(config: EngineConfig) -> EngineLike:
         spec.directory, device=device, dtype=dtype, vae_dtype=_dtype(config.vae_dtype, torch.float32)
     )
     if config.compile:
-        components.transformer.compile_repeated_blocks(fullgraph=True)
-    engine = Engine(
+        compile_blocks(components.transformer)
+    return Engine(
         spec=spec,
         tokenizer=PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens),
         runner=ModelRunner(components, caption_cache_bytes=config.caption_cache_bytes),
@@ -82,26 +106,36 @@ def build_engine(config: EngineConfig) -> EngineLike:
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
     )
-    engine.start()
-    return engine
 
 
-# Transformer tokens a step takes before more of them stop helping. CPU: throughput is flat from 8 images of 96
-# tokens on. Accelerator: four 1024 x 1024 images; one already fills an H100 (batching gains 8 %).
-CPU_STEP_TOKENS = 1024
-ACCELERATOR_STEP_TOKENS = 4 * 4224
+def compile_blocks(transformer: Any) -> None:
+    """Compile a transformer's repeated blocks; :func:`warm_up` then pays for the usual shapes."""
+    # Past the limit a compiled block raises instead of running slowly.
+    dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _MAX_COMPILED_FORMS)
+    transformer.compile_repeated_blocks(fullgraph=True)
 
 
 def warm_up(engine: EngineLike) -> None:
-    """Make one small image, so that the first real request pays no set-up."""
-    spec = engine.spec
+    """Make a few small images, so that the first real request pays no set-up.
+
+    One image, then two with longer prompts: a compiled transformer then takes any batch and any length.
+    """
     values = {"prompt": "warm up", "seed": 0, "num_inference_steps": 1}
-    engine.submit(build_request(spec, values)).result()
+    engine.submit(build_request(engine.spec, values)).result()
+    values |= {"prompt": "warm up " * 40, "truncate_prompt": True}
+    for handle in [engine.submit(build_request(engine.spec, values)) for _ in range(2)]:
+        handle.result()
+
+
+def _cache_dir(config: EngineConfig) -> Path | None:
+    return Path(config.cache_dir) if config.cache_dir else None
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        device = torch.accelerator.current_accelerator(check_available=True)
+        # Apple's is untried: it has to be asked for by name.
+        return torch.device("cpu") if device is None or device.type == "mps" else device
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

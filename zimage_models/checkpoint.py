@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, Qwen3Model
+from transformers import Qwen3Model
 from transformers.utils import logging as transformers_logging
 
 from zimage_models.checkpoint_source import default_cache_dir
@@ -34,13 +34,17 @@ _OTHER_WEIGHT_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf")
 class Components:
     """A checkpoint's loaded models, in eval mode.
 
-    ``text_encoder`` ends where Z-Image reads it: its last hidden state is the next-to-last one of the checkpoint.
+    Their types are Any because diffusers sets a model's modules and settings where no type checker sees them.
     """
 
-    transformer: ZImageTransformer2DModel
-    text_encoder: PreTrainedModel
-    vae: AutoencoderKL
-    scheduler: FlowMatchEulerDiscreteScheduler
+    transformer: Any
+    """A ZImageTransformer2DModel."""
+    text_encoder: Any
+    """A Qwen3Model :func:`without_unread_layers`."""
+    vae: Any
+    """An AutoencoderKL."""
+    scheduler: Any
+    """A FlowMatchEulerDiscreteScheduler."""
 
 
 def load_components(
@@ -81,8 +85,7 @@ def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            # The same argument under two names.
-            **{"dtype" if cls is Qwen3Model else "torch_dtype": dtype},
+            dtype=dtype,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory / part}: cannot be loaded ({error})") from error
@@ -154,7 +157,9 @@ def weights_sha256(directory: Path, *, cache_dir: Path | None = None) -> str:
         try:
             _replace_text(cache_path, json.dumps(cache, indent=0))
         except OSError as error:
-            logger.warning("weights will be hashed again next time: %s cannot be written (%s)", cache_path, error)
+            logger.warning(
+                "weights will be hashed again next time: %s cannot be written (%s)", cache_path, error
+            )
     return total.hexdigest()
 
 
@@ -185,14 +190,16 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         # A folder inside it: the temporary one itself is closed to other users.
         copy = Path(temporary) / target.name
-        num_bytes = sum(_convert_file(file, copy / file.relative_to(source), dtype) for file in sorted(weights))
+        num_bytes = sum(
+            _convert_file(file, copy / file.relative_to(source), dtype) for file in sorted(weights)
+        )
         for file in sorted(source.rglob("*")):
             relative = file.relative_to(source)
             hidden = any(name.startswith(".") for name in relative.parts)
             if hidden or not file.is_file() or file.suffix in (".safetensors", *_OTHER_WEIGHT_FORMATS):
                 continue
             (copy / relative).parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix == ".json":
+            if file.suffix == ".json" and file.parent.name in _WEIGHT_PARTS:
                 _convert_json(file, copy / relative, dtype)
             else:
                 shutil.copyfile(file, copy / relative)

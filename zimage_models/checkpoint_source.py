@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from filelock import FileLock
 from zimage_models.errors import CheckpointError
 from zimage_models.model_spec import KNOWN_MODELS
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
-_FINISHED = ".finished"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 
 
 def default_cache_dir() -> Path:
@@ -47,11 +47,12 @@ def resolve_checkpoint(
         return _fetch_s3(model, cache_dir or default_cache_dir(), s3_endpoint_url)
     if Path(model).is_dir():
         return Path(model).resolve()
-    if _HUB_ID.fullmatch(model) and not model.startswith("."):
+    if _HUB_ID.fullmatch(model):
         return _fetch_hub(model)
     embedded = ", ".join(name for name, entry in KNOWN_MODELS.items() if entry.directory)
     raise CheckpointError(
-        f"model: {model!r} is neither embedded ({embedded}) nor a folder, a hub id or an s3:// address", field="model"
+        f"model: {model!r} is neither embedded ({embedded}) nor a folder, a hub id or an s3:// address",
+        field="model",
     )
 
 
@@ -60,65 +61,69 @@ def _fetch_hub(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(model, allow_patterns=_CHECKPOINT_FILES))
+        return Path(snapshot_download(model, allow_patterns=list(_CHECKPOINT_FILES)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise CheckpointError(
             f"model: {model} is neither a local folder nor in the hub's cache, and the hub cannot be reached",
             field="model",
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(f"model: {model} cannot be fetched from the hub ({error})", field="model") from error
+        raise CheckpointError(
+            f"model: {model} cannot be fetched from the hub ({error})", field="model"
+        ) from error
 
 
 def _fetch_s3(uri: str, cache_dir: Path, endpoint_url: str | None) -> Path:
+    """Fetch a checkpoint into a folder named by what the bucket holds now.
+
+    A changed object gives another folder, so an engine that reads the old one is not disturbed.
+    """
+    # Imported here: nothing else in this package needs storage, and GPU machines may lack boto3.
+    import boto3
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
     bucket, _, prefix = uri.removeprefix("s3://").strip("/").partition("/")
-    folder_name = prefix.rsplit("/", 1)[-1] or bucket
-    digest = hashlib.sha256(f"{endpoint_url or ''}|{uri}".encode()).hexdigest()[:16]
-    target = cache_dir / "s3" / digest / folder_name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.parent / ".lock"):
-        listing = _list_s3(bucket, prefix, endpoint_url)
-        state = "\n".join(f"{key} {size} {etag}" for key, size, etag in listing)
-        finished = target / _FINISHED
-        if finished.is_file() and finished.read_text(encoding="utf-8") == state:
-            return target
-        if not any(key.endswith("model_index.json") for key, _, _ in listing):
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint_url)
+        objects = _list_s3(client, bucket, prefix)
+        if "model_index.json" not in objects:
             raise CheckpointError(f"model: {uri} holds no model_index.json", field="model")
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".fetch-"))
-        try:
-            client = _s3_client(endpoint_url)
-            for key, _, _ in listing:
-                file = temporary / key.removeprefix(prefix).lstrip("/")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                client.download_file(bucket, key, str(file))
-            (temporary / _FINISHED).write_text(state, encoding="utf-8")
-            if target.exists():
-                # Another process may still read the old files: move them aside whole, never edit in place.
-                target.rename(Path(tempfile.mkdtemp(dir=target.parent, prefix=".old-")) / folder_name)
-            temporary.rename(target)
-        except Exception as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise CheckpointError(f"model: {uri} cannot be fetched ({error})", field="model") from error
+        folder = cache_dir / "s3" / _digest(endpoint_url or "", uri, *map(str, sorted(objects.items())))
+        # The last component is kept: known models are known by it.
+        target = folder / (prefix.rsplit("/", 1)[-1] or bucket)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if target.is_dir():
+                return target
+            temporary = Path(tempfile.mkdtemp(dir=folder))
+            try:
+                for name in objects:
+                    file = temporary / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    client.download_file(bucket, f"{prefix}/{name}" if prefix else name, str(file))
+                if _list_s3(client, bucket, prefix) != objects:
+                    raise CheckpointError(f"model: {uri} changed while it was being fetched", field="model")
+                temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+        raise CheckpointError(f"model: {uri} cannot be fetched ({error})", field="model") from error
     return target
 
 
-def _s3_client(endpoint_url: str | None) -> Any:
-    import boto3
+def _list_s3(client: Any, bucket: str, prefix: str) -> dict[str, str]:
+    """List a checkpoint's files, relative to its prefix, with the size and entity tag of each."""
+    folder = f"{prefix}/" if prefix else ""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
+    objects = (item for page in pages for item in page.get("Contents", []))
+    found = {item["Key"].removeprefix(folder): f"{item['Size']} {item['ETag']}" for item in objects}
+    return {
+        name: state
+        for name, state in found.items()
+        if ".." not in name.split("/") and any(fnmatch(name, pattern) for pattern in _CHECKPOINT_FILES)
+    }
 
-    return boto3.client("s3", endpoint_url=endpoint_url)
 
-
-def _list_s3(bucket: str, prefix: str, endpoint_url: str | None) -> list[tuple[str, int, str]]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        pages = _s3_client(endpoint_url).get_paginator("list_objects_v2")
-        folder = f"{prefix}/" if prefix else ""
-        return sorted(
-            (item["Key"], item["Size"], item["ETag"])
-            for page in pages.paginate(Bucket=bucket, Prefix=folder)
-            for item in page.get("Contents", [])
-            if not item["Key"].endswith("/")
-        )
-    except (BotoCoreError, ClientError) as error:
-        raise CheckpointError(f"model: s3://{bucket}/{prefix} cannot be listed ({error})", field="model") from error
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

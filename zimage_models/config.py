@@ -21,16 +21,16 @@ class EngineConfig:
     dtype: str = "auto"
     """``float32``, ``bfloat16``, or ``auto``: bfloat16 on accelerators, float32 on the CPU."""
     vae_dtype: str = "float32"
-    """The VAE decides most of the rounding between batch shapes, so it decodes in float32 unless told otherwise."""
+    """The VAE decides most of the rounding between batch shapes, so float32 unless told otherwise."""
     num_threads: int | None = None
     """CPU threads for torch; None leaves torch's own choice."""
     max_prompt_tokens: int | None = None
     max_step_tokens: int | None = None
-    """Transformer tokens in one denoising step, over all its images (one image always runs); None: by device."""
+    """Transformer tokens in one denoising step, over all its images (one always runs); None: by device."""
     max_queued: int = 1024
     """Requests waiting or running; past it a submission is refused."""
     ageing_s: float = 10.0
-    """A request of low priority that has not stepped for this long goes first once."""
+    """When the first request of a lower priority has not stepped for this long, it goes first once."""
     caption_cache_bytes: int = 256 * 2**20
     compile: bool = False
     """Compile the transformer's repeated blocks (`torch.compile`)."""

@@ -1,8 +1,8 @@
 """One denoising forward of a Z-Image transformer over a batch that needs no attention mask.
 
-It computes what ``diffusers.ZImageTransformer2DModel.forward`` computes for items of equal size and equal caption
-bucket, from the same submodules, but keeps what does not change between steps: refined captions and rotary
-frequencies. It knows no scheduler, no guidance and no prompt text.
+It computes what ``diffusers.ZImageTransformer2DModel.forward`` computes for items of equal size and equal
+caption bucket, from the same submodules, but keeps what does not change between steps: refined captions and
+rotary frequencies. It knows no scheduler, no guidance and no prompt text.
 
 Shape legend: B batch, C latent channels, H W latent height and width, N image tokens, L caption tokens,
 S sequence, D model width.
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import ZImageTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,15 +33,14 @@ def num_image_tokens(height: int, width: int, size_multiple: int) -> int:
 
 
 class Denoiser:
-    """Predicts velocities for latents, with per-request invariants computed once."""
+    """Predicts velocities with a ZImageTransformer2DModel, its per-request invariants computed once."""
 
-    def __init__(self, transformer: ZImageTransformer2DModel) -> None:
-        # Any: diffusers sets a model's modules and settings where no type checker sees them.
-        self._transformer: Any = transformer
+    def __init__(self, transformer: Any) -> None:
+        self._transformer = transformer
         self._frequencies: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
-        self.num_channels: int = self._transformer.in_channels
-        self.dtype: torch.dtype = self._transformer.x_pad_token.dtype
-        self.device: torch.device = self._transformer.x_pad_token.device
+        self.num_channels: int = transformer.in_channels
+        self.dtype: torch.dtype = transformer.x_pad_token.dtype
+        self.device: torch.device = transformer.x_pad_token.device
 
     @torch.inference_mode()
     def refine_captions(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
@@ -108,7 +106,7 @@ class Denoiser:
         return self._rope(functional.pad(positions[:, None], (0, 2)))
 
     def _image_frequencies(self, rows: int, columns: int, bucket: int) -> tuple[Tensor, Tensor]:
-        """Return rotary frequencies of the image tokens alone, and of image then caption; (1, S, head dim / 2)."""
+        """Return rotary frequencies of the image tokens, and of image then caption; (1, S, head dim / 2)."""
         key = (rows, columns, bucket)
         if key not in self._frequencies:
             axes = [torch.arange(n, dtype=torch.int32, device=self.device) for n in (rows, columns)]

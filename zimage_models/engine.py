@@ -1,7 +1,7 @@
 """The engine: many requests in flight, one denoising step at a time.
 
-The loop is three calls, ``schedule -> denoise_step -> finish``. Requests join and leave at every step. It knows no
-Ray, no HTTP and no table.
+The loop is three calls, ``schedule -> denoise_step -> finish``. Requests join and leave at every step. It
+knows no Ray, no HTTP and no table.
 """
 
 import logging
@@ -278,7 +278,7 @@ class Engine:
         return []
 
     def _try_step(self, batch: Sequence[Entry[_Job]], num_ahead: int) -> str | None:
-        """Step a batch; returns why memory ran out, if it did, and never the error: that holds the tensors."""
+        """Step a batch; returns why memory ran out, if it did (not the error, which holds the tensors)."""
         try:
             self._prepare(batch, num_ahead)
             self._runner.denoise_step([entry.payload.state for entry in batch])

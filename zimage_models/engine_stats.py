@@ -101,4 +101,3 @@ class StatsCollector:
 
     def _busy_s(self) -> float:
         return sum(duration_s for duration_s, _ in self._steps)
-

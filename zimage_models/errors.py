@@ -77,9 +77,7 @@ class EngineDead(ZImageError):
     """The engine cannot go on; always re-raised so that its host replaces it."""
 
 
-def _rebuild_invalid_request(
-    cls: type[InvalidRequest], message: str, field: str | None
-) -> InvalidRequest:
+def _rebuild_invalid_request(cls: type[InvalidRequest], message: str, field: str | None) -> InvalidRequest:
     return cls(message, field=field)
 
 

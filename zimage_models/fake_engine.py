@@ -1,4 +1,4 @@
-"""An engine with no model: instant coloured tiles, for tests, dry runs and benchmarks of everything around it."""
+"""An engine with no model: instant coloured tiles, for tests and benchmarks of everything around it."""
 
 import hashlib
 

@@ -5,7 +5,6 @@ Shape legend: B batch, C latent channels, H W height and width, L caption tokens
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,11 @@ from torch.nn import functional
 from zimage_models.caption_cache import CaptionCache
 from zimage_models.checkpoint import Components
 from zimage_models.denoiser import Denoiser, padded_length
+from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
 from zimage_models.image_state import Canvas, ImageState, StepTimes
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
 from zimage_models.requests import ImageRequest
-from zimage_models.device_memory import upload
 
 _PREVIEW_LATENT_SIDE = 16
 _MAX_DECODE_PIXELS = 4 * 1024 * 1024
@@ -36,9 +35,8 @@ class ModelRunner:
     def __init__(self, components: Components, *, caption_cache_bytes: int) -> None:
         self._denoiser = Denoiser(components.transformer)
         self._encoder = PromptEncoder(components.text_encoder)
-        # Any: diffusers' config and modules are set where no type checker sees them.
-        self._vae: Any = components.vae
-        self._scheduler: Any = components.scheduler
+        self._vae = components.vae
+        self._scheduler = components.scheduler
         self._num_channels = self._denoiser.num_channels
         self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
         self.captions = CaptionCache(caption_cache_bytes)
@@ -136,7 +134,7 @@ class ModelRunner:
     def _guided_velocity(
         self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
     ) -> Tensor:
-        """Predict velocities, each half of a guided pair in its own caption bucket (padding would change it)."""
+        """Predict velocities, each half of a guided pair in its own caption bucket: padding changes it."""
         captions_BLD = torch.stack([canvas.caption_LD for canvas in canvases])
         negatives: dict[int, Tensor] = {}
         for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
@@ -155,7 +153,7 @@ class ModelRunner:
                 torch.cat([time_B, negative_time_B]),
                 torch.cat([captions_BLD, negative_captions_BLD]),
             )
-            velocity_BCHW, negative_BCHW = both_BCHW.split([len(states), len(rows)])
+            velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
         else:
             velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
             negative_BCHW = self._denoiser.velocity(
@@ -190,8 +188,7 @@ class ModelRunner:
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
         """Decode a small estimate of where a running image is going; uint8 (h, w, 3).
 
-        The estimate is shrunk to at most 16 x 16 latents before the VAE, which keeps a preview far cheaper than a
-        step.
+        The estimate is shrunk to at most 16 x 16 latents before the VAE: far cheaper than a step.
         """
         estimate_CHW = _canvas(state).estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"

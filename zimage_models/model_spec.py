@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration files say about the requests it can take. It loads no weights and no torch."""
+"""What a checkpoint's configuration files say about the requests it takes. It loads no weights."""
 
 import json
 from dataclasses import dataclass
@@ -78,11 +78,11 @@ def read_model_spec(
     Raises:
         CheckpointError: a missing or foreign file, or an unknown variant.
     """
-    known = KNOWN_MODELS.get(model_id) or KNOWN_MODELS.get(directory.name)
+    known = _known_model(model_id) or _known_model(directory.name)
     variant_name = variant or (known.variant if known else None)
     if variant_name is None:
         raise CheckpointError(
-            f"variant: {model_id} is not a model known by name; say which variant it is: {', '.join(VARIANTS)}",
+            f"variant: {model_id} is not known by name; say which variant it is: {', '.join(VARIANTS)}",
             field="variant",
         )
     if variant_name not in VARIANTS:
@@ -91,38 +91,58 @@ def read_model_spec(
         )
     spec = VARIANTS[variant_name]
     _check_classes(directory)
-    transformer = read_config(directory, "transformer")
-    vae = read_config(directory, "vae")
-    text_encoder = read_config(directory, "text_encoder")
-    scheduler = read_config(directory, "scheduler")
-    vae_scale = 2 ** (len(vae["block_out_channels"]) - 1)
-    if text_encoder["hidden_size"] != transformer["cap_feat_dim"]:
+    transformer = _Config(directory, "transformer")
+    vae = _Config(directory, "vae")
+    text_encoder = _Config(directory, "text_encoder")
+    scheduler = _Config(directory, "scheduler")
+    for name in ("use_dynamic_shifting", "stochastic_sampling"):
+        if scheduler.content.get(name):
+            raise CheckpointError(f"{scheduler.path}: {name} is not supported")
+    vae_scale = 2 ** (len(vae.integers("block_out_channels")) - 1)
+    if text_encoder.integer("hidden_size") != transformer.integer("cap_feat_dim"):
         raise CheckpointError(
-            f"{directory}: text_encoder hidden_size {text_encoder['hidden_size']} does not fit "
-            f"transformer cap_feat_dim {transformer['cap_feat_dim']}"
+            f"{directory}: text_encoder hidden_size {text_encoder.integer('hidden_size')} does not fit "
+            f"transformer cap_feat_dim {transformer.integer('cap_feat_dim')}"
         )
-    # Caption positions run to ceil32(tokens), the image sits one past them: both index axes_lens[0].
-    rope_limit = transformer["axes_lens"][0] // CAPTION_MULTIPLE * CAPTION_MULTIPLE - CAPTION_MULTIPLE
-    token_ceiling = min(rope_limit, text_encoder["max_position_embeddings"])
+    if PATCH_SIZE not in transformer.integers("all_patch_size"):
+        raise CheckpointError(f"{transformer.path}: all_patch_size lacks {PATCH_SIZE}")
+    axes_lens = transformer.integers("axes_lens")
+    if len(axes_lens) != 3:
+        raise CheckpointError(f"{transformer.path}: axes_lens is {axes_lens}, not three numbers")
+    caption_positions, *side_positions = axes_lens
+    # Position 0 is for padding, captions take 1 .. ceil32(tokens), the image sits one past them.
+    longest_caption = (caption_positions - 2) // CAPTION_MULTIPLE * CAPTION_MULTIPLE
+    token_ceiling = min(longest_caption, text_encoder.integer("max_position_embeddings"))
     limit = min(RELEASED_PROMPT_TOKENS, token_ceiling) if max_prompt_tokens is None else max_prompt_tokens
     if not 1 <= limit <= token_ceiling:
         raise CheckpointError(
-            f"max_prompt_tokens: {limit} is outside 1..{token_ceiling} for {model_id}", field="max_prompt_tokens"
+            f"max_prompt_tokens: {limit} is outside 1..{token_ceiling} for {model_id}",
+            field="max_prompt_tokens",
         )
-    side = int(vae["sample_size"])
+    default_steps = known.num_inference_steps if known else None
+    default_guidance = known.guidance_scale if known else None
     return ModelSpec(
         model_id=model_id,
         variant=spec,
         directory=directory,
         size_multiple=vae_scale * PATCH_SIZE,
-        max_side=min(transformer["axes_lens"][1:]) * vae_scale * PATCH_SIZE,
-        default_height=side,
-        default_width=side,
-        default_num_inference_steps=(known and known.num_inference_steps) or spec.default_num_inference_steps,
-        default_guidance_scale=(known and known.guidance_scale) or spec.default_guidance_scale,
+        max_side=min(side_positions) * vae_scale * PATCH_SIZE,
+        default_height=vae.integer("sample_size"),
+        default_width=vae.integer("sample_size"),
+        default_num_inference_steps=(
+            spec.default_num_inference_steps if default_steps is None else default_steps
+        ),
+        default_guidance_scale=spec.default_guidance_scale if default_guidance is None else default_guidance,
         max_prompt_tokens=limit,
-        shift=float(scheduler["shift"]),
+        shift=scheduler.number("shift"),
     )
+
+
+def _known_model(name: str) -> KnownModel | None:
+    """Look a model up by its name, or by the last component of it, as in a folder or bucket of that name."""
+    wanted = name.rstrip("/").rsplit("/", 1)[-1]
+    matches = (model for known, model in KNOWN_MODELS.items() if known.rsplit("/", 1)[-1] == wanted)
+    return KNOWN_MODELS.get(name) or next(matches, None)
 
 
 _CLASSES = {
@@ -134,34 +154,55 @@ _CLASSES = {
 
 
 def _check_classes(directory: Path) -> None:
-    index = _read_json(directory / "model_index.json")
+    path = directory / "model_index.json"
+    index = _read_json(path)
     if not str(index.get("_class_name", "")).startswith("ZImage"):
-        raise CheckpointError(
-            f"{directory / 'model_index.json'}: _class_name is {index.get('_class_name')!r}, not a Z-Image pipeline"
-        )
+        raise CheckpointError(f"{path}: _class_name is {index.get('_class_name')!r}, not a Z-Image pipeline")
     for part, classes in _CLASSES.items():
         entry = index.get(part)
         if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in classes):
-            raise CheckpointError(
-                f"{directory / 'model_index.json'}: {part} is {entry!r}, expected {' or '.join(classes)}"
-            )
+            raise CheckpointError(f"{path}: {part} is {entry!r}, expected {' or '.join(classes)}")
+        config = _Config(directory, part)
+        # diffusers names the class itself, transformers a list of them; either may be left out.
+        names = config.content.get("_class_name") or config.content.get("architectures")
+        if names and not set(classes) & set([names] if isinstance(names, str) else names):
+            raise CheckpointError(f"{config.path}: its class is {names!r}, expected {' or '.join(classes)}")
 
 
-def read_config(directory: Path, part: str) -> dict[str, Any]:
-    """Read one component's configuration file.
+class _Config:
+    """One component's configuration file."""
 
-    Raises:
-        CheckpointError: the file is missing or not JSON.
-    """
-    name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    return _read_json(directory / part / name)
+    def __init__(self, directory: Path, part: str) -> None:
+        name = "scheduler_config.json" if part == "scheduler" else "config.json"
+        self.path = directory / part / name
+        self.content = _read_json(self.path)
+
+    def integer(self, name: str) -> int:
+        value = self.content.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a whole number above 0")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self.content.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a number above 0")
+        return float(value)
+
+    def integers(self, name: str) -> list[int]:
+        value = self.content.get(name)
+        if not (isinstance(value, list) and value and all(isinstance(item, int) for item in value)):
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a list of whole numbers")
+        return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: missing; a Z-Image checkpoint is a folder in diffusers layout") from None
+        raise CheckpointError(
+            f"{path}: missing; a Z-Image checkpoint is a folder in diffusers layout"
+        ) from None
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: unreadable ({error})") from error
     if not isinstance(content, dict):

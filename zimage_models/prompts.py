@@ -1,7 +1,7 @@
 """From prompt text to text-encoder embeddings. It knows no transformer and no request.
 
-The text is one user turn of the checkpoint's own chat template; the embedding is the next-to-last hidden state of
-its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
+The text is one user turn of the checkpoint's own chat template; the embedding is the next-to-last hidden
+state of its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class PromptTokenizer:
         if not separator:
             raise CheckpointError(f"{folder}: its chat template changes the user's text")
         self.max_tokens = max_tokens
-        # The Rust tokenizer itself: transformers' wrapper around it changes state and may not be shared by threads.
+        # The Rust tokenizer itself: transformers' wrapper keeps state that threads may not share.
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -58,7 +58,7 @@ class PromptTokenizer:
         num_template_tokens = len(self._tokenizer.encode(self._prefix).ids) + len(self._suffix_ids)
         if max_tokens <= num_template_tokens:
             raise InvalidRequest(
-                f"max_prompt_tokens: {max_tokens} leaves no room; the chat template takes {num_template_tokens}",
+                f"max_prompt_tokens: {max_tokens} is too few: the chat template takes {num_template_tokens}",
                 field="max_prompt_tokens",
             )
 
@@ -104,8 +104,8 @@ class PromptEncoder:
     def encode(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
         """Embed prompts in one forward, padded to the longest of them.
 
-        The encoder is causal and padding is on the right, so no prompt sees it and no mask is needed. (A mask would
-        also cost a wait for the device, and the fast attention kernels.)
+        The encoder is causal and padding is on the right, so no prompt sees it and no mask is needed. (A mask
+        would also cost a wait for the device, and the fast attention kernels.)
 
         Returns:
             One (tokens, text width) tensor each, in the encoder's dtype.

@@ -5,9 +5,11 @@ treated alike. This module knows no table and no HTTP.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from zimage_models.model_spec import ModelSpec
 
 MAX_SEED = 2**63 - 1
 MAX_PROMPT_CHARS = 16_384
+_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
 class Priority(IntEnum):
@@ -74,7 +77,7 @@ class ImageResult:
     ``pixels_HWC`` is uint8, 0..255, RGB.
     """
 
-    pixels_HWC: npt.NDArray[np.uint8]  # noqa: N815 - shape suffix
+    pixels_HWC: npt.NDArray[np.uint8]
     request: ImageRequest
     prompt_truncated: bool = False
     timings: Timings
@@ -99,10 +102,12 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         known = ", ".join(sorted((*GENERATION_FIELDS, "size")))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
     height, width = _size(spec, given)
-    guidance = _number(given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale)
-    return ImageRequest(
+    guidance = _number(
+        given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
+    )
+    request = ImageRequest(
         prompt=_text(given, "prompt", required=True),
-        negative_prompt=_negative_prompt(spec, given),
+        negative_prompt=_text(given, "negative_prompt", required=False),
         height=height,
         width=width,
         num_inference_steps=_integer(
@@ -119,6 +124,9 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         truncate_prompt=_boolean(given, "truncate_prompt", False),
         **hosting,
     )
+    _check_guidance(spec, request)
+    _check_hosting(request)
+    return request
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -130,10 +138,13 @@ def parse_size(text: str) -> tuple[int, int]:
     Raises:
         InvalidRequest: the text is not of that form.
     """
-    width, separator, height = text.partition("x")
-    if not (separator and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise InvalidRequest(f"size: {_shown(text)} is not of the form WIDTHxHEIGHT, such as 1024x768", field="size")
-    return int(height[:9]), int(width[:9])
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise InvalidRequest(
+            f"size: {_shown(text)} is not of the form WIDTHxHEIGHT, such as 1024x768", field="size"
+        )
+    width, height = map(int, match.groups())
+    return height, width
 
 
 def _size(spec: ModelSpec, given: Mapping[str, Any]) -> tuple[int, int]:
@@ -143,9 +154,8 @@ def _size(spec: ModelSpec, given: Mapping[str, Any]) -> tuple[int, int]:
         height, width = parse_size(_text(given, "size", required=True))
         names = ("size", "size")
     else:
-        limits = (1, spec.max_side)
-        height = _integer(given, "height", spec.default_height, *limits)
-        width = _integer(given, "width", spec.default_width, *limits)
+        height = _integer(given, "height", spec.default_height, 1, spec.max_side)
+        width = _integer(given, "width", spec.default_width, 1, spec.max_side)
         names = ("height", "width")
     for name, side in zip(names, (height, width), strict=True):
         if not 1 <= side <= spec.max_side:
@@ -154,20 +164,33 @@ def _size(spec: ModelSpec, given: Mapping[str, Any]) -> tuple[int, int]:
             raise InvalidRequest(f"{name}: {side} px is not a multiple of {spec.size_multiple}", field=name)
     if height * width > spec.variant.max_pixels:
         raise InvalidRequest(
-            f"{names[0]}: {width}x{height} has {height * width} pixels; the limit is {spec.variant.max_pixels}",
+            f"{names[0]}: {width}x{height} is {height * width} px; the limit is {spec.variant.max_pixels}",
             field=names[0],
         )
     return height, width
 
 
-def _negative_prompt(spec: ModelSpec, given: Mapping[str, Any]) -> str:
-    text = _text(given, "negative_prompt", required=False)
-    if text and not spec.variant.supports_negative_prompt:
-        raise InvalidRequest(
-            f"negative_prompt: {_shown(text)} given, but {spec.variant.name} does not use negative prompts",
-            field="negative_prompt",
-        )
-    return text
+def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:
+    """Refuse what only guidance uses where there is none: it would change nothing, silently."""
+    if request.guidance_scale > 0:
+        return
+    defaults = {"negative_prompt": "", "cfg_normalization": 0.0, "cfg_truncation": 1.0}
+    for name, default in defaults.items():
+        value = getattr(request, name)
+        if value != default:
+            raise InvalidRequest(
+                f"{name}: {_shown(value)} has no effect at guidance_scale 0"
+                f" ({spec.variant.name} allows up to {spec.variant.max_guidance_scale:g})",
+                field=name,
+            )
+
+
+def _check_hosting(request: ImageRequest) -> None:
+    deadline_s = request.deadline_s
+    if deadline_s is not None and not (math.isfinite(deadline_s) and deadline_s > 0):
+        raise InvalidRequest(f"deadline_s: {deadline_s} is not a finite number above 0", field="deadline_s")
+    if request.preview_every < 0:
+        raise InvalidRequest(f"preview_every: {request.preview_every} is below 0", field="preview_every")
 
 
 def _text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
@@ -179,16 +202,18 @@ def _text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{name}: {_shown(value)} is {type(value).__name__}, not text", field=name)
     if required and not value.strip():
-        raise InvalidRequest(f"{name}: empty", field=name)
+        raise InvalidRequest(f"{name}: {_shown(value)} is empty", field=name)
     if len(value) > MAX_PROMPT_CHARS:
         raise InvalidRequest(f"{name}: {len(value)} characters; the limit is {MAX_PROMPT_CHARS}", field=name)
     if "\x00" in value:
-        raise InvalidRequest(f"{name}: contains a NUL character", field=name)
+        raise InvalidRequest(f"{name}: {_shown(value)} contains a NUL character", field=name)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{name}: not valid Unicode text ({error.reason})", field=name) from error
-    return value
+        raise InvalidRequest(
+            f"{name}: {_shown(value)} is not valid Unicode text ({error.reason})", field=name
+        ) from error
+    return str(value)
 
 
 def _integer(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int:
@@ -199,40 +224,46 @@ def _integer(given: Mapping[str, Any], name: str, default: int | None, low: int,
     if number != int(number):
         raise InvalidRequest(f"{name}: {_shown(value)} is not a whole number", field=name)
     if not low <= number <= high:
-        raise InvalidRequest(f"{name}: {int(number)} is outside {low}..{high}", field=name)
+        raise InvalidRequest(f"{name}: {_shown(value)} is outside {low}..{high}", field=name)
     return int(number)
 
 
 def _number(given: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    number = float(_as_number(given.get(name, default), name))
+    value = given.get(name, default)
+    number = _as_number(value, name)
     if not low <= number <= high:
         limit = f"must be {low:g}" if low == high else f"is outside {low:g}..{high:g}"
-        raise InvalidRequest(f"{name}: {number:g} {limit}", field=name)
-    return number
+        raise InvalidRequest(f"{name}: {_shown(value)} {limit}", field=name)
+    return float(number)
 
 
 def _as_number(value: Any, name: str) -> int | float:
+    number = value
     if isinstance(value, str):  # CSV has no types
         try:
-            value = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+            number = int(value) if re.fullmatch(r"\s*[+-]?\d+\s*", value) else float(value)
         except ValueError:
             raise InvalidRequest(f"{name}: {_shown(value)} is not a number", field=name) from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    # Real takes numpy's numbers in; their booleans are none.
+    if isinstance(number, bool) or not isinstance(number, Real):
         raise InvalidRequest(f"{name}: {_shown(value)} is {type(value).__name__}, not a number", field=name)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidRequest(f"{name}: {value} is not a finite number", field=name)
-    return value
+    if isinstance(number, Integral):
+        return int(number)
+    if not math.isfinite(number):
+        raise InvalidRequest(f"{name}: {_shown(value)} is not a finite number", field=name)
+    return float(number)
 
 
 def _boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
     value = given.get(name, default)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise InvalidRequest(f"{name}: {_shown(value)} is not true or false", field=name)
-    return value
+    return bool(value)
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    # str first for numbers: numpy writes their types around them.
+    text = str(value) if isinstance(value, Real) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,9 +1,9 @@
 """Which requests share the next denoising step. Plain Python: it knows no tensor and no thread.
 
-Rules: the first request in line, by priority and then by arrival, sets the bucket of the step; others of the same
-bucket fill it up, in order, to ``max_step_tokens``. A request left out keeps its place and its latents. When the
-first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once: so a lower priority
-always ends, yet costs a higher one at most one step in that time, however long its line.
+Rules: the first request in line, by priority and then by arrival, sets the bucket of the step; others of the
+same bucket fill it up, in order, to ``max_step_tokens``. A request left out keeps its place and its latents.
+When the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once: so a
+lower priority always ends, yet costs a higher one at most one step in that time, however long its line.
 """
 
 from bisect import bisect_left, insort

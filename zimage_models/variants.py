@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class VariantSpec:
     """One model variant: defaults, limits, capabilities.
 
-    ``guidance`` follows diffusers: 0 means no classifier-free guidance, and a value g equals g + 1 in ComfyUI.
+    Guidance follows diffusers: 0 means no classifier-free guidance, and a value g equals g + 1 in ComfyUI.
     """
 
     name: str

@@ -1,0 +1,135 @@
+"""Kills and interrupts of the real command in its own process: nothing is lost, little is made twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.manifest import read_manifest
+from pipelines.parts import read_part
+from pipelines.storage import open_storage
+from pipelines.verify import verify
+
+pytestmark = pytest.mark.timeout(600)
+
+
+class Command:
+    """A running `zimage generate` that prints JSON lines."""
+
+    def __init__(self, *arguments: object) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "jobs.cli", "generate", *map(str, arguments), "--progress", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.last_progress: dict[str, Any] = {"generated": 0, "written": 0}
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = json.loads(line)
+            if event["event"] == "progress":
+                self.last_progress = event
+            yield event
+
+    def until(self, written: int) -> None:
+        """Read events until so many images are written."""
+        for event in self.events():
+            if event["event"] == "progress" and event["written"] >= written:
+                return
+        raise AssertionError(f"ended before {written} images: {self.process.communicate()[1][-2000:]}")
+
+    def engine_pids(self) -> list[int]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child.pid for child in children if "MapWorker" in "".join(child.cmdline())]
+
+    def kill(self) -> None:
+        """End the driver at once; then wait for its Ray, which notices and ends itself."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        _, alive = psutil.wait_procs(children, timeout=60)
+        for child in alive:
+            child.kill()
+
+    def finish(self) -> int:
+        for _ in self.events():
+            pass
+        return self.process.wait(timeout=300)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    names = ["red apple", "红苹果", "penguin", "企鹅", "pizza", "owl", "tulip", "西瓜"]
+    rows = {"id": [f"row-{i}" for i in range(1600)], "prompt": [names[i % 8] for i in range(1600)]}
+    pq.write_table(pa.table(rows), tmp_path / "table.parquet")
+    return tmp_path / "table.parquet"
+
+
+def assert_whole(output: Path, count: int) -> None:
+    storage = open_storage(str(output))
+    manifest = read_manifest(storage)
+    assert manifest is not None
+    keys = [
+        key for part in manifest.parts for key in read_part(storage, part.path, ["key"])["key"].to_pylist()
+    ]
+    assert len(keys) == count
+    assert set(keys) == {f"row-{i}" for i in range(count)}
+    assert verify(storage, manifest).problems == ()
+
+
+def test_three_kills_of_the_driver_lose_nothing_and_repeat_little(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = (source, output, "--engines", "2:2", "--steps", 1, "--commit-rows", 8)
+    num_generated = 0
+    chance = random.Random()
+    for _ in range(3):
+        command = Command(*arguments)
+        command.until(written=chance.randint(16, 400))
+        command.kill()
+        num_generated += command.last_progress["generated"]
+    command = Command(*arguments)
+    assert command.finish() == 0
+    num_generated += command.last_progress["generated"]
+    assert_whole(output, 1600)
+    assert num_generated < 1600 * 1.05
+
+
+def test_killed_engine_is_replaced_and_every_row_made_once(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    command = Command(source, output, "--engines", "2:2", "--steps", 1, "--limit", 800, "--commit-rows", 8)
+    command.until(written=64)
+    victims = command.engine_pids()
+    assert victims
+    os.kill(random.choice(victims), signal.SIGKILL)
+    assert command.finish() == 0
+    assert_whole(output, 800)
+
+
+def test_interrupt_ends_with_130_and_the_same_command_continues(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    arguments = (source, output, "--steps", 1, "--limit", 400, "--commit-rows", 8)
+    command = Command(*arguments)
+    command.until(written=32)
+    command.process.send_signal(signal.SIGINT)
+    assert command.finish() == 130
+    assert command.process.stderr is not None
+    assert "continues where it stopped" in command.process.stderr.read()
+    again = Command(*arguments)
+    planned = next(event for event in again.events() if event["event"] == "planned")
+    assert planned["unchanged"] >= 32
+    assert again.finish() == 0
+    assert_whole(output, 400)

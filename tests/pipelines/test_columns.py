@@ -1,0 +1,164 @@
+import re
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+import pytest
+
+from pipelines.columns import ALIASES, RESERVED_COLUMNS, ColumnMap, map_columns
+from zimage_models.errors import InvalidRequest
+
+
+def mapped(
+    *names: str,
+    explicit: Mapping[str, str] | None = None,
+    has_template: bool = False,
+    drop: Collection[str] = (),
+    **types: pa.DataType,
+) -> ColumnMap:
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
+    return map_columns(schema, explicit=explicit or {}, has_template=has_template, drop=drop)
+
+
+def refusal(*names: str, **arguments: object) -> str:
+    with pytest.raises(InvalidRequest) as caught:
+        mapped(*names, **arguments)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_every_field_is_guessed_and_the_rest_passed_through() -> None:
+    names = ("SKU", "caption", "steps", "Guidance", "seed", "size", "model", "n", "brand", "cfg")
+    assert mapped(*names) == ColumnMap(
+        prompt="caption",
+        key="SKU",
+        fields={
+            "num_inference_steps": "steps",
+            "guidance_scale": "Guidance",
+            "seed": "seed",
+            "size": "size",
+        },
+        model="model",
+        variants="n",
+        passthrough=("SKU", "brand", "cfg"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "prompt"),
+    [
+        (("text", "prompt"), "prompt"),
+        (("Prompt", "prompt"), "prompt"),
+        (("Caption", "text"), "text"),
+        (("Caption", "Prompt"), "Prompt"),
+        (("TEXT",), "TEXT"),
+    ],
+)
+def test_best_spelled_name_is_taken(names: tuple[str, ...], prompt: str) -> None:
+    assert mapped(*names).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("names", "field"),
+    [
+        (("text", "caption"), "prompt"),
+        (("Prompt", "PROMPT"), "prompt"),
+        (("Prompt", "text"), "prompt"),
+        (("Text", "Caption"), "prompt"),
+        (("prompt", "id", "sku"), "key"),
+        (("prompt", "n", "Variants"), "variants"),
+    ],
+)
+def test_a_guess_that_could_go_two_ways_asks_for_map(names: tuple[str, ...], field: str) -> None:
+    message = refusal(*names)
+    assert f"--map {field}=COLUMN" in message
+    assert all(repr(name) in message for name in names if name != "prompt")
+
+
+def test_explicit_columns_go_before_guesses() -> None:
+    columns = mapped(
+        "prompt", "title", "id", "sku", explicit={"prompt": "title", "key": "sku"}, drop=["prompt"]
+    )
+    assert (columns.prompt, columns.key, columns.passthrough) == ("title", "sku", ("id", "sku"))
+
+
+def test_a_column_mapped_explicitly_is_not_guessed_for_another_field() -> None:
+    columns = mapped("text", "caption", explicit={"negative_prompt": "text"})
+    assert (columns.prompt, columns.fields) == ("caption", {"negative_prompt": "text"})
+
+
+def test_an_empty_map_turns_a_guess_off() -> None:
+    columns = mapped("prompt", "size", "id", explicit={"size": "", "key": ""})
+    assert (columns.fields, columns.key, columns.passthrough) == ({}, None, ("size", "id"))
+
+
+def test_dropped_columns_are_neither_guessed_nor_passed_through() -> None:
+    columns = mapped("prompt", "model", "seed", "brand", "sku", drop=["model", "seed", "sku"])
+    assert columns == ColumnMap(
+        prompt="prompt", key=None, fields={}, model=None, variants=None, passthrough=("brand",)
+    )
+
+
+def test_a_dropped_column_can_still_be_the_key() -> None:
+    columns = mapped("prompt", "sku", explicit={"key": "sku"}, drop=["sku"])
+    assert (columns.key, columns.passthrough) == ("sku", ())
+
+
+def test_the_key_keeps_its_own_name_beside_ours() -> None:
+    assert mapped("prompt", "sku").passthrough == ("sku",)
+    assert mapped("prompt", "key").passthrough == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "passthrough"), [("prompt", ()), ("caption", ("caption",)), ("title", ("title",))]
+)
+def test_a_template_needs_no_prompt_column(name: str, passthrough: tuple[str, ...]) -> None:
+    columns = mapped(name, has_template=True)
+    assert (columns.prompt, columns.passthrough) == (None, passthrough)
+
+
+def test_a_template_and_a_mapped_prompt_are_refused() -> None:
+    assert "both a template" in refusal("title", explicit={"prompt": "title"}, has_template=True)
+
+
+def test_missing_prompt_lists_the_columns_and_the_ways_out() -> None:
+    message = refusal("title", "sku")
+    for part in ("'title', 'sku'", "--map prompt=COLUMN", "--template"):
+        assert part in message
+
+
+def test_prompts_are_taken_from_text_columns_only() -> None:
+    assert mapped("text", "caption", text=pa.list_(pa.string())).prompt == "caption"
+    assert mapped("text", text=pa.dictionary(pa.int32(), pa.string())).prompt == "text"
+    assert "no text column" in refusal("prompt", prompt=pa.int64())
+
+
+def test_keys_are_text_or_whole_numbers() -> None:
+    assert mapped("prompt", "id", id=pa.int32()).key == "id"
+    assert "column 'id' is double" in refusal("prompt", "id", id=pa.float64())
+
+
+@pytest.mark.parametrize(
+    ("explicit", "drop", "named"),
+    [
+        ({"promt": "title"}, (), "map: unknown field 'promt'; fields are 'prompt', 'key'"),
+        ({"prompt": "name"}, (), "map: no column 'name'; columns are 'title', 'sku'"),
+        ({"prompt": "title"}, ("name",), "drop: no column 'name'; columns are 'title', 'sku'"),
+    ],
+)
+def test_unknown_names_list_what_there_is(
+    explicit: dict[str, str], drop: tuple[str, ...], named: str
+) -> None:
+    assert named in refusal("title", "sku", explicit=explicit, drop=drop)
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_COLUMNS - {"prompt"}))
+def test_reserved_names_are_not_passed_through(name: str) -> None:
+    explicit = {"prompt": "title"}
+    if name in ALIASES:
+        explicit[name] = ""  # or it would be mapped
+    message = refusal("title", name, explicit=explicit)
+    assert re.search(rf"column '{name}': the output has .*--drop {name}", message)
+    assert mapped("title", name, explicit=explicit, drop=[name]).passthrough == ()
+
+
+def test_a_name_that_only_looks_like_a_reserved_one_is_passed_through() -> None:
+    assert mapped("prompt", "Image", "images").passthrough == ("Image", "images")

@@ -1,0 +1,179 @@
+"""Random tiny Z-Image checkpoints of any shape, in the released layout, for tests and experiments.
+
+Nothing is downloaded. They draw noise, but every code path of the released models runs on them.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from torch import nn
+from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+
+_TEXT_WIDTH = 32
+_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+# The part of Qwen3's chat template that Z-Image uses.
+_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and enable_thinking is false %}
+{{- '<think>\\n\\n</think>\\n\\n' }}
+{%- endif %}
+{%- endif %}"""
+
+
+def build_tiny_checkpoint(
+    directory: Path,
+    *,
+    seed: int = 0,
+    dim: int = 64,
+    num_heads: int = 2,
+    num_layers: int = 3,
+    num_refiner_layers: int = 2,
+    num_text_layers: int = 3,
+    vae_levels: int = 4,
+    sample_size: int = 64,
+    shift: float = 3.0,
+    axes_lens: Sequence[int] = (1536, 512, 512),
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "10GB",
+) -> Path:
+    """Write a checkpoint with random weights.
+
+    Args:
+        directory: where to write it; made if need be.
+        seed: decides the weights; the global random state is left alone.
+        dim: transformer width; ``dim / num_heads`` is even and at least 8.
+        num_heads: attention heads; the release has 30.
+        num_layers: transformer layers.
+        num_refiner_layers: layers of each of the two refiners.
+        num_text_layers: layers of the text encoder, the last of which Z-Image never reads.
+        vae_levels: the VAE shrinks by 2 to the power of one less; 4 as released: sizes are multiples of 16.
+        sample_size: default image side in pixels.
+        shift: the scheduler's time shift.
+        axes_lens: positions of the rotary encoding: captions, rows, columns.
+        dtype: of the stored weights.
+        max_shard_size: larger components are written in several files, with an index.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ValueError: a shape that the architecture cannot have.
+    """
+    head_dim = dim // num_heads
+    if dim % num_heads or head_dim % 2 or head_dim < 8:
+        raise ValueError(f"dim: {dim} / {num_heads} heads is not an even number of at least 8")
+    tokenizer = _byte_tokenizer()
+    # diffusers and transformers draw weights as they build a model; ours come from a generator of our own.
+    with torch.random.fork_rng(devices=[]):
+        models = {
+            "transformer": _transformer(dim, num_heads, num_layers, num_refiner_layers, axes_lens),
+            "vae": _vae(vae_levels, sample_size),
+            "text_encoder": _text_encoder(num_text_layers, len(tokenizer)),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    for model in models.values():
+        _randomise(model, generator)
+        # Not model.to: diffusers' warns.
+        nn.Module.to(model, dtype)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    pipeline: Any = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **models)
+    pipeline.save_pretrained(str(directory), max_shard_size=max_shard_size)
+    return directory
+
+
+def _transformer(
+    dim: int, num_heads: int, num_layers: int, num_refiner_layers: int, axes_lens: Sequence[int]
+) -> Any:
+    head_dim = dim // num_heads
+    side_dim = head_dim * 3 // 16 * 2
+    return ZImageTransformer2DModel(
+        all_patch_size=(2,),
+        all_f_patch_size=(1,),
+        in_channels=16,
+        dim=dim,
+        n_layers=num_layers,
+        n_refiner_layers=num_refiner_layers,
+        n_heads=num_heads,
+        n_kv_heads=num_heads,
+        qk_norm=True,
+        cap_feat_dim=_TEXT_WIDTH,
+        axes_dims=[head_dim - 2 * side_dim, side_dim, side_dim],
+        axes_lens=list(axes_lens),
+    )
+
+
+def _vae(vae_levels: int, sample_size: int) -> Any:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * vae_levels,
+        up_block_types=("UpDecoderBlock2D",) * vae_levels,
+        block_out_channels=(16,) * vae_levels,
+        layers_per_block=1,
+        latent_channels=16,
+        norm_num_groups=8,
+        sample_size=sample_size,
+        scaling_factor=0.3611,
+        shift_factor=0.1159,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    )
+
+
+def _text_encoder(num_layers: int, vocab_size: int) -> Any:
+    return Qwen3Model(
+        Qwen3Config(
+            hidden_size=_TEXT_WIDTH,
+            intermediate_size=2 * _TEXT_WIDTH,
+            num_hidden_layers=num_layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            vocab_size=vocab_size,
+            max_position_embeddings=4096,
+        )
+    )
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module, generator: torch.Generator) -> None:
+    """Give every parameter, gates and pad tokens too, a value that keeps activations near 1."""
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if "norm" in name and name.endswith("weight"):
+            noise = 1 + 0.1 * noise
+        elif parameter.ndim > 1 and "pad_token" not in name and "embed_tokens" not in name:
+            noise = noise * parameter[0].numel() ** -0.5
+        elif name.endswith("bias"):
+            noise = 0.1 * noise
+        parameter.copy_(noise)
+
+
+def _byte_tokenizer() -> Qwen2Tokenizer:
+    """Make a byte-level BPE tokenizer without merges: one token a byte."""
+    symbols = [*_byte_symbols(), *_SPECIAL_TOKENS]
+    tokenizer = Qwen2Tokenizer(
+        vocab={symbol: number for number, symbol in enumerate(symbols)},
+        merges=[],
+        extra_special_tokens=list(_SPECIAL_TOKENS[1:]),
+        model_max_length=131072,
+    )
+    tokenizer.chat_template = _CHAT_TEMPLATE
+    return tokenizer
+
+
+def _byte_symbols() -> Iterator[str]:
+    """Name each byte by one visible character, as GPT-2's byte-level BPE does."""
+    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    num_hidden = 0
+    for byte in range(256):
+        if byte in visible:
+            yield chr(byte)
+        else:
+            yield chr(256 + num_hidden)
+            num_hidden += 1
