@@ -96,12 +96,9 @@ def publish(
 
 
 def _speed(outcome: RunOutcome | None) -> dict[str, float]:
-    if outcome is None or not outcome.generate_s:
+    if outcome is None:
         return {"generate_s": 0.0, "images_per_s": 0.0}
-    return {
-        "generate_s": round(outcome.generate_s, 3),
-        "images_per_s": round(outcome.counts.written / outcome.generate_s, 3),
-    }
+    return {"generate_s": round(outcome.generate_s, 3), "images_per_s": round(outcome.images_per_s, 3)}
 
 
 def _same_data_set(previous: RunManifest, new: RunManifest) -> bool:

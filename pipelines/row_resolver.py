@@ -1,7 +1,7 @@
 """From one input row to the units of work it asks for. It knows no file and no other row's content."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.columns import ColumnMap
@@ -10,9 +10,10 @@ from pipelines.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowF
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.requests import ImageRequest, build_request
+from zimage_models.requests import MAX_SEED, ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
+_SIZE_FIELDS = ("size", "height", "width")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,11 @@ class ResolvedRow:
 
 
 class RowResolver:
-    """Applies column mapping, template, defaults and limits, and keeps keys, names and units unique."""
+    """Applies column mapping, template, defaults and limits, and keeps keys, names and units unique.
+
+    Raises:
+        InvalidRequest: template, filter, name or a field of the job can't be used with this table and model.
+    """
 
     def __init__(
         self,
@@ -56,6 +61,9 @@ class RowResolver:
             options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
         )
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
+        self._repetitions: dict[str, int] = {}
+        # A bad field of the job would else be told once for every row.
+        build_request(spec, {"prompt": "any", "seed": 0, **options.fields})
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Say whether the row passes ``where``.
@@ -76,35 +84,36 @@ class RowResolver:
         Raises:
             InvalidRequest: a missing or bad value, a key or file name that an earlier row has.
         """
-        values = self._values(row)
-        num_variants = self._num_variants(row)
-        content = digest([values, num_variants])
-        key = self._unique_key(row, content)
-        if key is None:
-            return ResolvedRow(key=self.key(row) or "", units=())
-        units = [self._unit(row, key, variant, values) for variant in range(num_variants)]
-        for unit in units:
-            if not self._names.add(unit.file_name):
-                raise InvalidRequest(
-                    f"name: an earlier row is written to {unit.file_name!r} too", field="name"
-                )
-        return ResolvedRow(key=key, units=tuple(units))
-
-    def _values(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Collect generation fields: the row's own first, the job's for what it leaves open."""
         self._check_model(row)
-        own = {name: row.get(column) for name, column in self._columns.fields.items()}
-        own = {name: value for name, value in own.items() if value is not None}
-        job = dict(self._options.fields)
-        if "size" in own or {"height", "width"} & own.keys():
-            for name in ("size", "height", "width"):
-                job.pop(name, None)
-        values = job | own
+        own = self._own_values(row)
+        num_variants = self._num_variants(row)
+        if self._columns.key is None:
+            key = self._key_of_content(own)
+        else:
+            key = check_key(self._given_key(row))
+            beside = [row[name] for name in self._columns.passthrough]
+            is_new_row = self._rows.add(repr((key, own, num_variants, beside)))
+            if not self._keys.add(key):
+                if is_new_row:
+                    raise InvalidRequest(f"{self._columns.key}: {key!r} is an earlier row's too", field="key")
+                return ResolvedRow(key=key, units=())
+        return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
+
+    def _own_values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Collect the generation fields that the row itself sets, its prompt always."""
+        own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
         if self._template is not None:
-            values["prompt"] = self._template.render(row)
+            own["prompt"] = self._template.render(row)
         elif self._columns.prompt is not None:
-            values["prompt"] = row.get(self._columns.prompt)
-        return values
+            own["prompt"] = row[self._columns.prompt]
+        return own
+
+    def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Add the job's generation fields for what the row leaves open; a size counts as one."""
+        job = self._options.fields
+        if not own.keys().isdisjoint(_SIZE_FIELDS):
+            job = {name: value for name, value in job.items() if name not in _SIZE_FIELDS}
+        return {**job, **own}
 
     def _check_model(self, row: Mapping[str, Any]) -> None:
         asked = row.get(self._columns.model) if self._columns.model else None
@@ -117,42 +126,61 @@ class RowResolver:
         if value is None:
             return self._options.variants
         try:
-            number = int(value) if not isinstance(value, bool) and float(value) == int(float(value)) else 0
+            number = 0.0 if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
-            number = 0
-        if not 1 <= number <= _MAX_VARIANTS:
+            number = 0.0
+        if not (1 <= number <= _MAX_VARIANTS and number.is_integer()):
             raise InvalidRequest(
                 f"variants: {value!r} is not a whole number in 1..{_MAX_VARIANTS}", field="variants"
             )
-        return number
+        return int(number)
 
-    def _unique_key(self, row: Mapping[str, Any], content: str) -> str | None:
-        """Check the row's key, or make one from its content; None for an exact repetition of a keyed row."""
-        if self._columns.key is None:
-            # Identical rows of a table without keys are counted up, so that each gets its own seed and image.
-            key, repetition = f"row-{content[:16]}", 1
-            while not self._keys.add(key):
-                repetition += 1
-                key = f"row-{content[:16]}-{repetition}"
-            return key
-        value = self.key(row)
-        if value is None:
+    def _given_key(self, row: Mapping[str, Any]) -> str:
+        key = self.key(row)
+        if key is None:
             raise InvalidRequest(f"{self._columns.key}: missing", field="key")
-        key = check_key(value)
-        is_new_row = self._rows.add(f"{key}|{content}")
+        return key
+
+    def _key_of_content(self, own: dict[str, Any]) -> str:
+        """Make a key that stays the same when the job's settings change."""
+        key = f"row-{digest(own)[:16]}"
         if self._keys.add(key):
             return key
-        if is_new_row:
-            raise InvalidRequest(f"{self._columns.key}: {key!r} is an earlier row's too", field="key")
-        return None
+        # Identical rows are counted up, so that each gets its own seed and image.
+        self._repetitions[key] = self._repetitions.get(key, 1) + 1
+        return f"{key}-{self._repetitions[key]}"
 
-    def _unit(self, row: Mapping[str, Any], key: str, variant: int, values: dict[str, Any]) -> ResolvedUnit:
-        seed = values.get("seed")
-        if seed is None:
-            seed = derive_seed(self._options.seed, key, variant)
-        request = build_request(self._spec, {**values, "seed": seed})
-        if variant and "seed" in values:
-            request = build_request(self._spec, {**values, "seed": request.seed + variant})
+    def _units_of(
+        self, row: Mapping[str, Any], key: str, own: dict[str, Any], num_variants: int
+    ) -> Iterator[ResolvedUnit]:
+        values = self._with_job_values(own)
+        given_seed = values.get("seed")
+        first_seed = derive_seed(self._options.seed, key, 0) if given_seed is None else given_seed
+        request = build_request(self._spec, {**values, "seed": first_seed})
+        last_seed = request.seed + num_variants - 1
+        if given_seed is not None and last_seed > MAX_SEED:
+            raise InvalidRequest(
+                f"seed: {given_seed} and {num_variants} variants end at {last_seed}; the limit is {MAX_SEED}",
+                field="seed",
+            )
+        first_seed = request.seed
+        for variant in range(num_variants):
+            if variant:
+                seed = derive_seed(self._options.seed, key, variant)
+                request = replace(request, seed=seed if given_seed is None else first_seed + variant)
+            names = {**row, "key": key, "variant": variant, "seed": request.seed}
+            names |= {"width": request.width, "height": request.height}
+            file_name = self._name.render(names)
+            if not self._names.add(file_name):
+                raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
+            yield ResolvedUnit(
+                unit_id=self._address(request, variant, key),
+                variant=variant,
+                request=request,
+                file_name=file_name,
+            )
+
+    def _address(self, request: ImageRequest, variant: int, key: str) -> str:
         identity = {
             "variant": variant,
             "weights_sha256": self._weights_sha256,
@@ -163,8 +191,4 @@ class RowResolver:
             # Another key asks for the very same image: it is made under both, each exactly once.
             address = unit_id(request, **identity, salt=key)
             self._units.add(address)
-        names = {**row, "key": key, "variant": variant, "seed": request.seed}
-        names |= {"width": request.width, "height": request.height}
-        return ResolvedUnit(
-            unit_id=address, variant=variant, request=request, file_name=self._name.render(names)
-        )
+        return address

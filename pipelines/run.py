@@ -43,7 +43,9 @@ class RunOutcome:
 
     counts: RunCounts
     generate_s: float
-    """From the first image to the end, start-up left out."""
+    """From the first part to the end: start-up is left out."""
+    images_per_s: float
+    """Of the images after the first part; 0 when one part was all."""
     stopped_by: str | None
     """The cap that ended the run early, if any."""
 
@@ -87,18 +89,25 @@ def run_plan(
     written = _dataset(plan, options, settings, resources)
     start_s = time.monotonic()
     first_s: float | None = None
+    num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, on_progress):
         for _ in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            first_s = first_s or time.monotonic()
-            stopped_by = _cap_reached(options, ray.get(monitor.counts.remote()), time.monotonic() - start_s)
+            counts = ray.get(monitor.counts.remote())
+            if first_s is None:
+                first_s, num_first = time.monotonic(), counts.written
+            stopped_by = _cap_reached(options, counts, time.monotonic() - start_s)
             if stopped_by:
                 break
     counts = ray.get(monitor.counts.remote())
     on_progress(counts)
     ray.kill(monitor)
+    generate_s = time.monotonic() - (first_s or start_s)
     return RunOutcome(
-        counts=counts, generate_s=time.monotonic() - (first_s or start_s), stopped_by=stopped_by
+        counts=counts,
+        generate_s=generate_s,
+        images_per_s=(counts.written - num_first) / generate_s,
+        stopped_by=stopped_by,
     )
 
 

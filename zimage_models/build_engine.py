@@ -116,15 +116,29 @@ def compile_blocks(transformer: Any) -> None:
 
 
 def warm_up(engine: EngineLike) -> None:
-    """Make a few small images, so that the first real request pays no set-up.
+    """Make a few images of few steps, so that the first real request pays no set-up.
 
-    One image, then two with longer prompts: a compiled transformer then takes any batch and any length.
+    Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape.
     """
-    values = {"prompt": "warm up", "seed": 0, "num_inference_steps": 1}
-    engine.submit(build_request(engine.spec, values)).result()
-    values |= {"prompt": "warm up " * 40, "truncate_prompt": True}
-    for handle in [engine.submit(build_request(engine.spec, values)) for _ in range(2)]:
-        handle.result()
+    spec = engine.spec
+    small = 4 * spec.size_multiple
+    for guidance_scale in {0.0, spec.default_guidance_scale}:
+        # Three steps: an image may miss the first step of those submitted with it.
+        common = {
+            "seed": 0,
+            "num_inference_steps": 3,
+            "guidance_scale": guidance_scale,
+            "truncate_prompt": True,
+        }
+        shapes = (
+            (1, {"prompt": "warm up"}),
+            (2, {"prompt": "warm up " * 32, "height": small, "width": small}),
+            (3, {"prompt": "warm up", "height": small, "width": small}),
+        )
+        for num_images, shape in shapes:
+            request = build_request(spec, {**common, **shape})
+            for handle in [engine.submit(request) for _ in range(num_images)]:
+                handle.result()
 
 
 def _cache_dir(config: EngineConfig) -> Path | None:
