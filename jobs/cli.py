@@ -32,7 +32,10 @@ app.command("convert")(convert.command)
 def main() -> None:
     """Run the command line and exit; SIGTERM ends a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    # Ray prints held-back warnings as the process ends; standard output may be read as JSON lines.
+    sys.stdout = sys.stderr
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -43,10 +46,10 @@ def run(arguments: list[str]) -> int:
     """
     logging.basicConfig(format="zimage: %(message)s", level=logging.WARNING)
     try:
-        return int(app(arguments, standalone_mode=False) or ExitCode.OK)
-    except (KeyboardInterrupt, typer.Abort):
-        print("zimage: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        code = int(app(arguments, standalone_mode=False) or ExitCode.OK)
+        if code == ExitCode.INTERRUPTED:  # typer's own answer to a KeyboardInterrupt
+            print("zimage: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return code
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(item) for item in problem["loc"])

@@ -1,6 +1,7 @@
 """``zimage generate``: make the images of a prompt table and publish them as a data set."""
 
 import sys
+from contextlib import redirect_stdout
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
@@ -231,12 +232,12 @@ def command(
 
 def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
     """Generate, and say where the images are."""
-    result = generate(
-        options,
-        connect=partial(connect, options, verbose=verbose),
-        progress=make_progress(progress),
-        **how,
-    )
+    display = make_progress(progress)
+    # Ray prints its warnings on standard output, which a scheduler reads as JSON lines.
+    with redirect_stdout(sys.stderr):
+        result = generate(
+            options, connect=partial(connect, options, verbose=verbose), progress=display, **how
+        )
     if result.manifest is None:
         assert result.outcome is not None
         print(f"stopped by {result.outcome.stopped_by}; the same command continues", file=sys.stderr)

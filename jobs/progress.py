@@ -75,6 +75,7 @@ class JsonProgress:
         self._first: tuple[float, int] | None = None
         self._last: RunCounts | None = None
         self._lock = threading.Lock()
+        self._out = sys.stdout
 
     def planned(self, plan: Plan) -> None:
         """Print the plan's counts."""
@@ -106,4 +107,4 @@ class JsonProgress:
         self._print("published", manifest=manifest.path, counts=manifest.counts, speed=manifest.speed)
 
     def _print(self, event: str, **values: Any) -> None:
-        print(json.dumps({"event": event, **values}, ensure_ascii=False), flush=True)
+        print(json.dumps({"event": event, **values}, ensure_ascii=False), file=self._out, flush=True)

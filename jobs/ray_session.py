@@ -1,5 +1,6 @@
 """Start or join Ray for a job, and decide what each engine reserves there."""
 
+import logging
 import os
 
 import ray
@@ -35,6 +36,11 @@ def _start_local(options: GenerateOptions, verbose: bool, level: str) -> None:
     # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
     # left, nothing is ever read or written (2-core laptops).
     num_cpus = options.engines_max * _engine_cpus(options, os.cpu_count() or 1) + _STAGE_CPUS
+    if not verbose:
+        # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(
         address="local",
         num_cpus=int(num_cpus + 0.999),

@@ -85,7 +85,10 @@ def run_plan(
         passthrough=plan.passthrough,
         monitor=monitor,
     )
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Version 2 lists files in a task of its own, which costs seconds of start-up for a table of a few files.
+    context.use_datasource_v2 = False
     written = _dataset(plan, options, settings, resources)
     start_s = time.monotonic()
     first_s: float | None = None

@@ -1,0 +1,285 @@
+"""Compare the engine with diffusers.ZImagePipeline: images/s on 64 mixed requests, with the same weights.
+
+The requests mix three sizes, prompts of several lengths, English and Chinese; all are there at the start. The
+pipeline makes them (a) one by one, (b) in batches of up to 8, grouped in order of arrival by what it requires to be
+equal (size, steps, guidance), and, to show what the engine's own grouping is worth, (c) in batches of 8 that are also
+of one caption bucket, sorted by hand. The four take turns in one process, so that a busy machine slows all alike:
+trust the ratios. Pictures are compared too.
+
+    python -m benchmarks.engine_vs_diffusers
+    python -m benchmarks.engine_vs_diffusers --model Tongyi-MAI/Z-Image-Turbo --repeats 3
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import ZImagePipeline
+
+from benchmarks.report import device_name, write_result
+from zimage_models.build_engine import load_engine, resolve_model
+from zimage_models.config import DTYPES, EngineConfig
+from zimage_models.denoiser import padded_length
+from zimage_models.model_spec import DEFAULT_MODEL, ModelSpec
+from zimage_models.prompts import PromptTokenizer
+from zimage_models.requests import ImageRequest, build_request
+
+NUM_REQUESTS = 64
+BATCH_SIZE = 8
+TARGET = 1.5
+TOLERANCE = 2
+"""Largest difference of two pictures of one request, of 255, in float32."""
+
+THINGS = (
+    ("red apple", "红苹果"),
+    ("penguin", "企鹅"),
+    ("slice of pizza", "一块披萨"),
+    ("tiger face", "虎脸"),
+    ("cactus", "仙人掌"),
+    ("green tea", "绿茶"),
+    ("octopus", "章鱼"),
+    ("sunflower", "向日葵"),
+)
+DETAILS = (
+    (", studio photograph on a seamless white background", "，纯白背景的影棚照片"),
+    (", soft light from the upper left, a faint shadow below", "，左上方柔光，下方有淡淡的影子"),
+    (", sharp focus, natural colours, fine surface texture", "，焦点清晰，色彩自然，质感细腻"),
+    (", centred in the frame with generous empty space", "，主体居中，四周留白"),
+    (", for the spring catalogue of a small grocery shop", "，用于一家小杂货店的春季目录"),
+)
+
+Pixels = npt.NDArray[np.uint8]
+Method = Callable[[Sequence[ImageRequest]], list[Pixels]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What one run of all requests took."""
+
+    wall_s: float
+    cpu_s: float
+    """Of the whole process, so other processes on the machine disturb it less."""
+
+
+def mixed_requests(spec: ModelSpec) -> list[ImageRequest]:
+    """Make the requests: the same ones at every call."""
+    draw = random.Random(0)
+    side, step = spec.default_width, spec.size_multiple
+    sizes = [(side, side), (side * 5 // 4 // step * step, side), (side * 3 // 4 // step * step,) * 2]
+    requests = []
+    for number in range(NUM_REQUESTS):
+        language = number % 2
+        details = draw.sample(DETAILS, number // 2 % (len(DETAILS) + 1))
+        text = draw.choice(THINGS)[language] + "".join(detail[language] for detail in details)
+        width, height = draw.choice(sizes)
+        values = {"prompt": text, "width": width, "height": height, "seed": 1000 + number}
+        requests.append(build_request(spec, values))
+    return requests
+
+
+class EngineMethod:
+    """A fresh engine, which knows no prompt yet, with all requests in its queue at once."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._engine = load_engine(config)
+
+    def __call__(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
+        """Make all requests."""
+        handles = [self._engine.submit(request) for request in requests]
+        while self._engine.step():
+            pass
+        return [handle.result(0).pixels_HWC for handle in handles]
+
+
+class PipelineMethod:
+    """diffusers' pipeline, called once for each group of requests."""
+
+    def __init__(
+        self,
+        pipeline: ZImagePipeline,
+        group_key: Callable[[ImageRequest], object],
+        batch_size: int,
+        max_sequence_length: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._group_key = group_key
+        self._batch_size = batch_size
+        self._max_sequence_length = max_sequence_length
+
+    def __call__(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
+        """Make all requests."""
+        pixels: dict[int, Pixels] = {}
+        for batch in self._batches(requests):
+            images = self._call([requests[number] for number in batch])
+            pixels |= dict(zip(batch, images, strict=True))
+        return [pixels[number] for number in range(len(requests))]
+
+    def _batches(self, requests: Sequence[ImageRequest]) -> Iterator[list[int]]:
+        groups: dict[object, list[int]] = {}
+        for number, request in enumerate(requests):
+            group = groups.setdefault(self._group_key(request), [])
+            group.append(number)
+            if len(group) == self._batch_size:
+                yield list(group)
+                group.clear()
+        yield from (group for group in groups.values() if group)
+
+    def _call(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
+        first = requests[0]
+        guided = first.guidance_scale > 0
+        images = self._pipeline(
+            prompt=[request.prompt for request in requests],
+            negative_prompt=[request.negative_prompt for request in requests] if guided else None,
+            height=first.height,
+            width=first.width,
+            num_inference_steps=first.num_inference_steps,
+            guidance_scale=first.guidance_scale,
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in requests],
+            max_sequence_length=self._max_sequence_length,
+        ).images
+        return [np.asarray(image) for image in images]
+
+
+def timed(method: Method, requests: Sequence[ImageRequest]) -> tuple[Timing, list[Pixels]]:
+    """Run one method over all requests; it ends with the pictures in host memory, so no device work is left."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    pixels = method(requests)
+    return Timing(wall_s=time.perf_counter() - wall_s, cpu_s=time.process_time() - cpu_s), pixels
+
+
+def max_difference(ours: Sequence[Pixels], theirs: Sequence[Pixels]) -> int:
+    """Return the largest difference of two sets of pictures, of 255."""
+    return max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def measure(config: EngineConfig, repeats: int) -> dict[str, Any]:
+    """Run all methods in turn and return their figures."""
+    spec = resolve_model(config)
+    pipeline = ZImagePipeline.from_pretrained(
+        str(spec.directory), dtype=getattr(torch, config.dtype), local_files_only=True
+    )
+    pipeline.to(config.device)
+    pipeline.vae.to(getattr(torch, config.vae_dtype))
+    pipeline.set_progress_bar_config(disable=True)
+    requests = mixed_requests(spec)
+    # Other prompts of the same shapes.
+    warm_up = [replace(request, prompt=f"!{request.prompt}") for request in requests[: 2 * BATCH_SIZE]]
+    tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
+
+    def bucket(request: ImageRequest) -> int:
+        return padded_length(tokenizer.count([request.prompt])[0])
+
+    def must_be_equal(request: ImageRequest) -> tuple[object, ...]:
+        return request.height, request.width, request.num_inference_steps, request.guidance_scale
+
+    def hand_bucketed(request: ImageRequest) -> tuple[object, ...]:
+        return *must_be_equal(request), bucket(request)
+
+    limit = spec.max_prompt_tokens
+    methods: dict[str, Callable[[], Method]] = {
+        "engine": partial(EngineMethod, config),
+        "one_by_one": partial(PipelineMethod, pipeline, must_be_equal, 1, limit),
+        "batches": partial(PipelineMethod, pipeline, must_be_equal, BATCH_SIZE, limit),
+        "bucketed_batches": partial(PipelineMethod, pipeline, hand_bucketed, BATCH_SIZE, limit),
+    }
+    timings: dict[str, list[Timing]] = {name: [] for name in methods}
+    pictures: dict[str, list[Pixels]] = {}
+    names = list(methods)
+    for repeat in range(repeats):
+        # Another one goes first each time.
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            method = methods[name]()
+            method(warm_up)
+            timing, pictures[name] = timed(method, requests)
+            timings[name].append(timing)
+    differences = {
+        name: max_difference(pictures["engine"], theirs)
+        for name, theirs in pictures.items()
+        if name != "engine"
+    }
+    return {
+        "model": config.model,
+        "device": device_name(torch.device(config.device)),
+        "dtype": config.dtype,
+        "vae_dtype": config.vae_dtype,
+        "num_requests": len(requests),
+        "num_inference_steps": requests[0].num_inference_steps,
+        "guidance_scale": requests[0].guidance_scale,
+        "sizes": sorted({f"{request.width}x{request.height}" for request in requests}),
+        "caption_buckets": sorted({bucket(request) for request in requests}),
+        "repeats": repeats,
+        "methods": {name: _figures(runs, len(requests)) for name, runs in timings.items()},
+        "speedup": {
+            name: {
+                unit: statistics.median(
+                    getattr(theirs, unit) / getattr(ours, unit)
+                    for ours, theirs in zip(timings["engine"], runs, strict=True)
+                )
+                for unit in ("wall_s", "cpu_s")
+            }
+            for name, runs in timings.items()
+            if name != "engine"
+        },
+        "max_difference_of_255": differences,
+    }
+
+
+def _figures(runs: Sequence[Timing], num_images: int) -> dict[str, Any]:
+    return {
+        "images_per_s": num_images / statistics.median(run.wall_s for run in runs),
+        "images_per_cpu_s": num_images / statistics.median(run.cpu_s for run in runs),
+        "runs": [asdict(run) for run in runs],
+    }
+
+
+def main() -> None:
+    """Measure, print a table, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--variant", default=None)
+    on_gpu = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if on_gpu else "cpu")
+    parser.add_argument("--dtype", default="bfloat16" if on_gpu else "float32", choices=DTYPES)
+    parser.add_argument("--vae-dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    config = EngineConfig(
+        model=arguments.model,
+        variant=arguments.variant,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        vae_dtype=arguments.vae_dtype,
+        num_threads=arguments.threads,
+    )
+    result = measure(config, arguments.repeats)
+    print(f"{'method':<18}{'images/s':>10}{'per CPU s':>11}{'engine is':>11}{'by CPU time':>13}")
+    for name, figures in result["methods"].items():
+        line = f"{name:<18}{figures['images_per_s']:>10.2f}{figures['images_per_cpu_s']:>11.2f}"
+        if name != "engine":
+            speedup = result["speedup"][name]
+            line += f"{speedup['wall_s']:>10.2f}x{speedup['cpu_s']:>12.2f}x"
+        print(line)
+    # The engine's smallest lead over (a) and (b) is its lead over the better of the two.
+    lead = min(result["speedup"][name]["wall_s"] for name in ("one_by_one", "batches"))
+    largest = max(result["max_difference_of_255"].values())
+    result |= {"speedup_over_better": lead, "target": TARGET, "reached": lead >= TARGET}
+    print(
+        f"over the better of one by one and batches: {lead:.2f}x (target {TARGET}x, reached: {lead >= TARGET})"
+    )
+    print(f"pictures differ by at most {largest}/255")
+    write_result(f"engine_vs_diffusers_{result['device'].lower().replace(' ', '-')}", result)
+    if result["dtype"] == result["vae_dtype"] == "float32" and largest > TOLERANCE:
+        raise SystemExit(f"pictures differ by {largest}/255; {TOLERANCE} is the limit in float32")
+
+
+if __name__ == "__main__":
+    main()
