@@ -3,6 +3,7 @@
 It knows no plan: every part under ``data/`` counts, published or not, old generation or new.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.parts import list_parts, read_part
+from pipelines.parts import list_parts, read_part, sha256_from_name
 from pipelines.storage import Storage, StoredFile
 from pipelines.unit_ids import UnitIndex
 
@@ -50,17 +51,29 @@ def finished_units(output: Storage, *, retried_classes: Collection[str] | None =
     return FinishedUnits(made=UnitIndex(made), failed=UnitIndex(failed))
 
 
-def scan_parts(output: Storage, folder: str, columns: list[str]) -> Iterator[tuple[StoredFile, pa.Table]]:
+def scan_parts(
+    output: Storage, folder: str, columns: list[str], *, first: Collection[str] = ()
+) -> Iterator[tuple[StoredFile, pa.Table]]:
     """Read some columns of every part under a folder, many at a time, in order of path.
 
     A part that can't be read is passed over with a warning: its rows count as not made.
+
+    Args:
+        output: the data set's folder.
+        folder: where to look, at any depth.
+        columns: what to read.
+        first: paths of the parts to begin with.
     """
-    files = list_parts(output, folder)
+    first = frozenset(first)
+    files = sorted(list_parts(output, folder), key=lambda file: (file.path not in first, file.path))
 
     def read(file: StoredFile) -> pa.Table | None:
         try:
             return read_part(output, file.path, columns)
-        except (ValueError, FileNotFoundError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
+            # Arrow says OSError of a damaged page as of a network that fails.
+            if isinstance(error, OSError) and not _is_damaged(output, file):
+                raise
             logger.warning("%s is passed over: %s", file.path, error)
             return None
 
@@ -68,3 +81,11 @@ def scan_parts(output: Storage, folder: str, columns: list[str]) -> Iterator[tup
         for file, table in zip(files, pool.map(read, files), strict=True):
             if table is not None:
                 yield file, table
+
+
+def _is_damaged(output: Storage, file: StoredFile) -> bool:
+    try:
+        content = output.read(file.path)
+    except FileNotFoundError:
+        return True
+    return hashlib.sha256(content).hexdigest() != sha256_from_name(file.path)

@@ -4,13 +4,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.columns import ColumnMap, map_columns
 from pipelines.ledger import FinishedUnits
 from pipelines.options import GenerateOptions
-from pipelines.row_resolver import ResolvedRow, RowResolver
+from pipelines.parts import part_schema
+from pipelines.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources import RowError, Source, SourceBatch, open_source
 from pipelines.storage import Storage
 from pipelines.unit_ids import digest
@@ -21,6 +23,8 @@ from zimage_models.prompts import PromptTokenizer
 from zimage_models.requests import GENERATION_FIELDS
 
 _WORK_FILE_ROWS = 65_536
+_WORK_FILE_BYTES = 64 * 2**20
+_UNITS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class Plan:
     """Parquet files of the work table, relative to the output."""
     passthrough: pa.Schema
     rejected: tuple[RowError, ...]
+    """In input order."""
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
@@ -71,6 +76,16 @@ def write_plan(
     """
     source = open_source(options.input, options=options.storage, format=options.input_format)
     return _Planner(options, run_id, spec, weights_sha256, output, finished, source).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UsableRow:
+    """A row of a batch, and what it asks for."""
+
+    index: int
+    """Its place in the batch."""
+    row: dict[str, Any]
+    resolved: ResolvedRow
 
 
 class _Planner:
@@ -96,6 +111,9 @@ class _Planner:
             drop=options.drop,
         )
         self._passthrough = pa.schema([source.schema.field(name) for name in self._columns.passthrough])
+        part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
+        # A column under another name or of another type makes another row.
+        self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
         self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
         self._resolver = RowResolver(
             options,
@@ -108,14 +126,11 @@ class _Planner:
         self._rejected: list[RowError] = []
         self._work_files: list[str] = []
         self._pending: list[pa.Table] = []
-        self._num_pending = 0
         self._transformer_steps = 0
 
     def run(self) -> Plan:
         for batch in self._source.batches():
             self._add(batch)
-            if self._num_pending >= _WORK_FILE_ROWS:
-                self._write_work_file()
             if self._limit_reached():
                 break
         self._write_work_file()
@@ -127,7 +142,7 @@ class _Planner:
             counts=PlanCounts(**{name: self._counts[name] for name in PlanCounts.__dataclass_fields__}),
             work_files=tuple(self._work_files),
             passthrough=self._passthrough,
-            rejected=tuple(self._rejected),
+            rejected=tuple(sorted(self._rejected, key=lambda error: error.row)),
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
         )
@@ -137,74 +152,89 @@ class _Planner:
         return limit is not None and self._counts["taken"] >= limit
 
     def _add(self, batch: SourceBatch) -> None:
-        self._rejected += batch.errors
-        self._counts["rows"] += len(batch.errors)
-        rows: list[dict[str, Any]] = []
-        resolved: list[tuple[int, ResolvedRow]] = []
+        usable: list[_UsableRow] = []
+        num_units = 0
+        last_row = -1
         for index, (number, row) in enumerate(batch.records()):
             if self._limit_reached():
                 break
-            rows.append(row)
+            last_row = number
             self._counts["rows"] += 1
             try:
                 if not self._resolver.keeps(row):
                     self._counts["filtered"] += 1
                     continue
                 self._counts["taken"] += 1
-                result = self._resolver.resolve(row)
+                resolved = self._resolver.resolve(row)
             except InvalidRequest as error:
                 self._rejected.append(RowError(row=number, key=self._resolver.key(row), message=str(error)))
                 continue
-            if not result.units:
+            if not resolved.units:
                 self._counts["duplicate"] += 1
-            resolved.append((index, result))
-        resolved = self._without_long_prompts(batch, resolved)
-        if any(result.units for _, result in resolved):
-            self._keep(batch, rows, resolved)
+                continue
+            usable.append(_UsableRow(index=index, row=row, resolved=resolved))
+            num_units += len(resolved.units)
+            if num_units >= _UNITS_AT_ONCE:
+                self._keep(batch, usable)
+                usable, num_units = [], 0
+        self._keep(batch, usable)
+        errors = [error for error in batch.errors if error.row < last_row or not self._limit_reached()]
+        self._rejected += errors
+        self._counts["rows"] += len(errors)
 
-    def _without_long_prompts(
-        self, batch: SourceBatch, resolved: list[tuple[int, ResolvedRow]]
-    ) -> list[tuple[int, ResolvedRow]]:
+    def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
+        messages: dict[int, str] = {}
         for name in ("prompt", "negative_prompt"):
-            checked = [
-                (index, result)
-                for index, result in resolved
-                if result.units and not result.units[0].request.truncate_prompt
-            ]
-            counts = (
-                self._tokenizer.count([getattr(r.units[0].request, name) for _, r in checked])
-                if checked
-                else []
-            )
-            for (index, result), num_tokens in zip(checked, counts, strict=True):
-                if num_tokens > self._tokenizer.max_tokens:
-                    message = self._tokenizer.too_long(num_tokens, name)
-                    self._rejected.append(RowError(row=batch.rows[index], key=result.key, message=message))
-                    resolved = [pair for pair in resolved if pair[0] != index]
-        return resolved
+            # The units of a row differ in their seeds alone.
+            requests = {item.index: item.resolved.units[0].request for item in usable}
+            checked = [index for index, request in requests.items() if not request.truncate_prompt]
+            too_long = self._tokenizer.find_too_long([getattr(requests[index], name) for index in checked])
+            for place, num_tokens in too_long.items():
+                messages.setdefault(checked[place], self._tokenizer.too_long(num_tokens, name))
+        self._rejected += [
+            RowError(row=batch.rows[item.index], key=item.resolved.key, message=messages[item.index])
+            for item in usable
+            if item.index in messages
+        ]
+        return [item for item in usable if item.index not in messages]
 
-    def _keep(
-        self, batch: SourceBatch, rows: list[dict[str, Any]], resolved: list[tuple[int, ResolvedRow]]
-    ) -> None:
-        """Turn a batch's units into rows of the work table."""
-        passthrough_names = self._passthrough.names
+    def _keep(self, batch: SourceBatch, usable: list[_UsableRow]) -> None:
+        """Turn some rows' units into rows of the work table."""
+        usable = self._without_long_prompts(batch, usable)
+        units = [(item, unit) for item in usable for unit in item.resolved.units]
+        if not units:
+            return
         columns: dict[str, list[Any]] = {
-            name: []
-            for name in ("unit_id", "key", "variant", "row", "file_name", "row_digest", *GENERATION_FIELDS)
+            "unit_id": [unit.unit_id for _, unit in units],
+            "key": [item.resolved.key for item, _ in units],
+            "variant": [unit.variant for _, unit in units],
+            "row": [batch.rows[item.index] for item, _ in units],
+            "file_name": [unit.file_name for _, unit in units],
+            "row_digest": [self._row_digest(item, unit) for item, unit in units],
         }
-        taken: list[int] = []
-        for index, result in resolved:
-            beside = [rows[index][name] for name in passthrough_names]
-            for unit in result.units:
-                taken.append(index)
-                columns["unit_id"].append(unit.unit_id)
-                columns["key"].append(result.key)
-                columns["variant"].append(unit.variant)
-                columns["row"].append(batch.rows[index])
-                columns["file_name"].append(unit.file_name)
-                columns["row_digest"].append(digest([result.key, unit.file_name, beside]))
-                for name in GENERATION_FIELDS:
-                    columns[name].append(getattr(unit.request, name))
+        for name in GENERATION_FIELDS:
+            columns[name] = [getattr(unit.request, name) for _, unit in units]
+        columns["todo"] = self._todo(columns)
+        beside = batch.table.select(self._passthrough.names)
+        beside = beside.take(pa.array([item.index for item, _ in units], pa.int64()))
+        schema = work_schema(self._passthrough)
+        arrays = [
+            pa.array(columns[field.name], field.type) if field.name in columns else beside.column(field.name)
+            for field in schema
+        ]
+        self._pending.append(pa.Table.from_arrays(arrays, schema=schema))
+        if (
+            sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
+            or sum(table.nbytes for table in self._pending) >= _WORK_FILE_BYTES
+        ):
+            self._write_work_file()
+
+    def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
+        beside = [item.row[name] for name in self._passthrough.names]
+        return digest([self._layout, item.resolved.key, unit.file_name, beside])
+
+    def _todo(self, columns: dict[str, list[Any]]) -> list[bool]:
+        """Say which units have to be made, and count them."""
         ids = pa.array(columns["unit_id"], pa.string())
         made = self._finished.made.contains(ids)
         failed = self._finished.failed.contains(ids) & ~made
@@ -213,22 +243,11 @@ class _Planner:
         self._counts["unchanged"] += int(made.sum())
         self._counts["failed_before"] += int(failed.sum())
         self._counts["new"] += int(todo.sum())
-        self._transformer_steps += sum(
-            steps * (2 if guidance > 0 else 1)
-            for steps, guidance, is_todo in zip(
-                columns["num_inference_steps"], columns["guidance_scale"], todo.tolist(), strict=True
-            )
-            if is_todo
-        )
-        schema = work_schema(self._passthrough)
-        own = {**columns, "todo": todo.tolist()}
-        beside_table = batch.table.select(passthrough_names).take(pa.array(taken, pa.int64()))
-        arrays = [
-            pa.array(own[item.name], item.type) if item.name in own else beside_table.column(item.name)
-            for item in schema
-        ]
-        self._pending.append(pa.Table.from_arrays(arrays, schema=schema))
-        self._num_pending += len(taken)
+        steps = np.array(columns["num_inference_steps"])
+        guided = np.array(columns["guidance_scale"]) > 0
+        self._transformer_steps += int((steps * (1 + guided))[todo].sum())
+        is_todo: list[bool] = todo.tolist()
+        return is_todo
 
     def _write_work_file(self) -> None:
         if not self._pending:
@@ -238,4 +257,4 @@ class _Planner:
         path = f"_runs/{self._run_id}/work/{len(self._work_files):05d}.parquet"
         self._output.write(path, memoryview(sink.getvalue()))
         self._work_files.append(path)
-        self._pending, self._num_pending = [], 0
+        self._pending = []

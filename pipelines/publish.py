@@ -1,31 +1,40 @@
 """Publish a run: decide which parts are the data set now, and commit that with one manifest.
 
-A part is taken over whole when all its rows are wanted and current; otherwise its wanted rows are copied into a
-new part. Of several parts with one unit (a retried write) the first is kept. Nothing is edited in place.
+A part is taken over whole when all its rows are wanted and current; otherwise its wanted rows are copied into
+a new part. Of several parts with one unit (a retried write) the first is kept. Nothing is edited in place.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
 from pipelines.manifest import RunManifest, commit_manifest, read_manifest
 from pipelines.options import GenerateOptions
-from pipelines.parts import ERROR_SCHEMA, PartFile, part_schema, read_part, sha256_from_name, write_part
+from pipelines.parts import (
+    COLUMN_NAMES,
+    ERROR_SCHEMA,
+    PartFile,
+    part_schema,
+    read_part,
+    sha256_from_name,
+    write_part,
+)
 from pipelines.plan import Plan
-from pipelines.run import RunOutcome
-from pipelines.sources import RowError
 from pipelines.storage import Storage, StoredFile
-from pipelines.unit_ids import UnitIndex
-from pipelines.work import WORK_FIELDS
+from pipelines.unit_ids import UnitIndex, as_fixed
+from pipelines.work import WorkRows, read_work
 from zimage_models.model_spec import ModelSpec
+
+if TYPE_CHECKING:
+    from pipelines.run import RunOutcome
 
 _ERROR_ROWS = 50_000
 _VERSIONED = ("zimage-ray", "ray", "torch", "diffusers", "transformers", "pyarrow")
@@ -36,7 +45,7 @@ class _WantedUnits:
     """The planned units, and which of them a part has been found for."""
 
     index: UnitIndex
-    digests: npt.NDArray[np.str_]
+    digests: npt.NDArray[np.bytes_]
     taken: npt.NDArray[np.bool_]
 
 
@@ -47,7 +56,7 @@ def publish(
     output: Storage,
     spec: ModelSpec,
     weights_sha256: str,
-    outcome: RunOutcome | None,
+    outcome: "RunOutcome | None",
 ) -> RunManifest:
     """Commit the plan's units as the next generation of the data set.
 
@@ -95,7 +104,7 @@ def publish(
             return manifest
 
 
-def _speed(outcome: RunOutcome | None) -> dict[str, float]:
+def _speed(outcome: "RunOutcome | None") -> dict[str, float]:
     if outcome is None:
         return {"generate_s": 0.0, "images_per_s": 0.0}
     return {"generate_s": round(outcome.generate_s, 3), "images_per_s": round(outcome.images_per_s, 3)}
@@ -105,21 +114,11 @@ def _same_data_set(previous: RunManifest, new: RunManifest) -> bool:
     return set(previous.parts) == set(new.parts) and set(previous.error_parts) == set(new.error_parts)
 
 
-def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """Read the work table, or some of its columns."""
-    filesystem, root = output.arrow()
-    tables = [
-        pq.read_table(f"{root}/{path}", filesystem=filesystem, columns=list(columns) if columns else None)
-        for path in work_files
-    ]
-    return pa.concat_tables(tables) if tables else pa.schema(WORK_FIELDS).empty_table()
-
-
 def _wanted_units(output: Storage, work_files: Sequence[str]) -> _WantedUnits:
     work = read_work(output, work_files, ["unit_id", "row_digest"])
     return _WantedUnits(
         index=UnitIndex([work["unit_id"]]),
-        digests=work["row_digest"].to_numpy(zero_copy_only=False).astype("U32"),
+        digests=as_fixed(work["row_digest"]),
         taken=np.zeros(work.num_rows, dtype=np.bool_),
     )
 
@@ -127,13 +126,12 @@ def _wanted_units(output: Storage, work_files: Sequence[str]) -> _WantedUnits:
 def _current_parts(
     output: Storage, plan: Plan, wanted: _WantedUnits, previous: RunManifest | None
 ) -> list[PartFile]:
-    published = {part.path for part in previous.parts} if previous else set()
-    scanned = list(scan_parts(output, DATA_FOLDER, ["unit_id", "row_digest"]))
     # Published parts first: what readers know stays where it is.
-    scanned.sort(key=lambda item: (item[0].path not in published, item[0].path))
+    published = [part.path for part in previous.parts] if previous else []
     schema = part_schema(plan.passthrough)
-    parts = []
-    for file, table in scanned:
+    parts: list[PartFile] = []
+    work: WorkRows | None = None
+    for file, table in scan_parts(output, DATA_FOLDER, ["unit_id", "row_digest"], first=published):
         positions = wanted.index.positions(table["unit_id"])
         keep = positions >= 0
         keep[keep] &= ~wanted.taken[positions[keep]]
@@ -141,12 +139,14 @@ def _current_parts(
         if not keep.any():
             continue
         wanted.taken[positions[keep]] = True
-        digests = table["row_digest"].to_numpy(zero_copy_only=False).astype("U32")
-        current = digests == wanted.digests[positions]
+        current = as_fixed(table["row_digest"]) == wanted.digests[positions]
         if keep.all() and current.all():
             parts.append(_as_part(file, table.num_rows))
         else:
-            parts.append(_copy_rows(output, plan, file, keep, keep & ~current, schema))
+            if work is None:
+                columns = ["key", "file_name", "row_digest", *plan.passthrough.names]
+                work = WorkRows(output, plan.work_files, columns)
+            parts.append(_copy_rows(output, file.path, keep, work.take(positions[keep]), schema))
     return parts
 
 
@@ -163,56 +163,46 @@ def _as_part(file: StoredFile, num_rows: int) -> PartFile:
 
 
 def _copy_rows(
-    output: Storage,
-    plan: Plan,
-    file: StoredFile,
-    keep: npt.NDArray[np.bool_],
-    outdated: npt.NDArray[np.bool_],
-    schema: pa.Schema,
+    output: Storage, path: str, keep: npt.NDArray[np.bool_], work: pa.Table, schema: pa.Schema
 ) -> PartFile:
     """Write the wanted rows of a part as a new one, with today's key, name and passed-through columns."""
-    table = read_part(output, file.path)
-    rows = table.filter(pa.array(keep))
-    if outdated.any() or not table.schema.equals(schema):
-        rows = _with_current_columns(output, plan, rows, schema)
-    return write_part(output, DATA_FOLDER, rows.cast(schema))
-
-
-def _with_current_columns(output: Storage, plan: Plan, rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    names = ["unit_id", "key", "file_name", "row_digest", *plan.passthrough.names]
-    work = read_work(output, plan.work_files, names)
-    positions = UnitIndex([work["unit_id"]]).positions(rows["unit_id"])
-    beside = work.take(pa.array(positions))
-    image_type = schema.field("image").type
+    rows = read_part(output, path).filter(pa.array(keep))
     image = rows["image"].combine_chunks()
-    columns = {name: beside[name] for name in ("key", "row_digest", *plan.passthrough.names)}
-    columns["image"] = pa.StructArray.from_arrays(
-        [pc.struct_field(image, "bytes"), beside["file_name"].combine_chunks()], fields=list(image_type)
+    image = pa.StructArray.from_arrays(
+        [pc.struct_field(image, "bytes"), work["file_name"].combine_chunks()],
+        fields=list(schema.field("image").type),
     )
-    return pa.Table.from_arrays(
-        [columns[field.name] if field.name in columns else rows[field.name] for field in schema],
-        schema=schema,
+    columns = {name: rows[name] for name in COLUMN_NAMES} | {"image": image}
+    columns |= {name: work[name] for name in work.column_names if name in schema.names}
+    return write_part(
+        output, DATA_FOLDER, pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
     )
 
 
 def _error_rows(output: Storage, plan: Plan, wanted: _WantedUnits) -> pa.Table:
     """Collect the rows the plan rejected, and the units that failed and have not been made since."""
-    seen = np.zeros(len(wanted.taken), dtype=np.bool_)
-    tables = [_rejected_rows(plan.rejected)]
+    settled = wanted.taken.copy()
+    work: WorkRows | None = None
+    tables = [_rejected_rows(plan)]
     for _, table in scan_parts(output, ERRORS_FOLDER, ERROR_SCHEMA.names):
-        table = table.filter(pc.is_valid(table["unit_id"]))
         positions = wanted.index.positions(table["unit_id"])
-        keep = positions >= 0
-        keep[keep] &= ~wanted.taken[positions[keep]] & ~seen[positions[keep]]
-        keep &= _first_of_each(positions)
-        seen[positions[keep]] = True
-        tables.append(table.filter(pa.array(keep)))
-    return pa.concat_tables(tables)
+        keep = (positions >= 0) & _first_of_each(positions)
+        keep[keep] &= ~settled[positions[keep]]
+        if not keep.any():
+            continue
+        settled[positions[keep]] = True
+        work = work or WorkRows(output, plan.work_files, ["key", "row"])
+        current = work.take(positions[keep])
+        failed = table.filter(pa.array(keep))
+        for name in current.column_names:
+            failed = failed.set_column(ERROR_SCHEMA.names.index(name), name, current[name])
+        tables.append(failed)
+    return pa.concat_tables(tables).sort_by([("row", "ascending"), ("variant", "ascending")])
 
 
-def _rejected_rows(rejected: Iterable[RowError]) -> pa.Table:
+def _rejected_rows(plan: Plan) -> pa.Table:
     rows = [
         {"key": error.key, "row": error.row, "error_class": error.error_class, "message": error.message}
-        for error in rejected
+        for error in plan.rejected
     ]
     return pa.Table.from_pylist(rows, schema=ERROR_SCHEMA)

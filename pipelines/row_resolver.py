@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pipelines.columns import ColumnMap
 from pipelines.options import GenerateOptions
+from pipelines.source_rows import shown
 from pipelines.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
@@ -119,7 +121,9 @@ class RowResolver:
         asked = row.get(self._columns.model) if self._columns.model else None
         accepted = (self._spec.model_id, self._spec.model_id.rsplit("/", 1)[-1], self._spec.variant.name)
         if asked is not None and asked not in accepted:
-            raise InvalidRequest(f"model: {asked!r} is not this run's model, {accepted[0]!r}", field="model")
+            raise InvalidRequest(
+                f"model: {shown(asked)} is not this run's model, {accepted[0]!r}", field="model"
+            )
 
     def _num_variants(self, row: Mapping[str, Any]) -> int:
         value = row.get(self._columns.variants) if self._columns.variants else None
@@ -131,15 +135,21 @@ class RowResolver:
             number = 0.0
         if not (1 <= number <= _MAX_VARIANTS and number.is_integer()):
             raise InvalidRequest(
-                f"variants: {value!r} is not a whole number in 1..{_MAX_VARIANTS}", field="variants"
+                f"variants: {shown(value)} is not a whole number in 1..{_MAX_VARIANTS}", field="variants"
             )
         return int(number)
 
     def _given_key(self, row: Mapping[str, Any]) -> str:
-        key = self.key(row)
-        if key is None:
+        assert self._columns.key is not None
+        value = row[self._columns.key]
+        if value is None:
             raise InvalidRequest(f"{self._columns.key}: missing", field="key")
-        return key
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            kind = type(value).__name__
+            raise InvalidRequest(
+                f"{self._columns.key}: {shown(value)} is {kind}, not text or a whole number", field="key"
+            )
+        return str(value)
 
     def _key_of_content(self, own: dict[str, Any]) -> str:
         """Make a key that stays the same when the job's settings change."""
@@ -181,14 +191,16 @@ class RowResolver:
             )
 
     def _address(self, request: ImageRequest, variant: int, key: str) -> str:
-        identity = {
-            "variant": variant,
-            "weights_sha256": self._weights_sha256,
-            "encoding": self._options.encoding,
-        }
-        address = unit_id(request, **identity)
+        address_of = partial(
+            unit_id,
+            request,
+            variant=variant,
+            weights_sha256=self._weights_sha256,
+            encoding=self._options.encoding,
+        )
+        address = address_of()
         if not self._units.add(address):
             # Another key asks for the very same image: it is made under both, each exactly once.
-            address = unit_id(request, **identity, salt=key)
+            address = address_of(salt=key)
             self._units.add(address)
         return address

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from pipelines.manifest import RunManifest
 from pipelines.parts import PartFile
-from pipelines.publish import read_work
 from pipelines.storage import Storage
 from pipelines.unit_ids import UnitIndex
+from pipelines.work import read_work
 from zimage_models.image_codec import decode_image
 
 _NUM_READERS = 8
@@ -50,25 +50,29 @@ def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
     )
 
 
-def _check_part(output: Storage, part: PartFile) -> tuple[pa.Array, list[str]]:
+def _check_part(output: Storage, part: PartFile) -> "tuple[pa.StringArray, list[str]]":
     """Check one part; returns its unit ids and its problems."""
-    nothing = pa.array([], pa.string())
+    ids: list[str | None] = []
     try:
         data = output.read(part.path)
     except FileNotFoundError:
-        return nothing, [f"{part.path}: missing"]
+        return pa.array(ids, pa.string()), [f"{part.path}: missing"]
     problems = []
     if hashlib.sha256(data).hexdigest() != part.sha256:
         problems.append(f"{part.path}: its content is not what its hash says")
     try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        return nothing, [*problems, f"{part.path}: unreadable ({error})"]
-    if table.num_rows != part.num_rows:
-        problems.append(f"{part.path}: {table.num_rows} rows; the manifest says {part.num_rows}")
-    if "image" in table.column_names:
-        problems += _image_problems(part.path, table)
-    return table["unit_id"].combine_chunks(), problems
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                ids += table["unit_id"].to_pylist()
+                if "image" in table.column_names:
+                    problems += _image_problems(part.path, table)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        problems.append(f"{part.path}: unreadable ({error})")
+    else:
+        if len(ids) != part.num_rows:
+            problems.append(f"{part.path}: {len(ids)} rows; the manifest says {part.num_rows}")
+    return pa.array(ids, pa.string()), problems
 
 
 def _image_problems(path: str, table: pa.Table) -> Iterator[str]:
@@ -76,6 +80,9 @@ def _image_problems(path: str, table: pa.Table) -> Iterator[str]:
     for key, variant, image, sha256, height, width in zip(*columns, strict=True):
         name = f"{path}: image of {key.as_py()!r}, variant {variant.as_py()}"
         data = image["bytes"].as_py()
+        if data is None:
+            yield f"{name}: there is none"
+            continue
         if hashlib.sha256(data).hexdigest() != sha256.as_py():
             yield f"{name}: its bytes are not what its hash says"
             continue
@@ -89,11 +96,14 @@ def _image_problems(path: str, table: pa.Table) -> Iterator[str]:
 
 
 def _check_units(
-    output: Storage, manifest: RunManifest, made: pa.ChunkedArray, failed: pa.ChunkedArray
+    output: Storage,
+    manifest: RunManifest,
+    made: "pa.ChunkedArray[pa.StringScalar]",
+    failed: "pa.ChunkedArray[pa.StringScalar]",
 ) -> Iterator[str]:
     try:
         planned = read_work(output, manifest.work_files, ["unit_id", "key", "variant"])
-    except (FileNotFoundError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException) as error:
         yield f"work table: unreadable ({error})"
         return
     index = UnitIndex([planned["unit_id"]])

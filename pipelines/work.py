@@ -1,13 +1,18 @@
 """The work table: one row is one image to make. It knows no Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from pipelines.storage import Storage
 from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
 
-WORK_FIELDS: tuple[pa.Field, ...] = (
+WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("unit_id", pa.string()),
     pa.field("todo", pa.bool_()),
     pa.field("key", pa.string()),
@@ -28,6 +33,8 @@ WORK_FIELDS: tuple[pa.Field, ...] = (
 )
 """Columns of the work table before the passed-through ones."""
 
+_CACHED_FILES = 8
+
 
 def work_schema(passthrough: pa.Schema) -> pa.Schema:
     """Return the work table's schema for a table with these passed-through columns."""
@@ -43,3 +50,49 @@ def passthrough_schema(schema: pa.Schema) -> pa.Schema:
 def to_request(row: Mapping[str, Any]) -> ImageRequest:
     """Read one work row back as the request it was made from."""
     return ImageRequest(**{name: row[name] for name in GENERATION_FIELDS}, priority=Priority.BATCH)
+
+
+def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Read some columns of the work table.
+
+    Raises:
+        OSError: a file is missing or damaged, or can't be reached.
+    """
+    return pa.concat_tables(
+        [_read(output, path, columns) for path in work_files] or [_NO_WORK.select(columns)]
+    )
+
+
+class WorkRows:
+    """Rows of the work table by their place in it; a few of its files are in memory at a time.
+
+    Args:
+        output: where the work files lie.
+        work_files: the whole work table.
+        columns: those that are wanted.
+    """
+
+    def __init__(self, output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> None:
+        filesystem, root = output.arrow()
+        footers = [pq.read_metadata(f"{root}/{path}", filesystem=filesystem) for path in work_files]
+        self._starts = np.cumsum([0, *(footer.num_rows for footer in footers)])
+        # Parts hold neighbouring rows, so one file after the other is wanted.
+        self._file = lru_cache(_CACHED_FILES)(lambda number: _read(output, work_files[number], columns))
+
+    def take(self, places: npt.NDArray[np.int64]) -> pa.Table:
+        """Return the rows at these places (one at least), in their order."""
+        numbers = np.searchsorted(self._starts, places, side="right") - 1
+        by_file = np.argsort(numbers, kind="stable")
+        tables = [
+            self._file(number).take(places[numbers == number] - self._starts[number])
+            for number in np.unique(numbers)
+        ]
+        return pa.concat_tables(tables).take(np.argsort(by_file))
+
+
+_NO_WORK = pa.schema(WORK_FIELDS).empty_table()
+
+
+def _read(output: Storage, path: str, columns: Sequence[str]) -> pa.Table:
+    filesystem, root = output.arrow()
+    return pq.read_table(f"{root}/{path}", filesystem=filesystem, columns=list(columns))

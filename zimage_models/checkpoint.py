@@ -208,9 +208,12 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
 
 
 def _convert_file(source: Path, target: Path, dtype: torch.dtype) -> int:
-    with safe_open(source, framework="pt") as stream:
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
-        metadata = stream.metadata()
+    try:
+        with safe_open(source, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a dict
+            metadata = stream.metadata()
+    except SafetensorError as error:
+        raise CheckpointError(f"{source}: cannot be read ({error})") from error
     tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target, metadata=metadata)

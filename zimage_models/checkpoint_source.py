@@ -45,7 +45,7 @@ def resolve_checkpoint(
         return known.directory
     if model.startswith("s3://"):
         return _fetch_s3(model, cache_dir or default_cache_dir(), s3_endpoint_url)
-    if Path(model).is_dir():
+    if model and Path(model).is_dir():
         return Path(model).resolve()
     if _HUB_ID.fullmatch(model):
         return _fetch_hub(model)
@@ -107,7 +107,8 @@ def _fetch_s3(uri: str, cache_dir: Path, endpoint_url: str | None) -> Path:
                 temporary.rename(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    except (Boto3Error, BotoCoreError, ClientError, OSError) as error:
+    # ValueError: boto3's word on a malformed endpoint.
+    except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
         raise CheckpointError(f"model: {uri} cannot be fetched ({error})", field="model") from error
     return target
 

@@ -3,15 +3,23 @@
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from zimage_models.engine_stats import EngineStats, StatsCollector
-from zimage_models.errors import EngineDead
+from zimage_models.errors import BlankImage, EngineDead, OutOfMemory, ZImageError
 from zimage_models.model_spec import ModelSpec
 from zimage_models.request_handle import PreviewCallback, RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult, Timings
 
 _NO_TIME = Timings(queue_s=0.0, denoise_s=0.0, decode_s=0.0, total_s=0.0)
+
+FAKE_FAILURES: dict[str, type[ZImageError]] = {
+    "[fake: blank]": BlankImage,
+    "[fake: out of memory]": OutOfMemory,
+    "[fake: die]": EngineDead,
+}
+"""Failures that a prompt can ask for, to try what a host makes of them."""
 
 
 class FakeEngine:
@@ -31,16 +39,18 @@ class FakeEngine:
         """
         if self._closed:
             raise EngineDead("the engine is closed")
-        digest = hashlib.blake2b(f"{request.seed}|{request.prompt}".encode(), digest_size=6).digest()
-        colours = np.frombuffer(digest, dtype=np.uint8).reshape(2, 3)
-        pixels_HWC = np.empty((request.height, request.width, 3), dtype=np.uint8)
-        pixels_HWC[: request.height // 2] = colours[0]
-        pixels_HWC[request.height // 2 :] = colours[1]
-        result = ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
-        self._stats.record_outcome(result)
+        outcome = self._outcome(request)
+        self._stats.record_outcome(outcome)
         handle = RequestHandle(request=request, on_preview=on_preview, on_cancel=_do_nothing)
-        handle.settle(result)
+        handle.settle(outcome)
         return handle
+
+    def _outcome(self, request: ImageRequest) -> ImageResult | ZImageError:
+        for mark, failure in FAKE_FAILURES.items():
+            if mark in request.prompt:
+                return failure(f"the prompt asks for it: {mark}")
+        pixels_HWC = draw_tile(request.prompt, request.seed, request.height, request.width)
+        return ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
 
     def start(self) -> None:
         """Do nothing: there is no thread."""
@@ -52,6 +62,16 @@ class FakeEngine:
     def stats(self) -> EngineStats:
         """Report the tiles made."""
         return self._stats.report(num_open=0, num_preemptions=0, num_caption_hits=0, num_caption_misses=0)
+
+
+def draw_tile(prompt: str, seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Draw two stripes; uint8 (height, width, 3), RGB, coloured by prompt and seed."""
+    digest = hashlib.blake2b(f"{seed}|{prompt}".encode(), digest_size=6).digest()
+    colours = np.frombuffer(digest, dtype=np.uint8).reshape(2, 3)
+    pixels_HWC = np.empty((height, width, 3), dtype=np.uint8)
+    pixels_HWC[: height // 2] = colours[0]
+    pixels_HWC[height // 2 :] = colours[1]
+    return pixels_HWC
 
 
 def _do_nothing() -> None:

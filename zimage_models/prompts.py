@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
+from tokenizers.pre_tokenizers import ByteLevel, Split
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
@@ -54,6 +58,7 @@ class PromptTokenizer:
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._counts_bytes = _has_a_byte_for_each_token(self._tokenizer)
         self._suffix_ids: list[int] = self._tokenizer.encode(self._suffix).ids
         num_template_tokens = len(self._tokenizer.encode(self._prefix).ids) + len(self._suffix_ids)
         if max_tokens <= num_template_tokens:
@@ -66,6 +71,16 @@ class PromptTokenizer:
         """Count tokens of each prompt, chat template included."""
         texts = [self._in_template(prompt) for prompt in prompts]
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def find_too_long(self, prompts: Sequence[str]) -> dict[int, int]:
+        """Find the prompts that have too many tokens; short ones are not tokenized for that.
+
+        Returns:
+            Tokens, chat template included, by the prompt's place in the sequence.
+        """
+        unsure = [place for place, prompt in enumerate(prompts) if not self._surely_fits(prompt)]
+        counts = self.count([prompts[place] for place in unsure])
+        return {place: num for place, num in zip(unsure, counts, strict=True) if num > self.max_tokens}
 
     def tokenize(self, prompt: str, *, truncate: bool, field: str = "prompt") -> TokenizedPrompt:
         """Turn one prompt into token ids.
@@ -90,8 +105,28 @@ class PromptTokenizer:
         """Word the error for a prompt of too many tokens."""
         return f"{field}: {num_tokens} tokens with the chat template; the limit is {self.max_tokens}"
 
+    def _surely_fits(self, prompt: str) -> bool:
+        text = self._in_template(prompt)
+        # NFC makes at most three bytes of one (Unicode UAX 15, maximum expansion factors), and leaves ASCII alone.
+        num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
+        return self._counts_bytes and num_bytes <= self.max_tokens
+
     def _in_template(self, prompt: str) -> str:
         return f"{self._prefix}{prompt}{self._suffix}"
+
+
+def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
+    """Say whether no text has more tokens than bytes after NFC, as with Qwen's byte-level BPE."""
+    steps = tokenizer.pre_tokenizer
+    *splits, last = [steps] if isinstance(steps, ByteLevel) else list(steps or [None])
+    return (
+        isinstance(tokenizer.model, BPE)
+        and (tokenizer.normalizer is None or isinstance(tokenizer.normalizer, NFC))
+        and all(isinstance(step, Split) for step in splits)
+        and isinstance(last, ByteLevel)
+        and not last.add_prefix_space
+        and not tokenizer.encode("").ids
+    )
 
 
 class PromptEncoder:

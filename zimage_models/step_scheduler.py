@@ -8,7 +8,7 @@ lower priority always ends, yet costs a higher one at most one step in that time
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, islice
 from typing import Generic, TypeVar
@@ -40,8 +40,6 @@ class Entry(Generic[Payload]):
     num_step_tokens: int
     """Transformer tokens that one step of this request takes: the same for all of one bucket."""
     payload: Payload
-    queued: bool = field(init=False, default=False)
-    """Whether the scheduler holds it."""
 
 
 def _order(entry: Entry[Payload]) -> tuple[int, int]:
@@ -79,7 +77,6 @@ class StepScheduler(Generic[Payload]):
         """Put a request in line."""
         line = self._lines.setdefault(entry.priority, {}).setdefault(entry.bucket, [])
         insort(line, entry, key=_arrival)
-        entry.queued = True
         self._num_entries += 1
 
     def remove(self, entry: Entry[Payload]) -> None:
@@ -91,8 +88,9 @@ class StepScheduler(Generic[Payload]):
             del lines[entry.bucket]
         if not lines:
             del self._lines[entry.priority]
-        entry.queued = False
         self._num_entries -= 1
+        if entry in self._last_batch:
+            self._last_batch.remove(entry)
 
     def schedule(self, now_s: float) -> list[Entry[Payload]]:
         """Pick the requests of the next step.
@@ -129,5 +127,5 @@ class StepScheduler(Generic[Payload]):
     def _count_preemptions(self, batch: list[Entry[Payload]]) -> None:
         """Count unfinished requests of the step before that this one leaves out."""
         chosen = set(batch)
-        self.num_preemptions += sum(entry.queued and entry not in chosen for entry in self._last_batch)
-        self._last_batch = batch
+        self.num_preemptions += sum(entry not in chosen for entry in self._last_batch)
+        self._last_batch = list(batch)

@@ -108,8 +108,8 @@ def test_removed_row_leaves_the_data_set(fake: Zimage, tmp_path: Path) -> None:
 
 def test_failed_rows_are_errors_until_they_are_retried(fake: Zimage, zimage: Zimage, tmp_path: Path) -> None:
     rows = table(20)
-    rows[4]["prompt"] = "tile [fake: blank once]"
-    rows[5]["prompt"] = "tile [fake: out of memory once]"
+    rows[4]["prompt"] = "tile [fake: blank]"
+    rows[5]["prompt"] = "tile [fake: out of memory]"
     rows[6]["prompt"] = ""
     done = fake(rows)
     assert done.code == 3

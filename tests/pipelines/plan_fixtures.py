@@ -1,0 +1,171 @@
+"""A data set that is planned and published as by ``zimage generate``, its images made without an engine."""
+
+import csv
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.ledger import finished_units
+from pipelines.manifest import RunManifest, read_manifest
+from pipelines.options import GenerateOptions
+from pipelines.parts import ERROR_SCHEMA, PartFile, part_schema, read_part, write_part
+from pipelines.plan import Plan, write_plan
+from pipelines.publish import publish
+from pipelines.storage import Storage, StorageOptions, open_storage
+from pipelines.verify import VerifyReport, verify
+from pipelines.work import read_work, work_schema
+from zimage_models.build_engine import model_weights_sha256, resolve_model
+from zimage_models.config import EngineConfig
+from zimage_models.image_codec import Encoding, encode_image
+
+Row = dict[str, Any]
+Table = str | Sequence[Mapping[str, Any]]
+"""A table's path, or its rows."""
+Fails = Callable[[Row], str | None]
+"""Gives the class of error that a work row ends in, or None."""
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None = None) -> str:
+    """Write rows in the format that the path's suffix says; returns the path as text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    else:
+        columns = [{name: row.get(name) for name in names} for row in rows]
+        pq.write_table(pa.Table.from_pylist(columns, schema=schema), path)
+    return str(path)
+
+
+def products(num_rows: int, **same: Any) -> list[Row]:
+    """Make rows of a small catalogue: ``sku``, ``prompt`` and ``brand``."""
+    return [
+        {"sku": f"sku-{i:03d}", "prompt": f"a red apple number {i}", "brand": f"brand {i % 3}", **same}
+        for i in range(num_rows)
+    ]
+
+
+@dataclass(slots=True, kw_only=True)
+class DataSet:
+    """One data set's folder, and the options it is made with."""
+
+    folder: Path
+    uri: str = ""
+    storage: StorageOptions = field(default_factory=StorageOptions)
+    engine: EngineConfig = field(default_factory=lambda: EngineConfig(fake=True))
+    output: Storage = field(init=False)
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self.uri = self.uri or str(self.folder / "out")
+        self.output = open_storage(self.uri, self.storage)
+
+    def table(self, rows: Sequence[Mapping[str, Any]], name: str = "in.jsonl") -> str:
+        return write_table(self.folder / name, rows)
+
+    def options(self, table: Table, **changes: Any) -> GenerateOptions:
+        path = table if isinstance(table, str) else self.table(table)
+        base = {"input": path, "output": self.uri, "engine": self.engine, "storage": self.storage}
+        return GenerateOptions(**(base | changes))
+
+    def plan(self, table: Table, *, retried: Collection[str] | None = (), **changes: Any) -> Plan:
+        options = self.options(table, **changes)
+        spec = resolve_model(options.engine)
+        return write_plan(
+            options,
+            run_id=f"run-{next(self._numbers)}",
+            spec=spec,
+            weights_sha256=model_weights_sha256(options.engine, spec),
+            output=self.output,
+            finished=finished_units(self.output, retried_classes=retried),
+        )
+
+    def work(self, plan: Plan) -> list[Row]:
+        """Read a plan's whole work table."""
+        columns = work_schema(plan.passthrough).names
+        return read_work(self.output, plan.work_files, columns).to_pylist() if plan.work_files else []
+
+    def make(self, plan: Plan, *, rows_per_part: int = 4, fails: Fails = lambda row: None) -> list[PartFile]:
+        """Write parts for what is to do, as the write stage does."""
+        todo = [row for row in self.work(plan) if row["todo"]]
+        parts = []
+        for start in range(0, len(todo), rows_per_part):
+            rows = todo[start : start + rows_per_part]
+            failed = [failed_row(row, reason) for row in rows if (reason := fails(row))]
+            if failed:
+                write_part(self.output, "errors", pa.Table.from_pylist(failed, schema=ERROR_SCHEMA))
+            made = [row for row in rows if not fails(row)]
+            if made:
+                parts.append(self.write_rows(made, plan))
+        return parts
+
+    def write_rows(self, rows: Sequence[Row], plan: Plan) -> PartFile:
+        """Write work rows as one part."""
+        table = pa.Table.from_pylist([made_row(row) for row in rows], schema=part_schema(plan.passthrough))
+        return write_part(self.output, "data", table)
+
+    def publish(self, plan: Plan, **changes: Any) -> RunManifest:
+        options = self.options("in", **changes)
+        spec = resolve_model(options.engine)
+        weights_sha256 = model_weights_sha256(options.engine, spec)
+        return publish(
+            plan, options, output=self.output, spec=spec, weights_sha256=weights_sha256, outcome=None
+        )
+
+    def generate(self, table: Table, **changes: Any) -> RunManifest:
+        """Plan, make and publish."""
+        plan = self.plan(table, **changes)
+        self.make(plan)
+        return self.publish(plan, **changes)
+
+    def published(self) -> list[Row]:
+        """Read the rows that are the data set now, in order of key and variant."""
+        manifest = self.manifest()
+        rows = [row for part in manifest.parts for row in read_part(self.output, part.path).to_pylist()]
+        return sorted(rows, key=lambda row: (row["key"], row["variant"]))
+
+    def errors(self) -> list[Row]:
+        """Read the rows that are recorded as not made now, as the manifest lists them."""
+        parts = self.manifest().error_parts
+        return [row for part in parts for row in read_part(self.output, part.path).to_pylist()]
+
+    def manifest(self) -> RunManifest:
+        manifest = read_manifest(self.output)
+        assert manifest is not None
+        return manifest
+
+    def verify(self) -> VerifyReport:
+        return verify(self.output, self.manifest())
+
+
+def made_row(work: Row) -> Row:
+    """Give a work row an image: one colour, by its unit."""
+    colour = np.frombuffer(bytes.fromhex(work["unit_id"][:6]), dtype=np.uint8)
+    pixels = np.broadcast_to(colour, (work["height"], work["width"], 3))
+    data = encode_image(np.ascontiguousarray(pixels), Encoding(), parameters={"seed": work["seed"]})
+    return {
+        **work,
+        "image": {"bytes": data, "path": work["file_name"]},
+        "image_sha256": hashlib.sha256(data).hexdigest(),
+        "prompt_truncated": False,
+        "model": "tiny-zimage-turbo",
+        "weights_sha256": "fake",
+    }
+
+
+def failed_row(work: Row, error_class: str) -> Row:
+    names = ("unit_id", "key", "variant", "row", "prompt")
+    error = {"error_class": error_class, "message": f"{error_class} for a test", "attempts": 1}
+    return {name: work[name] for name in names} | error

@@ -1,0 +1,160 @@
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.unit_ids import SeenHashes, UnitIndex, as_fixed, derive_seed, digest, unit_id
+from zimage_models.image_codec import Encoding
+from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
+
+REQUEST = ImageRequest(
+    prompt="a red apple 苹果",
+    height=64,
+    width=96,
+    num_inference_steps=8,
+    guidance_scale=0.0,
+    seed=7,
+)
+OTHER_VALUES: dict[str, Any] = {
+    "prompt": "a red apple 苹果 ",
+    "negative_prompt": "blurry",
+    "height": 96,
+    "width": 64,
+    "num_inference_steps": 9,
+    "guidance_scale": 0.5,
+    "seed": 8,
+    "cfg_normalization": 1.0,
+    "cfg_truncation": 0.5,
+    "truncate_prompt": True,
+}
+
+
+def id_of(request: ImageRequest = REQUEST, **changes: Any) -> str:
+    given = {"variant": 0, "weights_sha256": "ab" * 32, "encoding": Encoding()}
+    return unit_id(request, **(given | changes))
+
+
+def hex_ids(*numbers: int) -> list[str]:
+    return [f"{number:032x}" for number in numbers]
+
+
+@pytest.mark.parametrize("field", GENERATION_FIELDS)
+def test_every_generation_field_is_part_of_the_id(field: str) -> None:
+    assert id_of(replace(REQUEST, **{field: OTHER_VALUES[field]})) != id_of()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variant": 1},
+        {"weights_sha256": "cd" * 32},
+        {"encoding": Encoding(format="webp")},
+        {"encoding": Encoding(embed_prompt=False)},
+        {"salt": "sku-1"},
+    ],
+    ids=str,
+)
+def test_variant_weights_file_and_salt_are_part_of_the_id(changes: dict[str, Any]) -> None:
+    assert id_of(**changes) != id_of()
+
+
+def test_the_quality_of_a_file_is_part_of_the_id() -> None:
+    assert id_of(encoding=Encoding(format="jpeg", quality=80)) != id_of(encoding=Encoding(format="jpeg"))
+
+
+def test_how_a_request_is_hosted_is_no_part_of_the_id() -> None:
+    hosted = replace(REQUEST, priority=Priority.ONLINE, deadline_s=1.0, preview_every=2)
+    assert id_of(hosted) == id_of()
+
+
+def test_texts_do_not_run_into_each_other() -> None:
+    first = replace(REQUEST, prompt='a","b', negative_prompt="c")
+    second = replace(REQUEST, prompt="a", negative_prompt='b","c')
+    assert id_of(first) != id_of(second)
+
+
+def test_ids_and_seeds_are_those_of_earlier_releases() -> None:
+    # If one of these changes, every data set in the world is made again.
+    assert id_of() == "87c3c50ee410593dba3bc7f7f31e56eb"
+    assert digest(["ä", 1, 0.5, None, {"b": 1, "a": 2}]) == "7abaa6c9ca87d9abf37515cafb4eb18b"
+    assert derive_seed(0, "sku-1", 0) == 1497752136000950
+
+
+def test_a_digest_takes_what_tables_hold() -> None:
+    values = [b"\x00\xff", np.float64(1.5), float("nan"), "\ud800", {"a": [1, None]}]
+    assert len({digest(value) for value in values}) == len(values)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+
+
+def test_derived_seeds_differ_by_job_seed_key_and_variant() -> None:
+    seeds = {
+        derive_seed(job, key, variant)
+        for job in range(5)
+        for key in ("a", "b", "a|1")
+        for variant in range(20)
+    }
+    assert len(seeds) == 5 * 3 * 20
+    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert derive_seed(3, "a", 1) == derive_seed(3, "a", 1)
+
+
+def test_seen_hashes_agree_with_a_set() -> None:
+    rng = random.Random(0)
+    seen, expected = SeenHashes(), set()
+    for _ in range(300_000):
+        text = f"sku-{rng.randrange(200_000)}"
+        assert seen.add(text) == (text not in expected)
+        expected.add(text)
+
+
+def test_seen_hashes_take_any_text() -> None:
+    seen = SeenHashes()
+    texts = ["", "\ud800", "苹果", "\0"]
+    assert [seen.add(text) for text in texts] == [True] * 4
+    assert [seen.add(text) for text in texts] == [False] * 4
+
+
+def test_positions_are_those_of_construction() -> None:
+    rng = random.Random(0)
+    ids = hex_ids(*(rng.getrandbits(64) for _ in range(5000)))
+    index = UnitIndex([pa.array(ids[:2000]), pa.chunked_array([ids[2000:2001], [], ids[2001:]])])
+    assert len(index) == 5000
+    order = list(range(5000))
+    rng.shuffle(order)
+    assert index.positions(pa.array([ids[place] for place in order])).tolist() == order
+
+
+def test_unknown_ids_have_no_position() -> None:
+    index = UnitIndex([pa.array(hex_ids(5, 3))])
+    looked_up = pa.array(hex_ids(0, 3, 4, 5, 6, 5))
+    assert index.positions(looked_up).tolist() == [-1, 1, -1, 0, -1, 0]
+    assert index.contains(looked_up).tolist() == [False, True, False, True, False, True]
+
+
+def test_an_id_given_twice_stands_at_its_first_place() -> None:
+    index = UnitIndex([pa.array(hex_ids(9, 2)), pa.array(hex_ids(2, 9, 2))])
+    assert index.positions(pa.array(hex_ids(2, 9))).tolist() == [1, 0]
+
+
+def test_an_empty_index_knows_nothing() -> None:
+    nothing = pa.chunked_array([], pa.string())
+    for index in (UnitIndex([]), UnitIndex([nothing])):
+        assert len(index) == 0
+        assert index.positions(pa.array(hex_ids(1))).tolist() == [-1]
+        assert index.positions(nothing).tolist() == []
+
+
+def test_what_is_no_id_is_unknown() -> None:
+    index = UnitIndex([pa.array(hex_ids(1, 2))])
+    [known] = hex_ids(1)
+    others = pa.array(["head", known, None, "", known[:-1], known + "0", "é" * 16], pa.string())
+    assert index.positions(others).tolist() == [-1, 0, -1, -1, -1, -1, -1]
+    assert index.positions(others.slice(1, 2)).tolist() == [0, -1]
+
+
+def test_ids_become_32_bytes_each() -> None:
+    assert as_fixed(pa.array(hex_ids(1))).tolist() == [hex_ids(1)[0].encode()]
+    assert as_fixed(pa.array([None], pa.string())).tolist() == [b" " * 32]

@@ -1,0 +1,43 @@
+"""What diffusers.ZImagePipeline makes of a request: the reference that the engine is held to."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import ZImagePipeline
+
+from zimage_models.requests import ImageRequest, ImageResult
+
+
+def load_pipeline(directory: Path) -> ZImagePipeline:
+    pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDArray[np.uint8]:
+    image = pipeline(
+        # Lists of our own: the pipeline edits them in place.
+        prompt=[request.prompt],
+        negative_prompt=[request.negative_prompt] if request.guidance_scale > 0 else None,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        cfg_normalization=request.cfg_normalization,
+        cfg_truncation=request.cfg_truncation,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+    ).images[0]
+    return np.asarray(image)
+
+
+def max_difference(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def assert_as_diffusers(pipeline: ZImagePipeline, result: ImageResult, tolerance: int = 2) -> None:
+    """Compare one result with a pipeline call of its own; a wrong prompt or seed is off by over 20."""
+    difference = max_difference(result.pixels_HWC, reference_pixels(pipeline, result.request))
+    assert difference <= tolerance, f"{difference}/255 on {result.request}"

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from zimage_models.build_engine import build_engine, warm_up
+from zimage_models.config import EngineConfig
+from zimage_models.errors import EngineDead
+from zimage_models.fake_engine import FakeEngine
+from zimage_models.requests import build_request
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    engine = build_engine(EngineConfig(fake=True))
+    assert isinstance(engine, FakeEngine)
+    return engine
+
+
+def test_tiles_are_of_the_size_asked_for_and_not_blank(engine: FakeEngine) -> None:
+    result = engine.submit(build_request(engine.spec, {"prompt": "a", "seed": 1, "size": "96x64"})).result(0)
+    assert (result.pixels_HWC.shape, result.pixels_HWC.dtype) == ((64, 96, 3), np.uint8)
+    assert (result.pixels_HWC[0] != result.pixels_HWC[-1]).any()
+
+
+def test_a_tile_is_decided_by_prompt_and_seed(engine: FakeEngine) -> None:
+    def colours(prompt: str, seed: int) -> bytes:
+        request = build_request(engine.spec, {"prompt": prompt, "seed": seed})
+        return engine.submit(request).result(0).pixels_HWC.tobytes()
+
+    assert colours("a", 1) == colours("a", 1)
+    assert len({colours(prompt, seed) for prompt in "abc" for seed in range(3)}) == 9
+
+
+def test_requests_are_counted_and_finished_at_once(engine: FakeEngine) -> None:
+    handle = engine.submit(build_request(engine.spec, {"prompt": "a", "seed": 1}))
+    handle.cancel()
+    assert handle.result(0).request.prompt == "a"
+    stats = engine.stats()
+    assert (stats.num_images, stats.num_open, stats.num_cancelled) == (1, 0, 0)
+
+
+def test_it_is_hosted_like_a_real_one(engine: FakeEngine) -> None:
+    engine.start()
+    warm_up(engine)
+    assert engine.death is None
+    engine.close()
+    with pytest.raises(EngineDead, match="closed"):
+        engine.submit(build_request(engine.spec, {"prompt": "a", "seed": 1}))

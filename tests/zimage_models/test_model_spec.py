@@ -1,0 +1,163 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zimage_models.build_engine import resolve_model
+from zimage_models.config import EngineConfig
+from zimage_models.errors import CheckpointError
+from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
+from zimage_models.tiny import build_tiny_checkpoint
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Copy the tiny checkpoint's configuration, to be changed."""
+    return Path(
+        shutil.copytree(tiny_checkpoint, tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
+    )
+
+
+def change(file: Path, **values: Any) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) | values
+    file.write_text(json.dumps({k: v for k, v in content.items() if v is not ...}), encoding="utf-8")
+
+
+def spec_of(directory: Path, **options: Any) -> ModelSpec:
+    return read_model_spec(directory, model_id=str(directory), **{"variant": "turbo", **options})
+
+
+def test_embedded_turbo_is_the_default() -> None:
+    spec = resolve_model(EngineConfig())
+    assert spec.model_id == DEFAULT_MODEL == "tiny-zimage-turbo"
+    assert (spec.variant.name, spec.default_num_inference_steps, spec.default_guidance_scale) == (
+        "turbo",
+        8,
+        0.0,
+    )
+    assert (spec.size_multiple, spec.default_height, spec.default_width) == (8, 64, 64)
+
+
+def test_embedded_base_wants_guidance() -> None:
+    spec = resolve_model(EngineConfig(model="tiny-zimage-base"))
+    assert (spec.variant.name, spec.default_num_inference_steps, spec.default_guidance_scale) == (
+        "base",
+        28,
+        1.0,
+    )
+
+
+def test_limits_come_from_the_checkpoint(tmp_path: Path) -> None:
+    directory = build_tiny_checkpoint(
+        tmp_path / "m", vae_levels=3, sample_size=96, shift=6.0, axes_lens=(128, 40, 20)
+    )
+    spec = spec_of(directory)
+    assert (spec.size_multiple, spec.default_height, spec.shift) == (8, 96, 6.0)
+    assert spec.max_side == 20 * 8
+    assert spec.max_prompt_tokens == 96
+
+
+def test_released_limits(checkpoint: Path) -> None:
+    assert spec_of(checkpoint).max_prompt_tokens == 512
+    assert spec_of(checkpoint).size_multiple == 16
+    assert spec_of(checkpoint).max_side == 8192
+    # The longest caption that leaves its successor a position: 1504 of 1536 (diffusers fails at 1505).
+    assert spec_of(checkpoint, max_prompt_tokens=1504).max_prompt_tokens == 1504
+    with pytest.raises(CheckpointError, match=r"^max_prompt_tokens: 1505 is outside 1\.\.1504") as caught:
+        spec_of(checkpoint, max_prompt_tokens=1505)
+    assert caught.value.field == "max_prompt_tokens"
+
+
+@pytest.mark.parametrize("num_tokens", [0, -5])
+def test_prompt_limit_is_checked(checkpoint: Path, num_tokens: int) -> None:
+    with pytest.raises(CheckpointError, match=rf"^max_prompt_tokens: {num_tokens} is outside"):
+        spec_of(checkpoint, max_prompt_tokens=num_tokens)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "variant"),
+    [
+        ("Tongyi-MAI/Z-Image-Turbo", "turbo"),
+        ("Tongyi-MAI/Z-Image", "base"),
+        ("s3://models/z/Z-Image/", "base"),
+        ("/somewhere/Z-Image-Turbo", "turbo"),
+    ],
+)
+def test_variants_are_known_by_name(checkpoint: Path, model_id: str, variant: str) -> None:
+    assert read_model_spec(checkpoint, model_id=model_id).variant.name == variant
+    assert read_model_spec(checkpoint, model_id=model_id, variant="edit").variant.name == "edit"
+
+
+def test_unknown_names_need_a_variant(checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"^variant: .*turbo, base, edit") as caught:
+        spec_of(checkpoint, variant=None)
+    assert caught.value.field == "variant"
+    with pytest.raises(CheckpointError, match=r"^variant: 'huge' is unknown; variants are turbo, base, edit"):
+        spec_of(checkpoint, variant="huge")
+
+
+def test_known_models_name_known_variants() -> None:
+    for name, model in KNOWN_MODELS.items():
+        if model.directory:
+            assert resolve_model(EngineConfig(model=name)).variant.name == model.variant
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "transformer/config.json",
+        "vae/config.json",
+        "text_encoder/config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_configuration_files_must_be_there_and_readable(checkpoint: Path, file: str) -> None:
+    path = checkpoint / file
+    for content, told in (("{", "unreadable"), ("[1]", "not a JSON object"), ("\udcff", "unreadable")):
+        path.write_text(content, encoding="utf-8", errors="surrogateescape")
+        with pytest.raises(CheckpointError, match=f"{file}: {told}"):
+            spec_of(checkpoint)
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{file}: missing"):
+        spec_of(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "told"),
+    [
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "'FluxPipeline', not a Z-Image pipeline"),
+        ("model_index.json", {"_class_name": ...}, "None, not a Z-Image pipeline"),
+        ("model_index.json", {"transformer": ["diffusers", "FluxTransformer2DModel"]}, "transformer is"),
+        ("model_index.json", {"vae": ...}, "vae is None"),
+        ("model_index.json", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, "scheduler is"),
+        ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "'FluxTransformer2DModel'"),
+        ("text_encoder/config.json", {"architectures": ["LlamaModel"]}, "LlamaModel"),
+        ("text_encoder/config.json", {"hidden_size": 64}, "hidden_size 64 does not fit .* 32"),
+        ("text_encoder/config.json", {"hidden_size": "32"}, "hidden_size is '32', not a whole number"),
+        ("transformer/config.json", {"axes_lens": ...}, "axes_lens is None"),
+        ("transformer/config.json", {"axes_lens": [1536]}, "not three numbers"),
+        ("transformer/config.json", {"all_patch_size": [4]}, "all_patch_size lacks 2"),
+        ("vae/config.json", {"block_out_channels": []}, "block_out_channels is"),
+        ("vae/config.json", {"sample_size": 0}, "sample_size is 0"),
+        ("scheduler/scheduler_config.json", {"shift": ...}, "shift is None"),
+        ("scheduler/scheduler_config.json", {"shift": -1.0}, r"shift is -1\.0"),
+        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting"),
+        ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, "stochastic_sampling"),
+    ],
+)
+def test_foreign_configurations_are_told(
+    checkpoint: Path, file: str, values: dict[str, Any], told: str
+) -> None:
+    spec_of(checkpoint)
+    change(checkpoint / file, **values)
+    with pytest.raises(CheckpointError, match=told):
+        spec_of(checkpoint)
+
+
+def test_causal_lm_encoders_are_taken(checkpoint: Path) -> None:
+    change(checkpoint / "model_index.json", text_encoder=["transformers", "Qwen3ForCausalLM"])
+    change(checkpoint / "text_encoder" / "config.json", architectures=["Qwen3ForCausalLM"])
+    assert spec_of(checkpoint).max_prompt_tokens == 512
