@@ -30,7 +30,8 @@ def bare_images_per_s(num_rows: int) -> float:
     engine = build_engine(EngineConfig(num_threads=os.cpu_count()))
     warm_up(engine)
     requests = [
-        build_request(engine.spec, {"prompt": OBJECTS[row % len(OBJECTS)], "seed": row}) for row in range(num_rows)
+        build_request(engine.spec, {"prompt": OBJECTS[row % len(OBJECTS)], "seed": row})
+        for row in range(num_rows)
     ]
     start_s = time.monotonic()
     waiting = []
@@ -74,7 +75,9 @@ def main() -> None:
             job.append(job_images_per_s(arguments.rows, Path(folder)))
     bare.append(bare_images_per_s(arguments.rows))
     ratio = statistics.median(job) / statistics.median(bare)
-    print(f"bare engine {statistics.median(bare):.2f} images/s, whole job {statistics.median(job):.2f} images/s")
+    print(
+        f"bare engine {statistics.median(bare):.2f} images/s, whole job {statistics.median(job):.2f} images/s"
+    )
     print(f"ratio {ratio:.3f} (target 0.9)")
     write_result(
         "pipeline_overhead",

@@ -1,17 +1,18 @@
-"""Rows/s and the driver's peak memory of whole jobs with the fake engine, at growing table sizes, and resuming.
+"""Rows/s and the driver's peak memory of whole jobs with the fake engine at growing sizes, and resuming.
 
     python -m benchmarks.scale [--sizes 10000 100000 1000000] [--skip-resume]
 
-Beside each size runs a bare `read_parquet -> map_batches -> write_parquet` that makes and encodes the same tiles
-into the same bytes. Targets: rows/s flat within 20 %, driver memory growth under 300 MB, at least 0.7 of the bare
-pipeline's rows/s.
+Beside each size runs a bare `read_parquet -> map_batches -> write_parquet` that makes and encodes the same
+tiles into the same bytes, both with warm workers. Targets: rows/s flat within 20 %, driver memory growth under
+300 MB, at least 0.7 of the bare pipeline's rows/s.
 """
 
 import argparse
 import json
-import multiprocessing
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,58 +38,30 @@ def write_table(path: Path, num_rows: int) -> None:
             )
 
 
-def bare_pipeline(work: str, output: str, num_rows: int) -> float:
-    """Run plain Ray Data over the job's own work table, making the same bytes; returns rows/s after start-up."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(_bare_pipeline, (work, output, num_rows))
-
-
-def _bare_pipeline(work: str, output: str, num_rows: int) -> float:
-    import ray
-    import ray.data
-
-    ray.init(address="local", num_cpus=ENGINES + 4, include_dashboard=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    rows = ray.data.read_parquet(work).repartition(target_num_rows_per_block=BLOCK_ROWS)
-    tiles = rows.map_batches(_make_tiles, batch_size=BLOCK_ROWS, batch_format="pyarrow")
-    written = tiles.map_batches(_noted, batch_size=None, batch_format="pyarrow")
-    written.write_parquet(output)
-    ray.shutdown()
-    times = sorted(path.stat().st_mtime for path in Path(output).glob("*.parquet"))
-    return (num_rows - BLOCK_ROWS) / (times[-1] - times[0])
-
-
-def _noted(table: pa.Table) -> pa.Table:
-    return table
-
-
-def _make_tiles(table: pa.Table) -> pa.Table:
-    from zimage_models.fake_engine import draw_tile
-    from zimage_models.image_codec import Encoding, encode_image
-
-    encoding = Encoding()
-    names = ("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed")
-    images = []
-    for row in table.to_pylist():
-        pixels_HWC = draw_tile(row["prompt"], row["seed"], row["height"], row["width"])
-        parameters = {name: row[name] for name in (*names, "unit_id")}
-        parameters |= {"model": "tiny-zimage-turbo", "weights_sha256": "fake"}
-        data = encode_image(pixels_HWC, encoding, parameters=parameters)
-        images.append({"bytes": data, "path": row["file_name"]})
-    return table.append_column("image", pa.array(images))
+def bare_rows_per_s(work: Path, output: Path, num_rows: int) -> float:
+    """Measure plain Ray Data over the job's own work table, in a process of its own."""
+    arguments = [str(work), str(output), str(num_rows), str(BLOCK_ROWS), str(ENGINES + 4)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.bare_pipeline", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.splitlines()[-1])
 
 
 def measure(num_rows: int, folder: Path, *, resume: bool) -> dict[str, Any]:
     """Measure one table size: the job, the bare pipeline, and resuming with a tenth left to do."""
     write_table(folder / "table.parquet", num_rows)
     arguments = (folder / "table.parquet", folder / "out", "--fake")
-    arguments += ("--engines", f"{ENGINES}:{ENGINES}", "--commit-rows", BLOCK_ROWS)
-    report = timed_job(*arguments)
+    arguments += ("--size", "32x32", "--engines", f"{ENGINES}:{ENGINES}", "--commit-rows", BLOCK_ROWS)
+    warm_up = folder / "warm_up.parquet"
+    write_table(warm_up, 4 * BLOCK_ROWS)
+    report = timed_job(*arguments, warm_up=warm_up)
     manifest = report["manifest"]
     assert report["exit_code"] == 0
     assert manifest["counts"]["published"] == num_rows
-    bare = bare_pipeline(str(folder / "out" / Path(manifest["work_files"][0]).parent), str(folder / "bare"), num_rows)
+    bare = bare_rows_per_s(folder / "out" / Path(manifest["work_files"][0]).parent, folder / "bare", num_rows)
     result = {
         "rows": num_rows,
         "rows_per_s": manifest["speed"]["images_per_s"],

@@ -1,12 +1,14 @@
 """Run one `zimage generate` in a process of its own and measure it: the driver's peak memory, phases, speed.
 
-`python -m benchmarks.timed_job INPUT OUTPUT ...` prints one JSON object on its last line.
+`python -m benchmarks.timed_job WARM_UP INPUT OUTPUT ...` prints one JSON object on its last line. A job over the table
+WARM_UP (or none, if "-") comes first, so that Ray and its workers are up.
 """
 
 import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,17 @@ from typing import Any
 from jobs import cli
 
 
-def timed_job(*arguments: object) -> dict[str, Any]:
+def timed_job(*arguments: object, warm_up: Path | None = None) -> dict[str, Any]:
     """Run the job; returns its exit code, seconds, the driver's peak memory and its published manifest."""
-    start_s = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.timed_job", *map(str, arguments)],
+        [sys.executable, "-m", "benchmarks.timed_job", str(warm_up or "-"), *map(str, arguments)],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
     )
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     manifest = json.loads(_newest_manifest(Path(str(arguments[1]))).read_text(encoding="utf-8"))
-    return {**report, "wall_s": round(time.monotonic() - start_s, 2), "manifest": manifest}
+    return {**report, "manifest": manifest}
 
 
 def _newest_manifest(output: Path) -> Path:
@@ -34,9 +35,18 @@ def _newest_manifest(output: Path) -> Path:
 
 def main() -> None:
     """Run the job in this process and report what it took."""
-    code = cli.run(["generate", *sys.argv[1:], "--progress", "quiet"])
+    warm_up, table, output, *options = sys.argv[1:]
+    options += ["--progress", "quiet"]
+    if warm_up != "-":
+        with tempfile.TemporaryDirectory() as folder:
+            cli.run(["generate", warm_up, folder, *options])
+    start_s = time.monotonic()
+    code = cli.run(["generate", table, output, *options])
+    wall_s = time.monotonic() - start_s
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"exit_code": int(code), "driver_peak_mb": round(peak_mb, 1)}))
+    print(
+        json.dumps({"exit_code": int(code), "wall_s": round(wall_s, 2), "driver_peak_mb": round(peak_mb, 1)})
+    )
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ It knows no table and no HTTP; it is a plain class, so either host makes it an a
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
 
 from zimage_models.build_engine import build_engine, warm_up
 from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
+from zimage_models.request_handle import RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult
 
 Outcome = ImageResult | ZImageError
@@ -33,30 +35,35 @@ class EngineActor:
         Raises:
             EngineDead: the engine can't go on; the host replaces this actor.
         """
-        tasks = [asyncio.create_task(self._one(index, request)) for index, request in enumerate(requests)]
+        loop = asyncio.get_running_loop()
+        finished: asyncio.Queue[tuple[int, Future[ImageResult]]] = asyncio.Queue()
+        running: dict[int, RequestHandle] = {}
         try:
-            for finished in asyncio.as_completed(tasks):
-                yield await finished
+            for index, request in enumerate(requests):
+                handle = await self._submit(request)
+                if handle.future.done():
+                    yield index, _outcome(handle.future)
+                    continue
+                running[index] = handle
+                handle.future.add_done_callback(
+                    lambda future, index=index: loop.call_soon_threadsafe(
+                        finished.put_nowait, (index, future)
+                    )
+                )
+            while running:
+                index, future = await finished.get()
+                del running[index]
+                yield index, _outcome(future)
         finally:
-            for task in tasks:
-                task.cancel()
+            for handle in running.values():
+                handle.cancel()
 
-    async def _one(self, index: int, request: ImageRequest) -> tuple[int, Outcome]:
+    async def _submit(self, request: ImageRequest) -> RequestHandle:
         while True:
             try:
-                handle = self._engine.submit(request)
-                break
+                return self._engine.submit(request)
             except EngineOverloaded as error:
                 await asyncio.sleep(min(error.retry_after_s, 1.0))
-        try:
-            return index, await asyncio.wrap_future(handle.future)
-        except EngineDead:
-            raise
-        except ZImageError as error:
-            return index, error
-        except asyncio.CancelledError:
-            handle.cancel()
-            raise
 
     def stats(self) -> EngineStats:
         """Report queue, speed and memory."""
@@ -70,3 +77,12 @@ class EngineActor:
     def close(self) -> None:
         """Stop the engine; unfinished requests are cancelled."""
         self._engine.close()
+
+
+def _outcome(future: Future[ImageResult]) -> Outcome:
+    try:
+        return future.result()
+    except EngineDead:
+        raise
+    except ZImageError as error:
+        return error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from ray.actor import ActorHandle
 
-from pipelines.work import to_request
+from pipelines.work import REQUEST_COLUMNS, to_request
 from zimage_models.config import EngineConfig
 from zimage_models.errors import EngineDead, GenerationFailed, ZImageError
 from zimage_models.requests import ImageResult
@@ -40,7 +40,7 @@ class GenerateStage:
 
     async def __call__(self, work: pa.Table) -> pa.Table:
         """Add pixels, or an error, to every row."""
-        rows = work.to_pylist()
+        rows = work.select(REQUEST_COLUMNS).to_pylist()
         block = _block_name(rows)
         attempt = await self._monitor.begin.remote(block)
         try:
@@ -86,7 +86,9 @@ def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) 
     images = [outcome if isinstance(outcome, ImageResult) else None for outcome in outcomes]
     errors = [outcome if isinstance(outcome, ZImageError) else None for outcome in outcomes]
     added = {
-        "pixels": pa.array([image and image.pixels_HWC.tobytes() for image in images], pa.binary()),
+        "pixels": pa.array(
+            [image and memoryview(image.pixels_HWC.reshape(-1)) for image in images], pa.binary()
+        ),
         "prompt_truncated": pa.array([bool(image and image.prompt_truncated) for image in images]),
         "error_class": pa.array([error and error.error_class for error in errors], pa.string()),
         "message": pa.array([error and str(error) for error in errors], pa.string()),

@@ -36,6 +36,10 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
 _CACHED_FILES = 8
 
 
+REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
+"""What an engine needs of a work row."""
+
+
 def work_schema(passthrough: pa.Schema) -> pa.Schema:
     """Return the work table's schema for a table with these passed-through columns."""
     return pa.schema([*WORK_FIELDS, *passthrough])

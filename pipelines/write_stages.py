@@ -4,10 +4,13 @@ One Arrow table in, one out. They know no model.
 """
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.actor import ActorHandle
@@ -48,11 +51,9 @@ def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
     rows = table.select([*_PARAMETERS, "file_name", "error_class", "message"]).to_pylist()
     images: list[dict[str, Any] | None] = [None] * len(rows)
     digests: list[str | None] = [None] * len(rows)
-    for index, (row, pixels) in enumerate(zip(rows, table["pixels"], strict=True)):
-        if not pixels.is_valid:
+    for index, (row, pixels_HWC) in enumerate(zip(rows, _pixels(table), strict=True)):
+        if row["error_class"] is not None:
             continue
-        pixels_HWC = np.frombuffer(pixels.as_buffer(), dtype=np.uint8)
-        pixels_HWC = pixels_HWC.reshape(row["height"], row["width"], 3)
         parameters = {name: row[name] for name in _PARAMETERS} | constant
         try:
             data = encode_image(pixels_HWC, settings.encoding, parameters=parameters)
@@ -72,6 +73,18 @@ def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
     for name, column in added.items():
         table = table.append_column(name, column)
     return table
+
+
+def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
+    """Show each row's pixels without copying them; (H, W, 3), empty for a failed row."""
+    sizes = zip(table["height"].to_pylist(), table["width"].to_pylist(), strict=True)
+    for chunk in table["pixels"].chunks:
+        _, offsets, values = chunk.buffers()
+        bounds = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
+        flat = np.frombuffer(values or b"", dtype=np.uint8)
+        for start, end in itertools.pairwise(bounds.tolist()):
+            height, width = next(sizes)
+            yield flat[start:end].reshape((height, width, 3) if end > start else (0, 0, 3))
 
 
 def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:

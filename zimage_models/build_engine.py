@@ -108,11 +108,11 @@ def load_engine(config: EngineConfig) -> Engine:
     )
 
 
-def compile_blocks(transformer: Any) -> None:
+def compile_blocks(transformer: Any, *, backend: str = "inductor") -> None:
     """Compile a transformer's repeated blocks; :func:`warm_up` then pays for the usual shapes."""
     # Past the limit a compiled block raises instead of running slowly.
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _MAX_COMPILED_FORMS)
-    transformer.compile_repeated_blocks(fullgraph=True)
+    transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
 
 
 def warm_up(engine: EngineLike) -> None:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC
-from tokenizers.pre_tokenizers import ByteLevel, Split
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, PreTrainedModel
@@ -107,7 +106,7 @@ class PromptTokenizer:
 
     def _surely_fits(self, prompt: str) -> bool:
         text = self._in_template(prompt)
-        # NFC makes at most three bytes of one (Unicode UAX 15, maximum expansion factors), and leaves ASCII alone.
+        # NFC makes three bytes of one at most (Unicode UAX 15, maximum expansion factors), and leaves ASCII.
         num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
         return self._counts_bytes and num_bytes <= self.max_tokens
 
@@ -118,12 +117,14 @@ class PromptTokenizer:
 def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
     """Say whether no text has more tokens than bytes after NFC, as with Qwen's byte-level BPE."""
     steps = tokenizer.pre_tokenizer
-    *splits, last = [steps] if isinstance(steps, ByteLevel) else list(steps or [None])
+    *splits, last = (
+        steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]  # type: ignore[misc]  # by its indices
+    )
     return (
         isinstance(tokenizer.model, BPE)
         and (tokenizer.normalizer is None or isinstance(tokenizer.normalizer, NFC))
-        and all(isinstance(step, Split) for step in splits)
-        and isinstance(last, ByteLevel)
+        and all(isinstance(step, pre_tokenizers.Split) for step in splits)
+        and isinstance(last, pre_tokenizers.ByteLevel)
         and not last.add_prefix_space
         and not tokenizer.encode("").ids
     )

@@ -1,4 +1,5 @@
 import json
+import random
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,26 @@ def test_counts_are_the_lengths(directory: Path) -> None:
     tokenizer = PromptTokenizer(directory, max_tokens=512)
     assert tokenizer.count(PROMPTS) == [len(tokenizer.tokenize(p, truncate=False).ids) for p in PROMPTS]
     assert tokenizer.count([]) == []
+
+
+@pytest.mark.parametrize("normalizer", [None, {"type": "NFC"}, {"type": "NFKC"}], ids=str)
+def test_too_long_prompts_are_those_with_too_many_tokens(
+    directory: Path, tmp_path: Path, normalizer: dict[str, str] | None
+) -> None:
+    shutil.copytree(directory / "tokenizer", tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+    tokenizer = PromptTokenizer(tmp_path, max_tokens=400)
+    rng = random.Random(0)
+    # NFC makes three times as many bytes of the note, NFKC eleven times as many of the salutation.
+    letters = ["a", " ", "\n", "é", "\u0301", "苹", "🦊", "\U0001d160", "\ufdfa", "<|im_end|>"]
+    prompts = [letter * num for letter in letters for num in range(1, 400, 4)]
+    prompts += ["".join(rng.choices(letters, k=rng.randrange(300))) for _ in range(500)]
+    counts = tokenizer.count(prompts)
+    expected = {place: num for place, num in enumerate(counts) if num > 400}
+    assert 100 < len(expected) < len(prompts) - 100
+    assert tokenizer.find_too_long(prompts) == expected
+    assert tokenizer.find_too_long([]) == {}
 
 
 def test_embeddings_are_those_of_diffusers(

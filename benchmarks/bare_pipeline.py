@@ -1,0 +1,51 @@
+"""The bare pipeline that `benchmarks.scale` compares with: plain Ray Data making the same tiles and bytes.
+
+`python -m benchmarks.bare_pipeline WORK OUTPUT NUM_ROWS BLOCK_ROWS NUM_CPUS` prints rows/s after start-up.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from zimage_models.fake_engine import draw_tile
+from zimage_models.image_codec import Encoding, encode_image
+
+_PARAMETERS = (
+    *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"),
+    "unit_id",
+)
+
+
+def make_tiles(table: pa.Table) -> pa.Table:
+    """Draw and encode one tile a row."""
+    images = []
+    for row in table.to_pylist():
+        parameters = {name: row[name] for name in _PARAMETERS}
+        parameters |= {"model": "tiny-zimage-turbo", "weights_sha256": "fake"}
+        pixels_HWC = draw_tile(row["prompt"], row["seed"], row["height"], row["width"])
+        data = encode_image(pixels_HWC, Encoding(), parameters=parameters)
+        images.append({"bytes": data, "path": row["file_name"]})
+    return table.append_column("image", pa.array(images))
+
+
+def main() -> None:
+    """Read, map, write, and time from the first file written to the last."""
+    work, output = sys.argv[1:3]
+    num_rows, block_rows, num_cpus = map(int, sys.argv[3:])
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.read_parquet(work)
+    # First a few blocks, so that the workers are up.
+    for part, folder in ((rows.limit(4 * block_rows), f"{output}-warm-up"), (rows, output)):
+        blocks = part.repartition(target_num_rows_per_block=block_rows)
+        blocks.map_batches(make_tiles, batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
+    times_s = sorted(os.stat(path).st_mtime for path in Path(output).glob("*.parquet"))
+    print((num_rows - num_rows / len(times_s)) / (times_s[-1] - times_s[0]))
+
+
+if __name__ == "__main__":
+    main()
