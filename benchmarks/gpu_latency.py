@@ -162,6 +162,9 @@ def main() -> None:
     parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    if not (arguments.tiny or torch.cuda.is_available()):
+        print("no GPU here: measuring the tiny model instead, which says nothing about speed")
+        arguments.tiny = True
     settings = Settings(
         shape=RELEASED,
         device=torch.device(arguments.device),

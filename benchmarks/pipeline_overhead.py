@@ -2,8 +2,8 @@
 
     python -m benchmarks.pipeline_overhead [--rows 512] [--repeats 2]
 
-The bare engine and the job take turns. Both have all cores as engine threads; encoding and writing compete for the
-same cores in the job, as they do on a machine without a GPU. Target: at least 0.9.
+The bare engine and the job take turns. Both have all cores as engine threads; encoding and writing compete
+for the same cores in the job, as they do on a machine without a GPU. Target: at least 0.9.
 """
 
 import argparse

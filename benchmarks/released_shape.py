@@ -113,7 +113,7 @@ def _fill(model: nn.Module, generator: torch.Generator) -> None:
 def step_flops(shape: Shape, num_image_tokens: int, num_caption_tokens: int) -> float:
     """Count the floating-point operations of one transformer forward for one image.
 
-    Every layer does 2 * N * weights in its matrix products and 4 * N^2 * width in its attention, for N tokens.
+    Every layer does 2 * N * weights in its matrix products and 4 * N^2 * width in attention, for N tokens.
     The refiner of the caption runs once an image and is left out, as are norms and embedders: below 1 %.
     """
     config = shape["transformer"]

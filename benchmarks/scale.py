@@ -3,8 +3,8 @@
     python -m benchmarks.scale [--sizes 10000 100000 1000000] [--skip-resume]
 
 Beside each size runs a bare `read_parquet -> map_batches -> write_parquet` that makes and encodes the same
-tiles into the same bytes, both with warm workers. Targets: rows/s flat within 20 %, driver memory growth under
-300 MB, at least 0.7 of the bare pipeline's rows/s.
+tiles into the same bytes, both with warm workers. Targets: rows/s flat within 20 %, driver memory growth
+under 300 MB, at least 0.7 of the bare pipeline's rows/s.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Run one `zimage generate` in a process of its own and measure it: the driver's peak memory, phases, speed.
 
-`python -m benchmarks.timed_job WARM_UP INPUT OUTPUT ...` prints one JSON object on its last line. A job over the table
-WARM_UP (or none, if "-") comes first, so that Ray and its workers are up.
+`python -m benchmarks.timed_job WARM_UP INPUT OUTPUT ...` prints one JSON object on its last line. A job over
+the table WARM_UP (or none, if "-") comes first, so that Ray and its workers are up.
 """
 
 import json

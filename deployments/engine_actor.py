@@ -6,6 +6,7 @@ It knows no table and no HTTP; it is a plain class, so either host makes it an a
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from zimage_models.build_engine import build_engine, warm_up
 from zimage_models.config import EngineConfig
@@ -38,6 +39,10 @@ class EngineActor:
         loop = asyncio.get_running_loop()
         finished: asyncio.Queue[tuple[int, Future[ImageResult]]] = asyncio.Queue()
         running: dict[int, RequestHandle] = {}
+
+        def report(index: int, future: Future[ImageResult]) -> None:
+            loop.call_soon_threadsafe(finished.put_nowait, (index, future))
+
         try:
             for index, request in enumerate(requests):
                 handle = await self._submit(request)
@@ -45,11 +50,7 @@ class EngineActor:
                     yield index, _outcome(handle.future)
                     continue
                 running[index] = handle
-                handle.future.add_done_callback(
-                    lambda future, index=index: loop.call_soon_threadsafe(
-                        finished.put_nowait, (index, future)
-                    )
-                )
+                handle.future.add_done_callback(partial(report, index))
             while running:
                 index, future = await finished.get()
                 del running[index]

@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
         _say_error(str(error))
         return ExitCode.BAD_USAGE
     except typer.TyperException as error:
-        error.show()
+        _say_error(error.format_message())
         return ExitCode.BAD_USAGE
 
 

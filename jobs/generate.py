@@ -8,21 +8,34 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.progress import MODES, make_progress
+from jobs.progress import make_progress
 from jobs.ray_session import connect
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_codec import IMAGE_FORMATS, Encoding
+from zimage_models.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
 
-ProgressMode = StrEnum("ProgressMode", {mode: mode for mode in MODES})
-ImageFormat = StrEnum("ImageFormat", {name: name for name in IMAGE_FORMATS})
 
-AUTO_PROGRESS = ProgressMode("auto")
-_PNG = ImageFormat("png")
+class ProgressMode(StrEnum):
+    """How progress is told."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+class ImageFormat(StrEnum):
+    """Formats of image files."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+
 
 _INPUT = "What to read"
 _IMAGE = "What to make (rows may set the same fields themselves)"
@@ -101,7 +114,7 @@ def command(
         ),
     ] = False,
     max_prompt_tokens: Annotated[int | None, typer.Option(rich_help_panel=_IMAGE)] = None,
-    image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = _PNG,
+    image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG,
     quality: Annotated[
         int | None, typer.Option(help="1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -161,7 +174,7 @@ def command(
         float | None,
         typer.Option(metavar="SECONDS", help="Stop (exit code 4) after this long.", rich_help_panel=_RUN),
     ] = None,
-    progress: Annotated[ProgressMode, typer.Option(rich_help_panel=_RUN)] = AUTO_PROGRESS,
+    progress: Annotated[ProgressMode, typer.Option(rich_help_panel=_RUN)] = ProgressMode.AUTO,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
     ] = False,
@@ -183,41 +196,43 @@ def command(
         "truncate_prompt": truncate_prompt or None,
     }
     engines_min, engines_max = _range(engines)
-    options = GenerateOptions(
-        input=input,
-        output=output,
-        input_format=format,
-        columns=_pairs(map or []),
-        drop=tuple(drop or ()),
-        template=template,
-        where=where,
-        limit=limit,
-        variants=variants,
-        seed=seed,
-        fields={name: value for name, value in fields.items() if value is not None},
-        name=name,
-        encoding=Encoding(format=image_format.value, quality=quality, embed_prompt=embed_prompt),
-        exports=tuple(export or ()),
-        engine=EngineConfig(
-            model=model,
-            variant=variant,
-            device=device,
-            dtype=dtype,
-            max_prompt_tokens=max_prompt_tokens,
-            max_step_tokens=max_step_tokens,
-            compile=compile,
-            s3_endpoint_url=s3_endpoint,
-            cache_dir=cache_dir,
-            fake=fake,
-        ),
-        engines_min=engines_min,
-        engines_max=engines_max,
-        engine_cpus=engine_cpus,
-        engine_gpus=engine_gpus,
-        commit_rows=commit_rows,
-        max_errors=max_errors,
-        time_limit_s=time_limit,
-        storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
+    options = GenerateOptions.model_validate(
+        dict(
+            input=input,
+            output=output,
+            input_format=format,
+            columns=_pairs(map or []),
+            drop=tuple(drop or ()),
+            template=template,
+            where=where,
+            limit=limit,
+            variants=variants,
+            seed=seed,
+            fields={name: value for name, value in fields.items() if value is not None},
+            name=name,
+            encoding=Encoding(format=image_format.value, quality=quality, embed_prompt=embed_prompt),
+            exports=tuple(export or ()),
+            engine=EngineConfig(
+                model=model,
+                variant=variant,
+                device=device,
+                dtype=dtype,
+                max_prompt_tokens=max_prompt_tokens,
+                max_step_tokens=max_step_tokens,
+                compile=compile,
+                s3_endpoint_url=s3_endpoint,
+                cache_dir=cache_dir,
+                fake=fake,
+            ),
+            engines_min=engines_min,
+            engines_max=engines_max,
+            engine_cpus=engine_cpus,
+            engine_gpus=engine_gpus,
+            commit_rows=commit_rows,
+            max_errors=max_errors,
+            time_limit_s=time_limit,
+            storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
+        )
     )
     if dry_run:
         display = make_progress(progress.value)

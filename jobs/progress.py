@@ -14,12 +14,11 @@ from pipelines.manifest import RunManifest
 from pipelines.plan import Plan
 from pipelines.run_monitor import RunCounts
 
-MODES = ("auto", "bar", "json", "quiet")
-
 
 def make_progress(mode: str) -> Progress:
-    """Return the display of that mode; ``auto`` is a bar on a terminal, plain lines elsewhere."""
-    return {"auto": BarProgress, "bar": BarProgress, "json": JsonProgress, "quiet": QuietProgress}[mode]()
+    """Return the display of that mode: ``json``, ``quiet``, else a bar."""
+    displays: dict[str, type[Progress]] = {"json": JsonProgress, "quiet": QuietProgress}
+    return displays.get(mode, BarProgress)()
 
 
 class QuietProgress:

@@ -21,7 +21,7 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     """
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS")
-        level = "INFO" if verbose else "ERROR"
+        level = logging.INFO if verbose else logging.ERROR
         try:
             if address:
                 ray.init(address=address, log_to_driver=verbose, logging_level=level)
@@ -32,7 +32,7 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     return _resources(options)
 
 
-def _start_local(options: GenerateOptions, verbose: bool, level: str) -> None:
+def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
     # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
     # left, nothing is ever read or written (2-core laptops).
     num_cpus = options.engines_max * _engine_cpus(options, os.cpu_count() or 1) + _STAGE_CPUS
@@ -51,7 +51,7 @@ def _start_local(options: GenerateOptions, verbose: bool, level: str) -> None:
 
 
 def _resources(options: GenerateOptions) -> EngineResources:
-    cluster = ray.cluster_resources()
+    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if options.engine_gpus is not None:
         num_gpus = options.engine_gpus
     else:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.generate import AUTO_PROGRESS, ProgressMode, S3Endpoint, S3Region, run
+from jobs.generate import ProgressMode, S3Endpoint, S3Region, run
 from jobs.outputs import open_output
 from pipelines.options import GenerateOptions
 
@@ -14,7 +14,7 @@ def command(
     only: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Only this error class; repeatable.")
     ] = None,
-    progress: Annotated[ProgressMode, typer.Option()] = AUTO_PROGRESS,
+    progress: Annotated[ProgressMode, typer.Option()] = ProgressMode.AUTO,
     verbose: Annotated[bool, typer.Option("--verbose")] = False,
     s3_endpoint: S3Endpoint = None,
     s3_region: S3Region = None,

@@ -31,7 +31,7 @@ _REPORT_INTERVAL_S = 0.25
 class GenerateStage:
     """Makes the images of one block of work; many blocks are in flight, so the step batch stays full."""
 
-    def __init__(self, config: EngineConfig, monitor: ActorHandle) -> None:
+    def __init__(self, config: EngineConfig, monitor: "ActorHandle[Any]") -> None:
         # torch is imported where engines run, not in the driver that plans and waits.
         from deployments.engine_actor import EngineActor
 
@@ -85,10 +85,8 @@ def _block_name(rows: Sequence[dict[str, Any]]) -> str:
 def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) -> pa.Table:
     images = [outcome if isinstance(outcome, ImageResult) else None for outcome in outcomes]
     errors = [outcome if isinstance(outcome, ZImageError) else None for outcome in outcomes]
-    added = {
-        "pixels": pa.array(
-            [image and memoryview(image.pixels_HWC.reshape(-1)) for image in images], pa.binary()
-        ),
+    added: dict[str, pa.Array] = {
+        "pixels": pa.array([image and image.pixels_HWC.tobytes() for image in images], pa.binary()),
         "prompt_truncated": pa.array([bool(image and image.prompt_truncated) for image in images]),
         "error_class": pa.array([error and error.error_class for error in errors], pa.string()),
         "message": pa.array([error and str(error) for error in errors], pa.string()),

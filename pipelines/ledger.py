@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 DATA_FOLDER = "data"
 ERRORS_FOLDER = "errors"
 _NUM_READERS = 16
+_FILES_AHEAD = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,7 @@ def finished_units(output: Storage, *, retried_classes: Collection[str] | None =
         output: the data set's folder.
         retried_classes: error classes that count as unfinished; None for all of them.
     """
-    made = [table["unit_id"] for _, table in scan_parts(output, DATA_FOLDER, ["unit_id"])]
+    made = UnitIndex(table["unit_id"] for _, table in scan_parts(output, DATA_FOLDER, ["unit_id"]))
     failed = []
     if retried_classes is not None:
         for _, table in scan_parts(output, ERRORS_FOLDER, ["unit_id", "error_class"]):
@@ -48,7 +49,7 @@ def finished_units(output: Storage, *, retried_classes: Collection[str] | None =
                     kept, pc.invert(pc.is_in(table["error_class"], pa.array(sorted(retried_classes))))
                 )
             failed.append(table.filter(kept)["unit_id"])
-    return FinishedUnits(made=UnitIndex(made), failed=UnitIndex(failed))
+    return FinishedUnits(made=made, failed=UnitIndex(failed))
 
 
 def scan_parts(
@@ -78,9 +79,12 @@ def scan_parts(
             return None
 
     with ThreadPoolExecutor(_NUM_READERS) as pool:
-        for file, table in zip(files, pool.map(read, files), strict=True):
-            if table is not None:
-                yield file, table
+        # A map reads ahead without end, so it gets some files at a time.
+        for start in range(0, len(files), _FILES_AHEAD):
+            some = files[start : start + _FILES_AHEAD]
+            for file, table in zip(some, pool.map(read, some), strict=True):
+                if table is not None:
+                    yield file, table
 
 
 def _is_damaged(output: Storage, file: StoredFile) -> bool:

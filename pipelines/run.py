@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import ray
 import ray.data
-from ray.actor import ActorHandle
 from ray.data.expressions import col
 
 from pipelines.generate_stage import GenerateStage
@@ -76,7 +76,7 @@ def run_plan(
         resources: what Ray reserves for one engine.
         on_progress: called from a thread about twice a second, and at the end.
     """
-    monitor = RunMonitor.remote()
+    monitor: Any = ray.remote(RunMonitor).options(num_cpus=0).remote()
     settings = StageSettings(
         output=output,
         encoding=options.encoding,
@@ -115,7 +115,7 @@ def run_plan(
 
 
 @contextmanager
-def _polling(monitor: ActorHandle, on_progress: ProgressCallback) -> Iterator[None]:
+def _polling(monitor: Any, on_progress: ProgressCallback) -> Iterator[None]:
     """Report the run's counts from a thread while the block runs."""
     done = threading.Event()
 
@@ -153,11 +153,13 @@ def _dataset(
         num_cpus=resources.num_cpus if not resources.num_gpus else None,
         num_gpus=resources.num_gpus or None,
     )
+    # Ray types a batch as any of its formats at once; these stages take the one asked for.
+    encode, write = cast(Any, encode_stage), cast(Any, write_stage)
     encoded = images.map_batches(
-        encode_stage, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        encode, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
     return encoded.map_batches(
-        write_stage, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+        write, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
 
 

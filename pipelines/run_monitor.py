@@ -3,8 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import ray
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCounts:
@@ -17,7 +15,6 @@ class RunCounts:
     """Committed to storage, failed ones included."""
 
 
-@ray.remote(num_cpus=0)
 class RunMonitor:
     """Answers the driver's progress display and the engines' question how often a block was begun."""
 

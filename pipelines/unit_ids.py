@@ -66,8 +66,7 @@ class UnitIndex:
     """Positions of unit ids, 32 bytes each; a lookup is a vectorised binary search."""
 
     def __init__(self, columns: "Iterable[pa.ChunkedArray[pa.StringScalar] | pa.StringArray]") -> None:
-        arrays = [as_fixed(column) for column in columns]
-        ids = np.concatenate(arrays) if arrays else np.empty(0, dtype=f"S{UNIT_ID_DIGITS}")
+        ids = np.concatenate([np.empty(0, dtype=f"S{UNIT_ID_DIGITS}"), *map(as_fixed, columns)])
         self._order = np.argsort(ids, kind="stable")
         self._sorted = ids[self._order]
 

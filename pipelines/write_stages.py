@@ -42,11 +42,11 @@ class StageSettings:
     model: str
     weights_sha256: str
     passthrough: pa.Schema
-    monitor: ActorHandle
+    monitor: "ActorHandle[Any]"
 
 
 def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
-    """Turn pixels into image files; rows with an error pass through, and get one if they cannot be encoded."""
+    """Turn pixels into image files; rows with an error pass through, and get one if they can't be encoded."""
     constant = {"model": settings.model, "weights_sha256": settings.weights_sha256}
     rows = table.select([*_PARAMETERS, "file_name", "error_class", "message"]).to_pylist()
     images: list[dict[str, Any] | None] = [None] * len(rows)
@@ -77,13 +77,13 @@ def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
 
 def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
     """Show each row's pixels without copying them; (H, W, 3), empty for a failed row."""
-    sizes = zip(table["height"].to_pylist(), table["width"].to_pylist(), strict=True)
+    heights, widths = (iter(table[name].to_pylist()) for name in ("height", "width"))
     for chunk in table["pixels"].chunks:
-        _, offsets, values = chunk.buffers()
+        _, offsets, values = (memoryview(buffer or b"") for buffer in chunk.buffers())
         bounds = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
-        flat = np.frombuffer(values or b"", dtype=np.uint8)
+        flat = np.frombuffer(values, dtype=np.uint8)
         for start, end in itertools.pairwise(bounds.tolist()):
-            height, width = next(sizes)
+            height, width = next(heights), next(widths)
             yield flat[start:end].reshape((height, width, 3) if end > start else (0, 0, 3))
 
 

@@ -1,4 +1,4 @@
-"""Draw object_prints.png: each object of objects.json as Noto Color Emoji shows it, 32 x 32 on white, 16 a row.
+"""Draw object_prints.png: each object of objects.json in Noto Color Emoji, 32 x 32 on white, 16 a row.
 
 Needs Debian's fonts-noto-color-emoji: python tests/data/make_object_prints.py
 """
