@@ -83,7 +83,7 @@ def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
         bounds = np.frombuffer(offsets, dtype=np.int32)[chunk.offset : chunk.offset + len(chunk) + 1]
         flat = np.frombuffer(values, dtype=np.uint8)
         for start, end in itertools.pairwise(bounds.tolist()):
-            height, width = next(heights), next(widths)
+            height, width = int(next(heights) or 0), int(next(widths) or 0)
             yield flat[start:end].reshape((height, width, 3) if end > start else (0, 0, 3))
 
 
