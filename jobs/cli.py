@@ -1,5 +1,6 @@
 """The ``zimage`` command: one module a command, errors worded once, exit codes as documented."""
 
+import gc
 import logging
 import signal
 import sys
@@ -32,6 +33,7 @@ app.command("convert")(convert.command)
 def main() -> None:
     """Run the command line and exit; SIGTERM ends a command as Ctrl-C does."""
     signal.signal(signal.SIGTERM, _interrupt)
+    gc.freeze()  # what is imported stays: planning a long table need not walk it again and again
     code = run(sys.argv[1:])
     # Ray prints held-back warnings as the process ends; standard output may be read as JSON lines.
     sys.stdout = sys.stderr

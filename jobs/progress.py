@@ -39,6 +39,7 @@ class BarProgress:
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
+        self._num_new = 0
 
     def planned(self, plan: Plan) -> None:
         """Show what there is to do."""
@@ -49,16 +50,16 @@ class BarProgress:
             f"{counts.duplicate} duplicate rows, {counts.rejected} rejected rows",
             file=sys.stderr,
         )
-        if counts.new:
-            # Off a terminal one line every ten seconds is enough for a log.
-            interval_s = 0.1 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(total=counts.new, unit="image", mininterval=interval_s, smoothing=0.05)
+        self._num_new = counts.new
 
     def advanced(self, counts: RunCounts) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.set_postfix(failed=counts.failed, refresh=False)
-            self._bar.update(counts.written - self._bar.n)
+        if self._bar is None:
+            # Off a terminal one line every ten seconds is enough for a log.
+            interval_s = 0.1 if sys.stderr.isatty() else 10.0
+            self._bar = tqdm(total=self._num_new, unit="image", mininterval=interval_s, smoothing=0.05)
+        self._bar.set_postfix(failed=counts.failed, refresh=False)
+        self._bar.update(counts.written - self._bar.n)
 
     def published(self, manifest: RunManifest) -> None:
         """Close the bar."""

@@ -1,4 +1,4 @@
-"""What people see of a published data set: its card, a gallery of its first images, and the success mark."""
+"""What people see of a published data set: its card, and a gallery of its first images."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +13,7 @@ _GALLERY_IMAGES = 256
 
 
 def write_pages(output: Storage, manifest: RunManifest) -> None:
-    """Write README.md, gallery.html and _SUCCESS for a manifest."""
+    """Write README.md and gallery.html for a manifest."""
     title = output.uri.rstrip("/").rsplit("/", 1)[-1]
     summary = DatasetSummary(
         title=title,
@@ -28,7 +28,6 @@ def write_pages(output: Storage, manifest: RunManifest) -> None:
     output.write("README.md", dataset_card(summary).encode())
     items = islice(_gallery_items(output, manifest), _GALLERY_IMAGES)
     output.write("gallery.html", gallery_html(title, items).encode())
-    output.write("_SUCCESS", manifest.path.encode())
 
 
 def _gallery_items(output: Storage, manifest: RunManifest) -> Iterator[GalleryItem]:

@@ -20,7 +20,10 @@ from pipelines.run import EngineResources, RunOutcome, run_plan
 from pipelines.run_monitor import RunCounts
 from pipelines.storage import Storage, open_storage
 from zimage_models.build_engine import model_weights_sha256, resolve_model
+from zimage_models.errors import InvalidRequest
 
+SUCCESS_FILE = "_SUCCESS"
+"""Names the manifest whose pages and exports are complete."""
 _KEEP_PLANS = timedelta(days=1)
 _RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 
@@ -134,16 +137,28 @@ def generate(
         )
         if outcome.stopped_by:
             return GenerateResult(plan=plan, outcome=outcome, manifest=None)
-    previous = read_manifest(output)
+    if not plan.counts.units and (previous := read_manifest(output)) and previous.parts:
+        first = f"; row {plan.rejected[0].row}: {plan.rejected[0].message}" if plan.rejected else ""
+        raise InvalidRequest(
+            f"input: no row of {options.input} can be used{first}; {output.uri} stays as it is"
+        )
     manifest = publish(
         plan, options, output=output, spec=spec, weights_sha256=weights_sha256, outcome=outcome
     )
-    if manifest != previous:
-        write_pages(output, manifest)
-        export(output, manifest, options.exports)
+    _finish(output, manifest, options.exports)
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
+
+
+def _finish(output: Storage, manifest: RunManifest, exports: Collection[str]) -> None:
+    """Write what is derived from a manifest, and last the mark that says so; does nothing where it stands."""
+    mark = " ".join([manifest.path, *sorted(exports)]).encode()
+    if output.exists(SUCCESS_FILE) and output.read(SUCCESS_FILE) == mark:
+        return
+    write_pages(output, manifest)
+    export(output, manifest, exports)
+    output.write(SUCCESS_FILE, mark)
 
 
 def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> None:

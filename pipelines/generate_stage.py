@@ -85,7 +85,7 @@ def _block_name(rows: Sequence[dict[str, Any]]) -> str:
 def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) -> pa.Table:
     images = [outcome if isinstance(outcome, ImageResult) else None for outcome in outcomes]
     errors = [outcome if isinstance(outcome, ZImageError) else None for outcome in outcomes]
-    added: dict[str, "pa.Array[Any]"] = {
+    added: dict[str, pa.Array[Any]] = {
         "pixels": pa.array([image and image.pixels_HWC.tobytes() for image in images], pa.binary()),
         "prompt_truncated": pa.array([bool(image and image.prompt_truncated) for image in images]),
         "error_class": pa.array([error and error.error_class for error in errors], pa.string()),

@@ -137,7 +137,11 @@ def _dataset(
 ) -> ray.data.Dataset:
     filesystem, root = settings.output.arrow()
     block_rows = commit_rows(options, plan.counts.new)
-    work = ray.data.read_parquet([f"{root}/{path}" for path in plan.work_files], filesystem=filesystem)
+    work = ray.data.read_parquet(
+        [f"{root}/{path}" for path in plan.work_files],
+        filesystem=filesystem,
+        partitioning=None,  # an output under date=2026-01-01/ is no column of the table
+    )
     # A prompt table is small, so Ray would read it as one block: one engine busy, no part before the end.
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
     images = blocks.map_batches(

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count, islice
@@ -18,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zimage_models.denoiser import num_image_tokens, padded_length
 from zimage_models.device_memory import release_cached
 from zimage_models.engine_stats import EngineStats, StatsCollector
 from zimage_models.errors import (
@@ -31,13 +29,13 @@ from zimage_models.errors import (
     OutOfMemory,
     ZImageError,
 )
-from zimage_models.image_state import ImageState
+from zimage_models.job import Job, enter
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.request_handle import PreviewCallback, PreviewEvent, RequestHandle
-from zimage_models.requests import ImageRequest, ImageResult, Timings
-from zimage_models.step_scheduler import Bucket, Entry, StepScheduler
+from zimage_models.requests import ImageRequest, ImageResult
+from zimage_models.step_scheduler import Entry, StepScheduler
 
 __all__ = ["Engine", "PreviewCallback", "PreviewEvent", "RequestHandle"]
 
@@ -45,17 +43,6 @@ logger = logging.getLogger(__name__)
 
 _ENCODE_AHEAD = 32
 """Requests first in line whose prompts are encoded together with those of a step."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Job:
-    handle: RequestHandle
-    state: ImageState
-    started_s: float | None = None
-
-    @property
-    def size(self) -> str:
-        return f"{self.handle.request.width}x{self.handle.request.height}"
 
 
 class Engine:
@@ -77,15 +64,15 @@ class Engine:
         self.spec = spec
         self._tokenizer = tokenizer
         self._runner = runner
-        self._scheduler: StepScheduler[_Job] = StepScheduler(
+        self._scheduler: StepScheduler[Job] = StepScheduler(
             max_step_tokens=max_step_tokens, ageing_s=ageing_s
         )
         self._max_queued = max_queued
-        self._arrivals: deque[Entry[_Job]] = deque()
+        self._arrivals: deque[Entry[Job]] = deque()
         self._arrival_numbers = count()
         self._cancelled: deque[int] = deque()
         # The engine thread's own: what is in the scheduler by arrival number, and a heap of deadlines.
-        self._entries: dict[int, Entry[_Job]] = {}
+        self._entries: dict[int, Entry[Job]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._changed = threading.Condition()
         self._num_open = 0
@@ -113,7 +100,7 @@ class Engine:
         )
         try:
             # In the caller's thread, so that a step waits for no tokenizer.
-            entry = self._entry(arrival, _Job(handle=handle, state=self._tokenized(request)))
+            entry = enter(handle, arrival=arrival, spec=self.spec, tokenizer=self._tokenizer)
         except InvalidRequest as error:
             self._stats.record_outcome(error)
             handle.settle(error)
@@ -151,6 +138,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the thread that steps the engine."""
+        assert self._thread is None, "it runs already"
         self._thread = threading.Thread(target=self._run, name="zimage-engine", daemon=True)
         self._thread.start()
 
@@ -198,33 +186,6 @@ class Engine:
         for entry in list(self._scheduler):
             self._drop(entry, error_class(message))
 
-    def _tokenized(self, request: ImageRequest) -> ImageState:
-        truncate = request.truncate_prompt
-        prompt = self._tokenizer.tokenize(request.prompt, truncate=truncate)
-        negative = None
-        if request.guidance_scale > 0:
-            negative = self._tokenizer.tokenize(
-                request.negative_prompt, truncate=truncate, field="negative_prompt"
-            )
-        return ImageState(request=request, prompt=prompt, negative=negative)
-
-    def _entry(self, arrival: int, job: _Job) -> Entry[_Job]:
-        request, state = job.handle.request, job.state
-        captions = [padded_length(len(p.ids)) for p in (state.prompt, state.negative) if p is not None]
-        image_tokens = num_image_tokens(request.height, request.width, self.spec.size_multiple)
-        return Entry(
-            priority=int(request.priority),
-            arrival=arrival,
-            bucket=Bucket(
-                height=request.height,
-                width=request.width,
-                caption_tokens=captions[0],
-                negative_tokens=captions[1] if state.negative else 0,
-            ),
-            num_step_tokens=sum(image_tokens + caption for caption in captions),
-            payload=job,
-        )
-
     def _admit(self) -> None:
         """Move what was submitted since the last step into the scheduler."""
         while self._arrivals:
@@ -235,6 +196,9 @@ class Engine:
             if handle.request.deadline_s is not None:
                 due_s = handle.submitted_s + handle.request.deadline_s
                 heappush(self._deadlines, (due_s, entry.arrival))
+            if handle.cancelled:
+                # Said while the engine did not know it yet.
+                self._cancelled.append(entry.arrival)
 
     def _drop_cancelled(self) -> None:
         """Drop what was cancelled and what is past its deadline."""
@@ -248,9 +212,7 @@ class Engine:
                 deadline_s = entry.payload.handle.request.deadline_s
                 self._drop(entry, DeadlineExceeded(f"deadline_s: {deadline_s:g} s have passed"))
 
-    def _denoise_step(
-        self, batch: Sequence[Entry[_Job]], num_ahead: int = _ENCODE_AHEAD
-    ) -> list[Entry[_Job]]:
+    def _denoise_step(self, batch: Sequence[Entry[Job]], num_ahead: int = _ENCODE_AHEAD) -> list[Entry[Job]]:
         """Step a batch, halving it when memory runs out; returns the entries that stepped."""
         problem = self._try_step(batch, num_ahead)
         if problem is None:
@@ -258,26 +220,25 @@ class Engine:
                 self._preview(entry.payload)
             return list(batch)
         release_cached(self._runner.device)
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            limit = (len(batch) - middle) * batch[0].num_step_tokens
-            if limit < self._scheduler.max_step_tokens:
-                logger.warning(
-                    "out of memory at %d images of %s: a step takes at most %d tokens from now on",
-                    len(batch),
-                    batch[0].payload.size,
-                    limit,
-                )
-                self._scheduler.max_step_tokens = limit
-            halves = (batch[:middle], batch[middle:])
-            return [entry for half in halves for entry in self._denoise_step(half, 0)]
-        if num_ahead:
+        if num_ahead and any(entry.payload.state.canvas is None for entry in batch):
+            # It was the prompts, not the step.
             return self._denoise_step(batch, 0)
-        job = batch[0].payload
-        self._drop(batch[0], OutOfMemory(f"out of memory on one {job.size} image ({problem})"))
-        return []
+        if len(batch) == 1:
+            job = batch[0].payload
+            self._drop(batch[0], OutOfMemory(f"out of memory on one {job.size} image ({problem})"))
+            return []
+        middle = len(batch) // 2
+        limit = (len(batch) - middle) * batch[0].num_step_tokens
+        if limit < self._scheduler.max_step_tokens:
+            size = batch[0].payload.size
+            logger.warning(
+                "out of memory at %d images of %s: steps are now of %d tokens", len(batch), size, limit
+            )
+            self._scheduler.max_step_tokens = limit
+        halves = (batch[:middle], batch[middle:])
+        return [entry for half in halves for entry in self._denoise_step(half, 0)]
 
-    def _try_step(self, batch: Sequence[Entry[_Job]], num_ahead: int) -> str | None:
+    def _try_step(self, batch: Sequence[Entry[Job]], num_ahead: int) -> str | None:
         """Step a batch; returns why memory ran out, if it did (not the error, which holds the tensors)."""
         try:
             self._prepare(batch, num_ahead)
@@ -286,18 +247,19 @@ class Engine:
             return str(error)
         return None
 
-    def _prepare(self, batch: Sequence[Entry[_Job]], num_ahead: int) -> None:
+    def _prepare(self, batch: Sequence[Entry[Job]], num_ahead: int) -> None:
         now_s = time.monotonic()
         for entry in batch:
             if entry.payload.started_s is None:
                 entry.payload.started_s = now_s
         if all(entry.payload.state.canvas for entry in batch):
             return
-        # Encoding many prompts at once is far cheaper than each by itself.
-        wanted = dict.fromkeys((*batch, *islice(self._scheduler, num_ahead)))
+        # Many prompts at once are far cheaper than each by itself; but none waits for a lower priority's.
+        ahead = (e for e in islice(self._scheduler, num_ahead) if e.priority <= batch[0].priority)
+        wanted = dict.fromkeys((*batch, *ahead))
         self._runner.prepare([e.payload.state for e in wanted if e.payload.state.canvas is None])
 
-    def _preview(self, job: _Job) -> None:
+    def _preview(self, job: Job) -> None:
         handle, state = job.handle, job.state
         every = handle.request.preview_every
         if not (handle.on_preview and every) or state.step % every or state.finished:
@@ -314,32 +276,18 @@ class Engine:
             logger.exception("a preview callback failed")
             handle.on_preview = None
 
-    def _finish(self, entries: Sequence[Entry[_Job]]) -> None:
+    def _finish(self, entries: Sequence[Entry[Job]]) -> None:
         """Decode finished images and hand them to their callers."""
         if not entries:
             return
-        started_s = time.monotonic()
+        denoised_s = time.monotonic()
         for entry, outcome in zip(entries, self._decode(entries), strict=True):
             if isinstance(outcome, ZImageError):
                 self._drop(entry, outcome)
-                continue
-            job, now_s = entry.payload, time.monotonic()
-            submitted_s = job.handle.submitted_s
-            begun_s = job.started_s or submitted_s
-            result = ImageResult(
-                pixels_HWC=outcome,
-                request=job.handle.request,
-                prompt_truncated=job.state.prompt.truncated,
-                timings=Timings(
-                    queue_s=begun_s - submitted_s,
-                    denoise_s=started_s - begun_s,
-                    decode_s=now_s - started_s,
-                    total_s=now_s - submitted_s,
-                ),
-            )
-            self._drop(entry, result)
+            else:
+                self._drop(entry, entry.payload.result(outcome, denoised_s=denoised_s))
 
-    def _decode(self, entries: Sequence[Entry[_Job]]) -> list[npt.NDArray[np.uint8] | GenerationFailed]:
+    def _decode(self, entries: Sequence[Entry[Job]]) -> list[npt.NDArray[np.uint8] | GenerationFailed]:
         try:
             return list(self._runner.decode([entry.payload.state for entry in entries]))
         except torch.OutOfMemoryError as error:
@@ -349,7 +297,7 @@ class Engine:
             return [outcome for entry in entries for outcome in self._decode([entry])]
         return [OutOfMemory(f"out of memory decoding one {entries[0].payload.size} image ({problem})")]
 
-    def _drop(self, entry: Entry[_Job], outcome: ImageResult | ZImageError) -> None:
+    def _drop(self, entry: Entry[Job], outcome: ImageResult | ZImageError) -> None:
         """Take a request out and hand its caller the outcome."""
         handle = entry.payload.handle
         self._scheduler.remove(entry)

@@ -100,7 +100,9 @@ class ModelRunner:
         times = [step_times.times[step] for step_times, step in indexed]
         sigma_changes = [step_times.sigma_changes[step] for step_times, step in indexed]
         # One upload a step, and none that the host waits for.
-        time_B, sigma_change_B = upload(torch.tensor([times, sigma_changes]), self.device)
+        time_B, sigma_change_B = upload(
+            torch.tensor([times, sigma_changes], dtype=torch.float32), self.device
+        )
         latents_BCHW = torch.stack([canvas.latents_CHW for canvas in canvases])
         velocity_BCHW = self._guided_velocity(states, canvases, latents_BCHW, time_B)
         latents_BCHW = latents_BCHW + sigma_change_B[:, None, None, None] * velocity_BCHW

@@ -238,6 +238,8 @@ def _number(given: Mapping[str, Any], name: str, default: float, low: float, hig
 
 
 def _as_number(value: Any, name: str) -> int | float:
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return value  # nearly all values, at a table's every row
     number = value
     if isinstance(value, str):  # CSV has no types
         try:

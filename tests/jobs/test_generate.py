@@ -150,6 +150,21 @@ def test_variants_have_names_and_seeds_of_their_own(fake: Zimage, tmp_path: Path
         assert (tmp_path / "out" / "images" / row["image"]["path"]).read_bytes() == row["image"]["bytes"]
 
 
+def test_export_asked_for_later_is_written_without_new_images(fake: Zimage, tmp_path: Path) -> None:
+    fake(table(3))
+    again = fake(table(3), "--export", "files")
+    assert again.event("planned")["new"] == 0
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3
+
+
+def test_table_without_usable_rows_leaves_the_data_set_alone(fake: Zimage, tmp_path: Path) -> None:
+    fake(table(3))
+    done = fake(table(3), "--where", "sku == 'nothing'")
+    assert done.code == 2
+    assert "stays as it is" in done.err
+    assert len(published(tmp_path / "out").rows) == 3
+
+
 def test_export_writes_webdataset_shards_and_image_files(
     fake: Zimage, zimage: Zimage, tmp_path: Path
 ) -> None:

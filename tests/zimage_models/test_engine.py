@@ -247,6 +247,27 @@ def test_cancelling_frees_the_slot_at_the_next_step(
     assert 4 not in {seed for step in runner.steps for seed in step}
 
 
+def test_a_cancellation_that_overtakes_its_request_is_not_lost(
+    make_engine: MakeEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, runner = make_engine()
+    engine.submit(ask(1))
+    handles = []
+    admit = engine._admit
+
+    def admit_then_hear_of_another() -> None:
+        admit()
+        if not handles:
+            handles.append(engine.submit(ask(2)))
+            handles[0].cancel()
+
+    monkeypatch.setattr(engine, "_admit", admit_then_hear_of_another)
+    run(engine)
+    with pytest.raises(Cancelled):
+        handles[0].result(0)
+    assert runner.steps == [[1]] * 3
+
+
 def test_cancelling_the_finished_changes_nothing(make_engine: MakeEngine, ask: Ask) -> None:
     engine, _ = make_engine()
     handle = engine.submit(ask(1))
@@ -448,6 +469,16 @@ def test_prompts_next_in_line_are_encoded_together(make_engine: MakeEngine, ask:
         engine.submit(ask(seed, prompt=f"owl {seed}", num_inference_steps=1))
     run(engine)
     assert [len(seeds) for seeds in runner.prepared] == [32, 8]
+
+
+def test_online_requests_wait_for_no_batch_prompt(make_engine: MakeEngine, ask: Ask) -> None:
+    engine, runner = make_engine(max_step_tokens=IMAGE_TOKENS)
+    for seed in range(5):
+        engine.submit(ask(seed, prompt=f"owl {seed}"))
+    for seed in (7, 8):
+        engine.submit(ask(seed, prompt=f"owl {seed}", priority=Priority.ONLINE))
+    run(engine)
+    assert runner.prepared == [[7, 8], [0, 1, 2, 3, 4]]
 
 
 class SmallMemoryRunner(RecordingRunner):
