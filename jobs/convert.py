@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from jobs.generate import S3Endpoint
-from zimage_models.checkpoint import convert_checkpoint
 from zimage_models.checkpoint_source import resolve_checkpoint
 
 
@@ -16,6 +15,9 @@ def command(
     s3_endpoint: S3Endpoint = None,
 ) -> int:
     """Write a bfloat16 copy of a checkpoint (the Turbo release is float32 on disk, twice the size)."""
+    # It brings torch, which the other commands start without.
+    from zimage_models.checkpoint import convert_checkpoint
+
     source = resolve_checkpoint(model, s3_endpoint_url=s3_endpoint)
     num_bytes = convert_checkpoint(source, target)
     print(f"{target}: {num_bytes / 1e6:.1f} MB of weights")

@@ -19,7 +19,6 @@ from pipelines.unit_ids import digest
 from pipelines.work import work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.prompts import PromptTokenizer
 from zimage_models.requests import GENERATION_FIELDS
 
 _WORK_FILE_ROWS = 65_536
@@ -114,6 +113,9 @@ class _Planner:
         part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
         # A column under another name or of another type makes another row.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
+        # It brings torch, which the commands that only look at a data set do without.
+        from zimage_models.prompts import PromptTokenizer
+
         self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
         self._resolver = RowResolver(
             options,

@@ -1,33 +1,18 @@
-"""From an EngineConfig to a running engine."""
+"""From an EngineConfig to a running engine; torch is imported only for a real one."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
-from torch._dynamo import config as dynamo_config
-
-from zimage_models.checkpoint import load_components, weights_sha256
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
-from zimage_models.engine import Engine
 from zimage_models.engine_stats import EngineStats
-from zimage_models.errors import EngineDead, InvalidRequest
+from zimage_models.errors import EngineDead
 from zimage_models.fake_engine import FakeEngine
-from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec, read_model_spec
-from zimage_models.prompts import PromptTokenizer
 from zimage_models.request_handle import PreviewCallback, RequestHandle
 from zimage_models.requests import ImageRequest, build_request
 
 FAKE_WEIGHTS = "fake"
-
-# Transformer tokens a step takes before more of them stop helping. CPU: throughput is flat from 8 images of
-# 96 tokens on. Accelerator: four 1024 x 1024 images; one already fills an H100 (batching gains 8 %).
-CPU_STEP_TOKENS = 1024
-ACCELERATOR_STEP_TOKENS = 4 * 4224
-
-# Compiled forms of the transformer's block: with or without modulation, one image or more, one length or any.
-_MAX_COMPILED_FORMS = 32
 
 
 class EngineLike(Protocol):
@@ -70,7 +55,11 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
     """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
-    return FAKE_WEIGHTS if config.fake else weights_sha256(spec.directory, cache_dir=_cache_dir(config))
+    if config.fake:
+        return FAKE_WEIGHTS
+    from zimage_models.checkpoint import weights_sha256
+
+    return weights_sha256(spec.directory, cache_dir=_cache_dir(config))
 
 
 def build_engine(config: EngineConfig) -> EngineLike:
@@ -80,39 +69,15 @@ def build_engine(config: EngineConfig) -> EngineLike:
         CheckpointError: the checkpoint can't be found, fetched or loaded.
         InvalidRequest: the device is not there.
     """
-    engine = FakeEngine(resolve_model(config)) if config.fake else load_engine(config)
+    engine = FakeEngine(resolve_model(config)) if config.fake else _load(config)
     engine.start()
     return engine
 
 
-def load_engine(config: EngineConfig) -> Engine:
-    """Load a model into an engine that its caller starts or steps; ``config.fake`` is not read."""
-    spec = resolve_model(config)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
-    device = _device(config.device)
-    on_cpu = device.type == "cpu"
-    dtype = _dtype(config.dtype, torch.float32 if on_cpu else torch.bfloat16)
-    components = load_components(
-        spec.directory, device=device, dtype=dtype, vae_dtype=_dtype(config.vae_dtype, torch.float32)
-    )
-    if config.compile:
-        compile_blocks(components.transformer)
-    return Engine(
-        spec=spec,
-        tokenizer=PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens),
-        runner=ModelRunner(components, caption_cache_bytes=config.caption_cache_bytes),
-        max_step_tokens=config.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else ACCELERATOR_STEP_TOKENS),
-        max_queued=config.max_queued,
-        ageing_s=config.ageing_s,
-    )
+def _load(config: EngineConfig) -> EngineLike:
+    from zimage_models.load_engine import load_engine
 
-
-def compile_blocks(transformer: Any, *, backend: str = "inductor") -> None:
-    """Compile a transformer's repeated blocks; :func:`warm_up` then pays for the usual shapes."""
-    # Past the limit a compiled block raises instead of running slowly.
-    dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _MAX_COMPILED_FORMS)
-    transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
+    return load_engine(config)
 
 
 def warm_up(engine: EngineLike) -> None:
@@ -143,20 +108,3 @@ def warm_up(engine: EngineLike) -> None:
 
 def _cache_dir(config: EngineConfig) -> Path | None:
     return Path(config.cache_dir) if config.cache_dir else None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True)
-        # Apple's is untried: it has to be asked for by name.
-        return torch.device("cpu") if device is None or device.type == "mps" else device
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InvalidRequest(f"device: {name!r} is not usable here ({error})", field="device") from error
-    return device
-
-
-def _dtype(name: str, default: torch.dtype) -> torch.dtype:
-    return default if name == "auto" else {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]

@@ -1,10 +1,9 @@
 """Memory of the device an engine runs on: copies to it, and what it holds."""
 
-import resource
-import sys
-
 import torch
 from torch import Tensor
+
+from zimage_models.engine_stats import process_peak_bytes
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -25,5 +24,4 @@ def peak_bytes(device: torch.device) -> int:
     """Return the most memory held so far: of the accelerator, or of the process on a CPU."""
     if device.type != "cpu":
         return int(torch.accelerator.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return process_peak_bytes()

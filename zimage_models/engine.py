@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zimage_models.device_memory import release_cached
+from zimage_models.device_memory import peak_bytes, release_cached
 from zimage_models.engine_stats import EngineStats, StatsCollector
 from zimage_models.errors import (
     Cancelled,
@@ -79,7 +79,7 @@ class Engine:
         self._closing = False
         self._death: EngineDead | None = None
         self._thread: threading.Thread | None = None
-        self._stats = StatsCollector(runner.device)
+        self._stats = StatsCollector()
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
         """Queue one request; from any thread.
@@ -159,6 +159,7 @@ class Engine:
             num_preemptions=self._scheduler.num_preemptions,
             num_caption_hits=captions.num_hits,
             num_caption_misses=captions.num_misses,
+            memory_bytes=peak_bytes(self._runner.device),
         )
 
     @property

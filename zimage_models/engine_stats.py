@@ -1,13 +1,12 @@
 """Counters and speeds of one engine."""
 
+import resource
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from zimage_models.device_memory import peak_bytes
 from zimage_models.errors import Cancelled, ZImageError
 from zimage_models.requests import ImageResult
 
@@ -43,8 +42,7 @@ class EngineStats:
 class StatsCollector:
     """Collects what the engine's thread records; read from any thread."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._num_images = self._num_failed = self._num_cancelled = 0
         self._num_steps = self._num_item_steps = 0
@@ -74,7 +72,13 @@ class StatsCollector:
         return max(1.0, num_requests / speed) if speed else 1.0
 
     def report(
-        self, *, num_open: int, num_preemptions: int, num_caption_hits: int, num_caption_misses: int
+        self,
+        *,
+        num_open: int,
+        num_preemptions: int,
+        num_caption_hits: int,
+        num_caption_misses: int,
+        memory_bytes: int,
     ) -> EngineStats:
         """Sum up, with what the engine itself counts."""
         with self._lock:
@@ -92,7 +96,7 @@ class StatsCollector:
                 step_s=self._busy_s() / len(self._steps) if self._steps else 0.0,
                 images_per_s=speed,
                 queue_s=num_open / speed if speed else 0.0,
-                memory_bytes=peak_bytes(self._device),
+                memory_bytes=memory_bytes,
             )
 
     def _images_per_s(self) -> float:
@@ -101,3 +105,9 @@ class StatsCollector:
 
     def _busy_s(self) -> float:
         return sum(duration_s for duration_s, _ in self._steps)
+
+
+def process_peak_bytes() -> int:
+    """Return the most memory this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)

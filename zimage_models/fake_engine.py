@@ -4,9 +4,8 @@ import hashlib
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from zimage_models.engine_stats import EngineStats, StatsCollector
+from zimage_models.engine_stats import EngineStats, StatsCollector, process_peak_bytes
 from zimage_models.errors import BlankImage, EngineDead, OutOfMemory, ZImageError
 from zimage_models.model_spec import ModelSpec
 from zimage_models.request_handle import PreviewCallback, RequestHandle
@@ -29,7 +28,7 @@ class FakeEngine:
         self.spec = spec
         self.death: EngineDead | None = None
         self._closed = False
-        self._stats = StatsCollector(torch.device("cpu"))
+        self._stats = StatsCollector()
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
         """Make the tile before returning; previews are never sent.
@@ -61,7 +60,13 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         """Report the tiles made."""
-        return self._stats.report(num_open=0, num_preemptions=0, num_caption_hits=0, num_caption_misses=0)
+        return self._stats.report(
+            num_open=0,
+            num_preemptions=0,
+            num_caption_hits=0,
+            num_caption_misses=0,
+            memory_bytes=process_peak_bytes(),
+        )
 
 
 def draw_tile(prompt: str, seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -16,11 +16,12 @@ from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from tests.s3_server import S3Server
 from tests.zimage_models.diffusers_reference import assert_as_diffusers
-from zimage_models.build_engine import load_engine, model_weights_sha256, resolve_model
+from zimage_models.build_engine import model_weights_sha256, resolve_model
 from zimage_models.checkpoint import Components, convert_checkpoint, load_components, weights_sha256
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError
+from zimage_models.load_engine import load_engine
 from zimage_models.requests import build_request
 from zimage_models.tiny import build_tiny_checkpoint
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from zimage_models.build_engine import EngineLike, build_engine, load_engine, resolve_model, warm_up
+from zimage_models.build_engine import EngineLike, build_engine, resolve_model, warm_up
 from zimage_models.checkpoint import Components, load_components
 from zimage_models.config import EngineConfig
 from zimage_models.engine import Engine, PreviewEvent, RequestHandle
@@ -26,6 +26,7 @@ from zimage_models.errors import (
     OutOfMemory,
 )
 from zimage_models.image_state import ImageState
+from zimage_models.load_engine import load_engine
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.prompts import PromptTokenizer

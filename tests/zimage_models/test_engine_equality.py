@@ -9,9 +9,10 @@ import pytest
 from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_difference, reference_pixels
-from zimage_models.build_engine import load_engine, resolve_model
+from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.engine import Engine
+from zimage_models.load_engine import load_engine
 from zimage_models.requests import ImageRequest, ImageResult, build_request
 from zimage_models.tiny import build_tiny_checkpoint
 
