@@ -14,7 +14,6 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 
-from pipelines.storage import open_storage
 from tests.jobs.conftest import Zimage, published
 from zimage_models.model_spec import KNOWN_MODELS
 
@@ -43,38 +42,6 @@ def test_parti_prompts_are_published_each_exactly_once(zimage: Zimage, tmp_path:
     assert len(rows) == NUM_PARTI_PROMPTS
     assert sorted(row["prompt"] for row in rows) == sorted(parti_table()["Prompt"].to_pylist())
     assert zimage("verify", tmp_path / "out").code == 0
-
-
-@needs_parti
-def test_input_output_and_checkpoint_on_s3(
-    zimage: Zimage, s3: Any, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    storage = open_storage(bucket, options(s3))
-    checkpoint = KNOWN_MODELS["tiny-zimage-turbo"].directory
-    assert checkpoint is not None
-    for file in checkpoint.rglob("*"):
-        if file.is_file():
-            storage.write(f"models/turbo/{file.relative_to(checkpoint).as_posix()}", file.read_bytes())
-    sink = pa.BufferOutputStream()
-    pq.write_table(parti_table().slice(0, 200), sink)
-    storage.write("in/parti.parquet", memoryview(sink.getvalue()))
-    endpoint = ("--s3-endpoint", s3.endpoint_url)
-    done = zimage(
-        *("generate", f"{bucket}/in/parti.parquet", f"{bucket}/out", *endpoint, "--progress", "json"),
-        *("--model", f"{bucket}/models/turbo", "--variant", "turbo", "--cache-dir", tmp_path / "cache"),
-        *("--engines", "2:2"),
-    )
-    assert done.code == 0, done.err
-    assert done.event("published")["counts"]["published"] == 200
-    checked = zimage("verify", f"{bucket}/out", *endpoint)
-    assert checked.code == 0, checked.out
-    assert "200 images" in checked.out
-
-
-def options(s3: Any) -> Any:
-    from pipelines.storage import StorageOptions
-
-    return StorageOptions(s3_endpoint_url=s3.endpoint_url)
 
 
 LONG = "a picture of a red apple beside a green pear and a yellow banana on the table, " * 4
