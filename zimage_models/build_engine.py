@@ -6,7 +6,7 @@ from typing import Protocol
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
-from zimage_models.errors import EngineDead
+from zimage_models.errors import CheckpointError, EngineDead
 from zimage_models.fake_engine import FakeEngine
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.request_handle import PreviewCallback, RequestHandle
@@ -48,9 +48,15 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
     directory = resolve_checkpoint(
         config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
     )
-    return read_model_spec(
+    spec = read_model_spec(
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
     )
+    if spec.variant.supports_reference_images:
+        raise CheckpointError(
+            f"variant: {spec.variant.name} is known, but this release's engine makes no edits yet",
+            field="variant",
+        )
+    return spec
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
