@@ -44,6 +44,8 @@ def _machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        # Threads that wait by spinning make a busy machine many times slower.
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},

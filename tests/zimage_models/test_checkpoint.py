@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -256,11 +257,15 @@ def test_unknown_models_are_told(model: str) -> None:
     assert caught.value.field == "model"
 
 
-def test_a_hub_id_offline_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"^model: Tongyi-MAI/Z-Image .* the hub cannot be reached"):
-        resolve_checkpoint("Tongyi-MAI/Z-Image")
+def test_a_hub_id_offline_is_told(tmp_path: Path) -> None:
+    script = "from zimage_models.checkpoint_source import *; resolve_checkpoint('Tongyi-MAI/Z-Image')"
+    # The hub's library reads its environment as it is imported.
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    last_line = done.stderr.splitlines()[-1]
+    assert last_line.startswith("zimage_models.errors.CheckpointError: model: Tongyi-MAI/Z-Image is neither")
+    assert last_line.endswith("and the hub cannot be reached")
 
 
 def test_a_hub_checkpoint_in_the_cache_needs_no_hub(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_difference, reference_pixels
@@ -128,3 +129,28 @@ def test_the_comparison_can_fail(tiny_checkpoint: Path, pipeline_of: PipelineOf)
 
     for other in ({"prompt": "cat"}, {"seed": 2}, {"num_inference_steps": 3}):
         assert max_difference(pixels(), pixels(**other)) > 20
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_makes_the_same_pictures(
+    pipeline_of: PipelineOf, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    # TensorFloat-32 alone moves pixels by more than two levels.
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    config = EngineConfig(model="tiny-zimage-base", device="cuda", dtype="float32", compile=compiled)
+    engine = load_engine(config)
+    values = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    requests = build(
+        engine,
+        [
+            {"prompt": "red apple", **values},
+            {"prompt": "tiger face " * 20, **values},
+            {"prompt": "红苹果", "size": "96x64", "negative_prompt": "blurry " * 30, **values},
+            {"prompt": "penguin", "num_inference_steps": 3, "guidance_scale": 0.0},
+        ],
+    )
+    for result in make_together(engine, requests):
+        assert_as_diffusers(pipeline_of(engine.spec.directory), result)
+    assert engine.stats().memory_bytes > 2**20
