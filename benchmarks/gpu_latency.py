@@ -191,8 +191,10 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         result = measure(settings, build_tiny_checkpoint(Path(folder) / "tiny"))
-    name = "tiny" if arguments.tiny else result["device"].lower().replace(" ", "-")
-    write_result(f"gpu_latency_{name}", result)
+    if arguments.tiny:
+        write_result("gpu_latency_tiny", result, folder=Path("out"))
+    else:
+        write_result(f"gpu_latency_{result['device'].lower().replace(' ', '-')}", result)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,16 @@ RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("torch", "diffusers", "transformers")
 
 
-def write_result(name: str, payload: dict[str, Any]) -> Path:
+def write_result(name: str, payload: dict[str, Any], *, folder: Path = RESULTS) -> Path:
     """Write ``results/<name>.json``: the payload, and the machine and software it was measured on.
 
     Args:
         name: the file's name, without ``.json``; the figures of another device belong in another file.
         payload: the figures; anything JSON can hold.
+        folder: another one for figures that nobody should keep.
     """
-    path = RESULTS / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {**payload, "measured_on": _machine()}
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"written: {path}", file=sys.stderr)
