@@ -38,7 +38,9 @@ def command(
     for error_class, examples in status["errors"].items():
         print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
     if status["unpublished"]:
-        print(f"{status['unpublished']} images are made but not published: run the same command again")
+        print(
+            f"{status['unpublished']} images lie outside the data set: of older tables, or of a run to continue"
+        )
     return 0
 
 
