@@ -39,7 +39,7 @@ def command(
         print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
     if status["unpublished"]:
         print(
-            f"{status['unpublished']} images lie outside the data set: of older tables, or of a run to continue"
+            f"{status['unpublished']} images are outside the data set: of older tables or a run to continue"
         )
     return 0
 
