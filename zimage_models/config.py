@@ -28,7 +28,7 @@ class EngineConfig:
     max_step_tokens: int | None = None
     """Transformer tokens in one denoising step, over all its images (one always runs); None: by device."""
     max_queued: int = 1024
-    """Requests waiting or running; past it a submission is refused."""
+    """Requests of one priority waiting or running; past it a submission is refused."""
     ageing_s: float = 10.0
     """When the first request of a lower priority has not stepped for this long, it goes first once."""
     caption_cache_bytes: int = 256 * 2**20

@@ -7,7 +7,7 @@ knows no Ray, no HTTP and no table.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
@@ -34,7 +34,7 @@ from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.request_handle import PreviewCallback, PreviewEvent, RequestHandle
-from zimage_models.requests import ImageRequest, ImageResult
+from zimage_models.requests import ImageRequest, ImageResult, Priority
 from zimage_models.step_scheduler import Entry, StepScheduler
 
 __all__ = ["Engine", "PreviewCallback", "PreviewEvent", "RequestHandle"]
@@ -75,7 +75,7 @@ class Engine:
         self._entries: dict[int, Entry[Job]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._changed = threading.Condition()
-        self._num_open = 0
+        self._num_open: Counter[int] = Counter()
         self._closing = False
         self._death: EngineDead | None = None
         self._thread: threading.Thread | None = None
@@ -91,7 +91,7 @@ class Engine:
             on_preview: called from the engine's thread every ``request.preview_every`` steps.
 
         Raises:
-            EngineOverloaded: ``max_queued`` requests wait or run already.
+            EngineOverloaded: ``max_queued`` requests of its priority wait or run already.
             EngineDead: the engine has failed or is closed.
         """
         arrival = next(self._arrival_numbers)
@@ -108,12 +108,14 @@ class Engine:
         with self._changed:
             if self._death or self._closing:
                 raise EngineDead(str(self._death or "the engine is closed"))
-            if self._num_open >= self._max_queued:
+            # Each priority has room of its own, so that batch work never fills the queue for those online.
+            num_open = self._num_open[request.priority]
+            if num_open >= self._max_queued:
                 raise EngineOverloaded(
-                    f"{self._num_open} requests are queued; the limit is {self._max_queued}",
-                    retry_after_s=self._stats.seconds_for(self._num_open),
+                    f"{num_open} requests are queued; the limit is {self._max_queued}",
+                    retry_after_s=self._stats.seconds_for(num_open),
                 )
-            self._num_open += 1
+            self._num_open[request.priority] += 1
             self._arrivals.append(entry)
             self._changed.notify()
         return handle
@@ -132,7 +134,7 @@ class Engine:
         started_s = time.perf_counter()
         stepped = self._denoise_step(batch)
         self._finish([entry for entry in stepped if entry.payload.state.finished])
-        step_counts = [entry.payload.state.request.num_inference_steps for entry in stepped]
+        step_counts = [entry.payload.state.request.num_steps for entry in stepped]
         self._stats.record_step(time.perf_counter() - started_s, step_counts)
         return True
 
@@ -155,7 +157,8 @@ class Engine:
         """Report queue, speed and memory."""
         captions = self._runner.captions
         return self._stats.report(
-            num_open=self._num_open,
+            num_open=self._num_open.total(),
+            num_online=self._num_open[Priority.ONLINE],
             num_preemptions=self._scheduler.num_preemptions,
             num_caption_hits=captions.num_hits,
             num_caption_misses=captions.num_misses,
@@ -255,19 +258,24 @@ class Engine:
                 entry.payload.started_s = now_s
         if all(entry.payload.state.canvas for entry in batch):
             return
-        # Many prompts at once are far cheaper than each by itself; but none waits for a lower priority's.
-        ahead = (e for e in islice(self._scheduler, num_ahead) if e.priority <= batch[0].priority)
+        # Many prompts at once are far cheaper than each by itself; but none waits for a lower priority's, and
+        # none for pictures of others, which are encoded one by one.
+        ahead = (
+            e
+            for e in islice(self._scheduler, num_ahead)
+            if e.priority <= batch[0].priority and not e.payload.state.request.reference_images
+        )
         wanted = dict.fromkeys((*batch, *ahead))
         self._runner.prepare([e.payload.state for e in wanted if e.payload.state.canvas is None])
 
     def _preview(self, job: Job) -> None:
         handle, state = job.handle, job.state
         every = handle.request.preview_every
-        if not (handle.on_preview and every) or state.step % every or state.finished:
+        if not (handle.on_preview and every) or state.num_done % every or state.finished:
             return
         event = PreviewEvent(
-            step=state.step,
-            num_steps=handle.request.num_inference_steps,
+            step=state.num_done,
+            num_steps=handle.request.num_steps,
             pixels_HWC=self._runner.preview(state),
         )
         try:
@@ -304,6 +312,6 @@ class Engine:
         self._scheduler.remove(entry)
         del self._entries[entry.arrival]
         with self._changed:
-            self._num_open -= 1
+            self._num_open[handle.request.priority] -= 1
         self._stats.record_outcome(outcome)
         handle.settle(outcome)

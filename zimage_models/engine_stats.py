@@ -19,6 +19,8 @@ class EngineStats:
 
     num_open: int
     """Requests waiting or running."""
+    num_online: int
+    """Those of them that are online ones."""
     num_images: int
     num_failed: int
     num_cancelled: int
@@ -34,7 +36,7 @@ class EngineStats:
     images_per_s: float
     """While busy, over the last step batches."""
     queue_s: float
-    """Estimated seconds until a request submitted now would start."""
+    """Estimated seconds until the online requests of now are done: batch work waits for those."""
     memory_bytes: int
     """Peak memory: of the accelerator where there is one, else of the process."""
 
@@ -75,6 +77,7 @@ class StatsCollector:
         self,
         *,
         num_open: int,
+        num_online: int,
         num_preemptions: int,
         num_caption_hits: int,
         num_caption_misses: int,
@@ -85,6 +88,7 @@ class StatsCollector:
             speed = self._images_per_s()
             return EngineStats(
                 num_open=num_open,
+                num_online=num_online,
                 num_images=self._num_images,
                 num_failed=self._num_failed,
                 num_cancelled=self._num_cancelled,
@@ -95,7 +99,7 @@ class StatsCollector:
                 num_caption_misses=num_caption_misses,
                 step_s=self._busy_s() / len(self._steps) if self._steps else 0.0,
                 images_per_s=speed,
-                queue_s=num_open / speed if speed else 0.0,
+                queue_s=num_online / speed if speed else 0.0,
                 memory_bytes=memory_bytes,
             )
 

@@ -8,9 +8,10 @@ import numpy.typing as npt
 from zimage_models.engine_stats import EngineStats, StatsCollector, process_peak_bytes
 from zimage_models.errors import BlankImage, EngineDead, OutOfMemory, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.request_handle import PreviewCallback, RequestHandle
+from zimage_models.request_handle import PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult, Timings
 
+_PREVIEW_SIDE = 64
 _NO_TIME = Timings(queue_s=0.0, denoise_s=0.0, decode_s=0.0, total_s=0.0)
 
 FAKE_FAILURES: dict[str, type[ZImageError]] = {
@@ -31,16 +32,18 @@ class FakeEngine:
         self._stats = StatsCollector()
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
-        """Make the tile before returning; previews are never sent.
+        """Make the tile before returning; previews are the tile, made small.
 
         Raises:
             EngineDead: the engine is closed.
         """
         if self._closed:
             raise EngineDead("the engine is closed")
-        outcome = self._outcome(request)
-        self._stats.record_outcome(outcome)
         handle = RequestHandle(request=request, on_preview=on_preview, on_cancel=_do_nothing)
+        outcome = self._outcome(request)
+        if on_preview and request.preview_every and isinstance(outcome, ImageResult):
+            _preview(outcome, on_preview)
+        self._stats.record_outcome(outcome)
         handle.settle(outcome)
         return handle
 
@@ -62,11 +65,20 @@ class FakeEngine:
         """Report the tiles made."""
         return self._stats.report(
             num_open=0,
+            num_online=0,
             num_preemptions=0,
             num_caption_hits=0,
             num_caption_misses=0,
             memory_bytes=process_peak_bytes(),
         )
+
+
+def _preview(result: ImageResult, on_preview: PreviewCallback) -> None:
+    request = result.request
+    stride = -(-max(request.height, request.width) // _PREVIEW_SIDE)
+    pixels_HWC = result.pixels_HWC[::stride, ::stride]
+    for step in range(request.preview_every, request.num_steps, request.preview_every):
+        on_preview(PreviewEvent(step=step, num_steps=request.num_steps, pixels_HWC=pixels_HWC))
 
 
 def draw_tile(prompt: str, seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:

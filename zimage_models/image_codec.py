@@ -1,4 +1,4 @@
-"""Image files: pixels to marked PNG, JPEG, WebP or AVIF bytes and back. It knows no storage and no request.
+"""Image files: pixels to marked PNG, JPEG, WebP or AVIF bytes and back. It knows no storage.
 
 Every file carries the mark of generated media as XMP: IPTC's ``DigitalSourceType`` (IPTC Photo Metadata
 Standard 2023.1, Iptc4xmpExt schema). Beside it, in the same packet, stand the generation parameters as JSON;
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.requests import ImageRequest
 
 IMAGE_FORMATS = ("png", "jpeg", "webp", "avif")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
@@ -58,6 +59,16 @@ _MAX_JPEG_XMP_BYTES = 65_504
 # JSON escapes control characters itself; XML forbids these two as well (XML 1.0, production 2).
 _XML_FORBIDDEN = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
+EMBEDDED_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "num_inference_steps",
+    "guidance_scale",
+    "seed",
+)
+"""The fields of a request that go into its image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
 # No "Model hash": that label means ten digits of one checkpoint file's own hash.
 _A1111_LABELS = {
@@ -147,6 +158,11 @@ def encode_image(
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, encoding.format, **options)
     return buffer.getvalue()
+
+
+def image_parameters(request: ImageRequest, **identity: str) -> dict[str, Any]:
+    """Return what :func:`encode_image` writes into an image: its settings, and what else identifies it."""
+    return {name: getattr(request, name) for name in EMBEDDED_FIELDS} | identity
 
 
 def decode_image(data: bytes) -> npt.NDArray[np.uint8]:

@@ -37,6 +37,7 @@ class Job:
             pixels_HWC=pixels_HWC,
             request=self.handle.request,
             prompt_truncated=self.state.prompt.truncated,
+            num_prompt_tokens=len(self.state.prompt.ids),
             timings=Timings(
                 queue_s=started_s - submitted_s,
                 denoise_s=denoised_s - started_s,

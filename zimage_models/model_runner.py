@@ -3,7 +3,7 @@
 Shape legend: B batch, C latent channels, H W height and width, L caption tokens, D model width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,14 +13,16 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from torch import Tensor
 from torch.nn import functional
 
-from zimage_models.caption_cache import CaptionCache
 from zimage_models.checkpoint import Components
 from zimage_models.denoiser import Denoiser, padded_length
 from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
-from zimage_models.image_state import Canvas, ImageState, StepTimes
+from zimage_models.image_encoder import ImageEncoder
+from zimage_models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
+from zimage_models.pictures import painted
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
 from zimage_models.requests import ImageRequest
+from zimage_models.tensor_cache import TensorCache
 
 _PREVIEW_LATENT_SIDE = 16
 _MAX_DECODE_PIXELS = 4 * 1024 * 1024
@@ -32,14 +34,17 @@ class ModelRunner:
     A verb that raises leaves its states as they were.
     """
 
-    def __init__(self, components: Components, *, caption_cache_bytes: int) -> None:
+    def __init__(
+        self, components: Components, *, caption_cache_bytes: int, image_cache_bytes: int = 64 * 2**20
+    ) -> None:
         self._denoiser = Denoiser(components.transformer)
         self._encoder = PromptEncoder(components.text_encoder)
         self._vae = components.vae
+        self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
         self._scheduler = components.scheduler
         self._num_channels = self._denoiser.num_channels
         self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self.captions = CaptionCache(caption_cache_bytes)
+        self.captions: TensorCache[tuple[int, ...]] = TensorCache(caption_cache_bytes)
         self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
         self._steps_under_way: list[torch.Event] = []
 
@@ -50,19 +55,37 @@ class ModelRunner:
 
     @torch.inference_mode()
     def prepare(self, states: Sequence[ImageState]) -> None:
-        """Encode the prompts of states that have no canvas yet, and draw their noise."""
+        """Encode the prompts and pictures of states that have no canvas yet, and draw their noise."""
         captions = self._captions_of(states)
-        canvases = [
-            Canvas(
-                latents_CHW=self._noise(state.request),
-                caption_LD=captions[state.prompt.ids],
-                negative_caption_LD=captions[state.negative.ids] if state.negative else None,
-                step_times=self._step_times(state.request.num_inference_steps),
-            )
-            for state in states
-        ]
+        canvases = [self._new_canvas(state, captions) for state in states]
         for state, canvas in zip(states, canvases, strict=True):
             state.canvas = canvas
+
+    def _new_canvas(self, state: ImageState, captions: Mapping[tuple[int, ...], Tensor]) -> Canvas:
+        request = state.request
+        step_times = self._step_times(request.num_inference_steps)
+        # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        # The image before the noise: diffusers' prepare_latents draws in this order.
+        pictures = request.reference_images
+        image_CHW = self._image_encoder.encode(pictures[0], generator) if pictures else None
+        sides = (side // self._latent_scale for side in (request.height, request.width))
+        noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
+        latents_CHW = noise_CHW = upload(noise_CHW, self.device)
+        inpainting = None
+        if image_CHW is not None:
+            latents_CHW = add_noise(image_CHW, noise_CHW, step_times.sigmas[request.first_step])
+            if request.mask is not None:
+                seen = painted(request.mask)[:: self._latent_scale, :: self._latent_scale]
+                painted_HW = upload(torch.from_numpy(seen.copy()), self.device)
+                inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
+        return Canvas(
+            latents_CHW=latents_CHW,
+            caption_LD=captions[state.prompt.ids],
+            negative_caption_LD=captions[state.negative.ids] if state.negative else None,
+            step_times=step_times,
+            inpainting=inpainting,
+        )
 
     def _captions_of(self, states: Sequence[ImageState]) -> dict[tuple[int, ...], Tensor]:
         prompts = {p.ids: p for state in states for p in (state.prompt, state.negative) if p is not None}
@@ -81,19 +104,12 @@ class ModelRunner:
                 self.captions.put(prompt.ids, caption)
         return captions
 
-    def _noise(self, request: ImageRequest) -> Tensor:
-        # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
-        sides = (side // self._latent_scale for side in (request.height, request.width))
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
-        return upload(noise_CHW, self.device)
-
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[ImageState]) -> None:
         """Advance every state by one step; all have one bucket, each its own time, guidance and caption.
 
         The update is the Euler step of FlowMatchEulerDiscreteScheduler.step:
-        x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity.
+        x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity. Inpainting then puts back what it keeps.
         """
         canvases = [_canvas(state) for state in states]
         indexed = [(canvas.step_times, state.step) for canvas, state in zip(canvases, states, strict=True)]
@@ -106,15 +122,18 @@ class ModelRunner:
         latents_BCHW = torch.stack([canvas.latents_CHW for canvas in canvases])
         velocity_BCHW = self._guided_velocity(states, canvases, latents_BCHW, time_B)
         latents_BCHW = latents_BCHW + sigma_change_B[:, None, None, None] * velocity_BCHW
-        estimates = [
-            latents_CHW - step_times.sigmas[step + 1] * velocity_CHW if state.request.preview_every else None
-            for state, latents_CHW, velocity_CHW, (step_times, step) in zip(
-                states, latents_BCHW, velocity_BCHW, indexed, strict=True
-            )
-        ]
-        for state, canvas, latents_CHW, estimate_CHW in zip(
-            states, canvases, latents_BCHW, estimates, strict=True
+        moved = []
+        for canvas, latents_CHW, velocity_CHW, (step_times, step), state in zip(
+            canvases, latents_BCHW, velocity_BCHW, indexed, states, strict=True
         ):
+            sigma = step_times.sigmas[step + 1]
+            estimate_CHW = latents_CHW - sigma * velocity_CHW if state.request.preview_every else None
+            if canvas.inpainting:
+                latents_CHW = canvas.inpainting.blend(latents_CHW, sigma)
+                if estimate_CHW is not None:
+                    estimate_CHW = canvas.inpainting.blend(estimate_CHW, 0.0)
+            moved.append((latents_CHW, estimate_CHW))
+        for state, canvas, (latents_CHW, estimate_CHW) in zip(states, canvases, moved, strict=True):
             canvas.latents_CHW = latents_CHW
             canvas.estimate_CHW = estimate_CHW
             state.step += 1
@@ -173,16 +192,16 @@ class ModelRunner:
         chunk = max(1, _MAX_DECODE_PIXELS // (request.height * request.width))
         results: list[npt.NDArray[np.uint8] | BlankImage] = []
         for start in range(0, len(states), chunk):
-            latents_BCHW = torch.stack([_canvas(s).latents_CHW for s in states[start : start + chunk]])
-            images_BCHW = self._decode_latents(latents_BCHW)
+            part = states[start : start + chunk]
+            images_BCHW = self._decode_latents(torch.stack([_canvas(state).latents_CHW for state in part]))
             finite_B = images_BCHW.isfinite().flatten(1).all(1)
             pixels_BHWC = _to_pixels(images_BCHW)
             uniform_B = (pixels_BHWC == pixels_BHWC[:, :1, :1]).flatten(1).all(1)
             pixels = pixels_BHWC.cpu().numpy()
             flags = zip(finite_B.tolist(), uniform_B.tolist(), strict=True)
             results += [
-                _checked(image, finite=finite, uniform=uniform)
-                for image, (finite, uniform) in zip(pixels, flags, strict=True)
+                _finished(image, state.request, finite=finite, uniform=uniform)
+                for image, state, (finite, uniform) in zip(pixels, part, flags, strict=True)
             ]
         return results
 
@@ -231,8 +250,8 @@ def _to_pixels(images_BCHW: Tensor) -> Tensor:
     return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _checked(
-    pixels_HWC: npt.NDArray[np.uint8], *, finite: bool, uniform: bool
+def _finished(
+    pixels_HWC: npt.NDArray[np.uint8], request: ImageRequest, *, finite: bool, uniform: bool
 ) -> npt.NDArray[np.uint8] | BlankImage:
     if not finite:
         return BlankImage(
@@ -241,6 +260,9 @@ def _checked(
     if uniform:
         red, green, blue = pixels_HWC[0, 0].tolist()
         return BlankImage(f"the image is one uniform colour (every pixel is {red}, {green}, {blue})")
+    if request.mask is not None:
+        # What is kept is kept to the pixel, not as the VAE renders it.
+        return np.where(painted(request.mask)[:, :, None], pixels_HWC, request.reference_images[0].pixels)
     # A copy: an image that is kept must not keep its batch.
     return pixels_HWC.copy()
 

@@ -6,20 +6,22 @@ treated alike. This module knows no table and no HTTP.
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.model_spec import ModelSpec
+from zimage_models.field_values import read_boolean, read_integer, read_number, read_text, shown
+from zimage_models.model_spec import PATCH_SIZE, ModelSpec
+from zimage_models.pictures import Picture, fit, nearest_size, painted
 
 MAX_SEED = 2**63 - 1
-MAX_PROMPT_CHARS = 16_384
+IMAGE_TO_IMAGE_STRENGTH = 0.6
+INPAINTING_STRENGTH = 1.0
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
@@ -47,17 +49,40 @@ class ImageRequest:
     """Guidance is off once the normalised time (0 noise, 1 image) passes this."""
     truncate_prompt: bool = False
     """Cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
+    reference_images: tuple[Picture, ...] = ()
+    """Of this size; the one to start from."""
+    mask: Picture | None = None
+    """Where to paint (128 and more) and where to keep the reference image; of this size."""
+    strength: float | None = None
+    """Share of the steps to run on a reference image, above 0 .. 1; None without one."""
     priority: Priority = Priority.BATCH
     deadline_s: float | None = None
     """Seconds from submission after which the request is dropped at the next step."""
     preview_every: int = 0
     """Emit a small preview image every so many steps; 0 for none."""
 
+    @property
+    def first_step(self) -> int:
+        """The denoising step it starts at; past 0 only from an image (diffusers, ``get_timesteps``)."""
+        if self.strength is None:
+            return 0
+        return int(self.num_inference_steps - self.num_inference_steps * self.strength)
 
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps really run."""
+        return self.num_inference_steps - self.first_step
+
+
+EDIT_FIELDS = ("reference_images", "mask", "strength")
+"""The fields of a request that starts from an image; no table has them."""
 GENERATION_FIELDS = tuple(
-    f.name for f in fields(ImageRequest) if f.name not in ("priority", "deadline_s", "preview_every")
+    f.name
+    for f in fields(ImageRequest)
+    if f.name not in (*EDIT_FIELDS, "priority", "deadline_s", "preview_every")
 )
-"""The fields that decide the picture."""
+"""The fields that decide the picture, beside those of an edit."""
+_VALUE_FIELDS = frozenset((*GENERATION_FIELDS, *EDIT_FIELDS, "size"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +105,8 @@ class ImageResult:
     pixels_HWC: npt.NDArray[np.uint8]
     request: ImageRequest
     prompt_truncated: bool = False
+    num_prompt_tokens: int = 0
+    """Tokens of the prompt as encoded, chat template included."""
     timings: Timings
 
 
@@ -88,29 +115,31 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
 
     Args:
         spec: the model the request is for.
-        values: generation fields by name (:data:`GENERATION_FIELDS` and ``size`` as ``"WIDTHxHEIGHT"``);
-            None counts as absent. ``seed`` is required.
+        values: fields by name (:data:`GENERATION_FIELDS`, :data:`EDIT_FIELDS`, and ``size`` as
+            ``"WIDTHxHEIGHT"``); None counts as absent. ``seed`` is required. Reference image and mask are
+            scaled and cropped to the size; without one it is the nearest to the reference image's own.
         hosting: ``priority``, ``deadline_s`` and ``preview_every``, set by the host.
 
     Raises:
         InvalidRequest: an unknown field, a wrong type, or a value past a limit; names all three.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    unknown = given.keys() - set(GENERATION_FIELDS) - {"size"}
+    unknown = given.keys() - _VALUE_FIELDS
     if unknown:
         name = min(unknown)
-        known = ", ".join(sorted((*GENERATION_FIELDS, "size")))
+        known = ", ".join(sorted(_VALUE_FIELDS))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
-    height, width = _size(spec, given)
-    guidance = _number(
+    images = _reference_images(spec, given) if "reference_images" in given else ()
+    height, width = _size(spec, given, images)
+    guidance = read_number(
         given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
     )
     request = ImageRequest(
-        prompt=_text(given, "prompt", required=True),
-        negative_prompt=_text(given, "negative_prompt", required=False),
+        prompt=read_text(given, "prompt", required=True),
+        negative_prompt=read_text(given, "negative_prompt", required=False),
         height=height,
         width=width,
-        num_inference_steps=_integer(
+        num_inference_steps=read_integer(
             given,
             "num_inference_steps",
             spec.default_num_inference_steps,
@@ -118,14 +147,21 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
             spec.variant.max_num_inference_steps,
         ),
         guidance_scale=guidance,
-        seed=_integer(given, "seed", None, 0, MAX_SEED),
-        cfg_normalization=_number(given, "cfg_normalization", 0.0, 0.0, 10.0),
-        cfg_truncation=_number(given, "cfg_truncation", 1.0, 0.0, 1.0),
-        truncate_prompt=_boolean(given, "truncate_prompt", False),
+        seed=read_integer(given, "seed", None, 0, MAX_SEED),
+        cfg_normalization=read_number(given, "cfg_normalization", 0.0, 0.0, 10.0),
+        cfg_truncation=read_number(given, "cfg_truncation", 1.0, 0.0, 1.0),
+        truncate_prompt=read_boolean(given, "truncate_prompt", False),
         **hosting,
     )
     _check_guidance(spec, request)
     _check_hosting(request)
+    if images:
+        return _start_from(images, spec, given, request)
+    for name in ("mask", "strength"):
+        if name in given:
+            raise InvalidRequest(
+                f"{name}: {shown(given[name])} has no effect without reference_images", field=name
+            )
     return request
 
 
@@ -141,21 +177,88 @@ def parse_size(text: str) -> tuple[int, int]:
     match = _SIZE.fullmatch(text)
     if not match:
         raise InvalidRequest(
-            f"size: {_shown(text)} is not of the form WIDTHxHEIGHT, such as 1024x768", field="size"
+            f"size: {shown(text)} is not of the form WIDTHxHEIGHT, such as 1024x768", field="size"
         )
     width, height = map(int, match.groups())
     return height, width
 
 
-def _size(spec: ModelSpec, given: Mapping[str, Any]) -> tuple[int, int]:
+def _reference_images(spec: ModelSpec, given: Mapping[str, Any]) -> Sequence[Picture]:
+    images = given.get("reference_images", ())
+    if not isinstance(images, list | tuple) or not all(_is_rgb(image) for image in images):
+        raise InvalidRequest(
+            f"reference_images: {shown(images)} is not a list of RGB pictures", field="reference_images"
+        )
+    limit = spec.variant.max_start_images
+    if len(images) > limit:
+        raise InvalidRequest(
+            f"reference_images: {len(images)} images; {spec.variant.name} takes at most {limit}",
+            field="reference_images",
+        )
+    return images
+
+
+def _is_rgb(image: Any) -> bool:
+    return isinstance(image, Picture) and not image.is_mask
+
+
+def _start_from(
+    images: Sequence[Picture], spec: ModelSpec, given: Mapping[str, Any], plain: ImageRequest
+) -> ImageRequest:
+    return replace(
+        plain,
+        reference_images=tuple(fit(image, plain.height, plain.width) for image in images),
+        mask=_mask(spec, given, images[0], plain) if "mask" in given else None,
+        strength=_strength(given),
+    )
+
+
+def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, plain: ImageRequest) -> Picture:
+    mask = given["mask"]
+    if not isinstance(mask, Picture) or not mask.is_mask:
+        raise InvalidRequest(f"mask: {shown(mask)} is not a picture of one channel", field="mask")
+    if (mask.height, mask.width) != (image.height, image.width):
+        raise InvalidRequest(
+            f"mask: {mask.width}x{mask.height} px is not the size of the reference image,"
+            f" {image.width}x{image.height} px",
+            field="mask",
+        )
+    fitted = fit(mask, plain.height, plain.width)
+    latent_scale = spec.size_multiple // PATCH_SIZE
+    if not painted(fitted)[::latent_scale, ::latent_scale].any():
+        raise InvalidRequest(
+            f"mask: paints nothing: no pixel is 128 or more in every {latent_scale}th row and column,"
+            f" which are those that the model sees, at {plain.width}x{plain.height} px",
+            field="mask",
+        )
+    return fitted
+
+
+def _strength(given: Mapping[str, Any]) -> float:
+    default = INPAINTING_STRENGTH if "mask" in given else IMAGE_TO_IMAGE_STRENGTH
+    strength = read_number(given, "strength", default, 0.0, 1.0)
+    if not strength:
+        raise InvalidRequest("strength: 0 leaves no step to run; it must be above 0", field="strength")
+    return strength
+
+
+def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) -> tuple[int, int]:
+    default_height, default_width = spec.default_height, spec.default_width
+    if images:
+        default_height, default_width = nearest_size(
+            images[0],
+            size_multiple=spec.size_multiple,
+            max_side=spec.max_side,
+            max_pixels=spec.variant.max_pixels,
+        )
     if "size" in given:
         if "height" in given or "width" in given:
             raise InvalidRequest("size: give either size or height and width, not both", field="size")
-        height, width = parse_size(_text(given, "size", required=True))
+        height, width = parse_size(read_text(given, "size", required=True))
         names = ("size", "size")
     else:
-        height = _integer(given, "height", spec.default_height, 1, spec.max_side)
-        width = _integer(given, "width", spec.default_width, 1, spec.max_side)
+        height = read_integer(given, "height", default_height, 1, spec.max_side)
+        width = read_integer(given, "width", default_width, 1, spec.max_side)
         names = ("height", "width")
     for name, side in zip(names, (height, width), strict=True):
         if not 1 <= side <= spec.max_side:
@@ -179,7 +282,7 @@ def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:
         value = getattr(request, name)
         if value != default:
             raise InvalidRequest(
-                f"{name}: {_shown(value)} has no effect at guidance_scale 0"
+                f"{name}: {shown(value)} has no effect at guidance_scale 0"
                 f" ({spec.variant.name} allows up to {spec.variant.max_guidance_scale:g})",
                 field=name,
             )
@@ -191,81 +294,3 @@ def _check_hosting(request: ImageRequest) -> None:
         raise InvalidRequest(f"deadline_s: {deadline_s} is not a finite number above 0", field="deadline_s")
     if request.preview_every < 0:
         raise InvalidRequest(f"preview_every: {request.preview_every} is below 0", field="preview_every")
-
-
-def _text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
-    value = given.get(name)
-    if value is None:
-        if required:
-            raise InvalidRequest(f"{name}: missing", field=name)
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name}: {_shown(value)} is {type(value).__name__}, not text", field=name)
-    if required and not value.strip():
-        raise InvalidRequest(f"{name}: {_shown(value)} is empty", field=name)
-    if len(value) > MAX_PROMPT_CHARS:
-        raise InvalidRequest(f"{name}: {len(value)} characters; the limit is {MAX_PROMPT_CHARS}", field=name)
-    if "\x00" in value:
-        raise InvalidRequest(f"{name}: {_shown(value)} contains a NUL character", field=name)
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(
-            f"{name}: {_shown(value)} is not valid Unicode text ({error.reason})", field=name
-        ) from error
-    return str(value)
-
-
-def _integer(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int:
-    value = given.get(name, default)
-    if value is None:
-        raise InvalidRequest(f"{name}: missing", field=name)
-    number = _as_number(value, name)
-    if number != int(number):
-        raise InvalidRequest(f"{name}: {_shown(value)} is not a whole number", field=name)
-    if not low <= number <= high:
-        raise InvalidRequest(f"{name}: {_shown(value)} is outside {low}..{high}", field=name)
-    return int(number)
-
-
-def _number(given: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    value = given.get(name, default)
-    number = _as_number(value, name)
-    if not low <= number <= high:
-        limit = f"must be {low:g}" if low == high else f"is outside {low:g}..{high:g}"
-        raise InvalidRequest(f"{name}: {_shown(value)} {limit}", field=name)
-    return float(number)
-
-
-def _as_number(value: Any, name: str) -> int | float:
-    if type(value) is int or (type(value) is float and math.isfinite(value)):
-        return value  # nearly all values, at a table's every row
-    number = value
-    if isinstance(value, str):  # CSV has no types
-        try:
-            number = int(value) if re.fullmatch(r"\s*[+-]?\d+\s*", value) else float(value)
-        except ValueError:
-            raise InvalidRequest(f"{name}: {_shown(value)} is not a number", field=name) from None
-    # Real takes numpy's numbers in; their booleans are none.
-    if isinstance(number, bool) or not isinstance(number, Real):
-        raise InvalidRequest(f"{name}: {_shown(value)} is {type(value).__name__}, not a number", field=name)
-    if isinstance(number, Integral):
-        return int(number)
-    if not math.isfinite(number):
-        raise InvalidRequest(f"{name}: {_shown(value)} is not a finite number", field=name)
-    return float(number)
-
-
-def _boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = given.get(name, default)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if not isinstance(value, bool | np.bool_):
-        raise InvalidRequest(f"{name}: {_shown(value)} is not true or false", field=name)
-    return bool(value)
-
-
-def _shown(value: Any) -> str:
-    # str first for numbers: numpy writes their types around them.
-    text = str(value) if isinstance(value, Real) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

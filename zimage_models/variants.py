@@ -17,7 +17,10 @@ class VariantSpec:
     default_guidance_scale: float
     max_guidance_scale: float
     supports_negative_prompt: bool
+    max_start_images: int = 1
+    """Reference images that an image may start from, noise added to them (img2img, inpainting)."""
     supports_reference_images: bool = False
+    """Reads reference images as conditions that its instructions speak of."""
     released_shift: float
     """Time shift of the released scheduler; a checkpoint's own scheduler config always wins."""
     recommended_steps: tuple[int, int]
@@ -60,6 +63,7 @@ VARIANTS: dict[str, VariantSpec] = {
         default_guidance_scale=3.0,
         max_guidance_scale=20.0,
         supports_negative_prompt=True,
+        max_start_images=0,
         supports_reference_images=True,
         released_shift=6.0,
         recommended_steps=(50, 50),

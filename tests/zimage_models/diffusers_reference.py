@@ -1,12 +1,15 @@
-"""What diffusers.ZImagePipeline makes of a request: the reference that the engine is held to."""
+"""What diffusers' own pipelines make of a request: the reference that the engine is held to."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
+from PIL import Image
 
+from zimage_models.pictures import painted
 from zimage_models.requests import ImageRequest, ImageResult
 
 
@@ -17,6 +20,20 @@ def load_pipeline(directory: Path) -> ZImagePipeline:
 
 
 def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDArray[np.uint8]:
+    pictures: dict[str, Any] = {}
+    pipeline_class = ZImagePipeline
+    if request.reference_images:
+        pipeline_class = ZImageImg2ImgPipeline
+        pictures = {
+            "image": Image.fromarray(request.reference_images[0].pixels),
+            "strength": request.strength,
+        }
+    if request.mask:
+        pipeline_class = ZImageInpaintPipeline
+        pictures["mask_image"] = Image.fromarray(request.mask.pixels)
+    if pipeline_class is not ZImagePipeline:
+        pipeline = pipeline_class(**pipeline.components)
+        pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         # Lists of our own: the pipeline edits them in place.
         prompt=[request.prompt],
@@ -28,8 +45,13 @@ def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDA
         cfg_normalization=request.cfg_normalization,
         cfg_truncation=request.cfg_truncation,
         generator=torch.Generator("cpu").manual_seed(request.seed),
+        **pictures,
     ).images[0]
-    return np.asarray(image)
+    pixels = np.asarray(image)
+    if request.mask:
+        # Beside diffusers: what is not painted stays as it was, to the pixel.
+        pixels = np.where(painted(request.mask)[:, :, None], pixels, request.reference_images[0].pixels)
+    return pixels
 
 
 def max_difference(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:

@@ -29,6 +29,7 @@ from zimage_models.image_state import ImageState
 from zimage_models.load_engine import load_engine
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.pictures import Picture
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.requests import ImageRequest, Priority, build_request
 
@@ -172,6 +173,7 @@ def test_a_long_prompt_fails_its_own_future(make_engine: MakeEngine, ask: Ask) -
         with pytest.raises(InvalidRequest, match=f"^{field}: 6.. tokens .* the limit is 512"):
             handle.result(0)
     assert cut.result(0).prompt_truncated
+    assert cut.result(0).num_prompt_tokens == 512
     assert (engine.stats().num_failed, engine.stats().num_images, engine.stats().num_open) == (2, 1, 0)
 
 
@@ -306,6 +308,20 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(make_engine: MakeEngine
     third = engine.submit(ask(3))
     run(engine)
     assert third.result(0).request.seed == 3
+
+
+def test_batch_work_leaves_room_for_online_requests(make_engine: MakeEngine, ask: Ask) -> None:
+    engine, _ = make_engine(max_queued=2)
+    for seed in (1, 2):
+        engine.submit(ask(seed))
+    with pytest.raises(EngineOverloaded):
+        engine.submit(ask(3))
+    online = [engine.submit(ask(seed, priority=Priority.ONLINE)) for seed in (4, 5)]
+    with pytest.raises(EngineOverloaded):
+        engine.submit(ask(6, priority=Priority.ONLINE))
+    run(engine)
+    assert all(handle.future.done() for handle in online)
+    engine.submit(ask(7))
 
 
 def test_online_requests_overtake_batch_ones(make_engine: MakeEngine, ask: Ask) -> None:
@@ -535,6 +551,40 @@ def test_encoding_ahead_gives_way_to_memory(make_engine: MakeEngine, ask: Ask) -
     assert engine.stats().num_failed == 0
 
 
+def test_pictures_are_not_encoded_ahead(make_engine: MakeEngine, ask: Ask) -> None:
+    engine, runner = make_engine(max_step_tokens=IMAGE_TOKENS)
+    for seed in (1, 2, 3):
+        engine.submit(ask(seed, prompt=f"owl {seed}", reference_images=[plain_picture(seed)]))
+    engine.submit(ask(4))
+    run(engine)
+    assert runner.prepared == [[1, 4], [2], [3]]
+
+
+def plain_picture(value: int) -> Picture:
+    return Picture(pixels=np.full((64, 64, 3), value, np.uint8))
+
+
+def test_a_picture_that_memory_cannot_encode_fails_alone(
+    make_engine: MakeEngine, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, runner = make_engine()
+    encode = runner._image_encoder.encode
+
+    def encode_unless_white(picture: Picture, generator: torch.Generator) -> torch.Tensor:
+        if picture == plain_picture(255):
+            raise torch.OutOfMemoryError("encoder")
+        return encode(picture, generator)
+
+    monkeypatch.setattr(runner._image_encoder, "encode", encode_unless_white)
+    requests = [ask(n, reference_images=[plain_picture(n)], strength=1.0) for n in (253, 254, 255)]
+    handles = [engine.submit(request) for request in (*requests, ask(1))]
+    run(engine)
+    with pytest.raises(OutOfMemory, match=r"out of memory on one 64x64 image \(encoder\)"):
+        handles[2].result(0)
+    assert [handles[n].result(0).request.seed for n in (0, 1, 3)] == [253, 254, 1]
+    assert (engine.stats().num_failed, engine.death) == (1, None)
+
+
 class SmallDecoderRunner(RecordingRunner):
     def decode(self, states: Sequence[ImageState]) -> Any:
         if len(states) > 1 or states[0].request.seed == 2:
@@ -562,8 +612,10 @@ def test_stats_count_what_happened(make_engine: MakeEngine, ask: Ask) -> None:
     engine.submit(ask(3, num_inference_steps=1))
     run(engine)
     engine.submit(ask(4))
+    engine.submit(ask(5, priority=Priority.ONLINE))
     stats = engine.stats()
-    assert (stats.num_images, stats.num_steps, stats.num_item_steps, stats.num_open) == (3, 2, 5, 1)
+    assert (stats.num_images, stats.num_steps, stats.num_item_steps) == (3, 2, 5)
+    assert (stats.num_open, stats.num_online) == (2, 1)
     assert stats.images_per_s > 0
     assert stats.queue_s == pytest.approx(1 / stats.images_per_s)
     assert stats.step_s > 0

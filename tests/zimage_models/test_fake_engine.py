@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,8 @@ from zimage_models.build_engine import build_engine, warm_up
 from zimage_models.config import EngineConfig
 from zimage_models.errors import EngineDead
 from zimage_models.fake_engine import FakeEngine
+from zimage_models.pictures import Picture
+from zimage_models.request_handle import PreviewEvent
 from zimage_models.requests import build_request
 
 
@@ -36,6 +40,24 @@ def test_requests_are_counted_and_finished_at_once(engine: FakeEngine) -> None:
     assert handle.result(0).request.prompt == "a"
     stats = engine.stats()
     assert (stats.num_images, stats.num_open, stats.num_cancelled) == (1, 0, 0)
+
+
+def test_previews_are_sent_when_asked_for(engine: FakeEngine) -> None:
+    values = {"prompt": "a", "seed": 1, "size": "512x256"}
+    image = Picture(pixels=np.zeros((256, 512, 3), np.uint8))
+    events: list[PreviewEvent] = []
+
+    def steps(**hosting: Any) -> list[tuple[int, int]]:
+        events.clear()
+        engine.submit(build_request(engine.spec, values, **hosting), on_preview=events.append)
+        return [(event.step, event.num_steps) for event in events]
+
+    assert steps(preview_every=3) == [(3, 8), (6, 8)]
+    assert events[0].pixels_HWC.shape == (32, 64, 3)
+    assert (events[0].pixels_HWC[0] != events[0].pixels_HWC[-1]).any()
+    assert steps() == []
+    values |= {"reference_images": [image], "strength": 0.6}
+    assert steps(preview_every=2) == [(2, 5), (4, 5)]
 
 
 def test_it_is_hosted_like_a_real_one(engine: FakeEngine) -> None:

@@ -10,16 +10,19 @@ import pytest
 from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError, EngineOverloaded, InvalidRequest
+from zimage_models.field_values import MAX_PROMPT_CHARS
 from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture, fit
 from zimage_models.requests import (
+    EDIT_FIELDS,
     GENERATION_FIELDS,
-    MAX_PROMPT_CHARS,
     MAX_SEED,
     ImageRequest,
     Priority,
     build_request,
     parse_size,
 )
+from zimage_models.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +52,8 @@ def test_none_counts_as_absent(turbo: ModelSpec) -> None:
 
 
 def test_generation_fields_are_what_decides_the_picture() -> None:
-    hosting = {"priority", "deadline_s", "preview_every"}
-    assert {*GENERATION_FIELDS} == {f.name for f in dataclasses.fields(ImageRequest)} - hosting
+    others = {"priority", "deadline_s", "preview_every", *EDIT_FIELDS}
+    assert {*GENERATION_FIELDS} == {f.name for f in dataclasses.fields(ImageRequest)} - others
 
 
 def test_every_field_is_taken(base: ModelSpec) -> None:
@@ -209,6 +212,120 @@ def test_settings_of_a_guidance_that_is_off_are_refused(
 def test_deadlines_are_checked(turbo: ModelSpec, deadline_s: float) -> None:
     with pytest.raises(InvalidRequest, match=r"^deadline_s: .* above 0"):
         build_request(turbo, {"prompt": "a", "seed": 1}, deadline_s=deadline_s)
+
+
+def picture(height: int, width: int, value: int = 200) -> Picture:
+    return Picture(pixels=np.full((height, width, 3), value, np.uint8))
+
+
+def mask(height: int, width: int, value: int = 255) -> Picture:
+    return Picture(pixels=np.full((height, width), value, np.uint8))
+
+
+def test_edits_have_the_defaults_of_diffusers(turbo: ModelSpec, base: ModelSpec) -> None:
+    image = picture(64, 64)
+    assert request(turbo).strength is None
+    assert request(turbo, reference_images=[image]).strength == 0.6
+    painted = request(base, reference_images=(image,), mask=mask(64, 64))
+    assert (painted.strength, painted.mask) == (1.0, mask(64, 64))
+    assert request(base, reference_images=[image], mask=mask(64, 64), strength="0.25").strength == 0.25
+    assert request(turbo, reference_images=[]) == request(turbo)
+
+
+@pytest.mark.parametrize(
+    ("num_inference_steps", "strength", "num_steps"),
+    # The figures of diffusers 0.42 (N - int(N - N * strength)).
+    [(8, 0.3, 3), (8, 0.6, 5), (8, 1.0, 8), (8, 0.125, 1), (50, 0.6, 30), (28, 0.1, 3), (1, 1.0, 1)],
+)
+def test_strength_says_how_many_steps_are_run(
+    base: ModelSpec, num_inference_steps: int, strength: float, num_steps: int
+) -> None:
+    made = request(
+        base,
+        reference_images=[picture(8, 8)],
+        strength=strength,
+        num_inference_steps=num_inference_steps,
+    )
+    assert (made.num_steps, made.first_step) == (num_steps, num_inference_steps - num_steps)
+    plain = request(base, num_inference_steps=num_inference_steps)
+    assert (plain.num_steps, plain.first_step) == (num_inference_steps, 0)
+
+
+def test_the_size_comes_from_the_reference_image(turbo: ModelSpec) -> None:
+    image, painted = picture(61, 99), mask(61, 99)
+    made = request(turbo, reference_images=[image], mask=painted)
+    assert (made.height, made.width) == (64, 96)
+    assert made.reference_images == (fit(image, 64, 96),)
+    assert made.mask == fit(painted, 64, 96)
+    large = request(turbo, reference_images=[picture(3000, 3000)])
+    assert (large.height, large.width) == (2048, 2048)
+
+
+def test_pictures_are_fitted_to_a_size_that_is_given(turbo: ModelSpec) -> None:
+    image, painted = picture(61, 99), mask(61, 99)
+    made = request(turbo, reference_images=[image], mask=painted, size="40x80")
+    assert (made.height, made.width) == (80, 40)
+    assert made.reference_images == (fit(image, 80, 40),)
+    assert made.mask == fit(painted, 80, 40)
+
+
+def test_edits_cross_processes(turbo: ModelSpec) -> None:
+    made = request(turbo, reference_images=[picture(64, 64)], mask=mask(64, 64))
+    assert pickle.loads(pickle.dumps(made)) == made
+
+
+BAD_EDITS = [
+    ({"reference_images": [picture(8, 8)] * 2}, "reference_images", ["2 images", "turbo takes at most 1"]),
+    ({"reference_images": [mask(8, 8)]}, "reference_images", ["not a list of RGB pictures"]),
+    ({"reference_images": ["cat.png"]}, "reference_images", ["cat.png", "not a list of RGB pictures"]),
+    ({"reference_images": picture(8, 8)}, "reference_images", ["Picture", "not a list"]),
+    ({"strength": 0.5}, "strength", ["0.5", "without reference_images"]),
+    ({"strength": 0.5, "reference_images": []}, "strength", ["0.5", "without reference_images"]),
+    ({"mask": mask(8, 8)}, "mask", ["without reference_images"]),
+    ({"strength": 0}, "strength", ["0 leaves no step", "above 0"]),
+    ({"strength": 1.01}, "strength", ["1.01", "0..1"]),
+    ({"strength": -0.5}, "strength", ["-0.5", "0..1"]),
+    ({"strength": "most"}, "strength", ["'most'", "not a number"]),
+    ({"mask": mask(8, 16)}, "mask", ["16x8 px", "8x8 px"]),
+    ({"mask": picture(8, 8)}, "mask", ["not a picture of one channel"]),
+    ({"mask": "mask.png"}, "mask", ["mask.png", "not a picture of one channel"]),
+    ({"mask": mask(8, 8, 127)}, "mask", ["paints nothing", "128", "every 4th", "8x8 px"]),
+]
+
+
+@pytest.mark.parametrize(("values", "field", "told"), BAD_EDITS)
+def test_bad_edits_are_told_by_field_value_and_limit(
+    turbo: ModelSpec, values: dict[str, Any], field: str, told: list[str]
+) -> None:
+    lone = {"strength", "mask"} >= {*values} and "without reference_images" in told
+    with pytest.raises(InvalidRequest) as caught:
+        request(turbo, **({} if lone else {"reference_images": [picture(8, 8)]}) | values)
+    message = str(caught.value)
+    assert message.startswith(f"{field}: ")
+    assert [text for text in told if text not in message] == []
+    assert caught.value.field == field
+    assert len(message) < 300
+
+
+def test_a_mask_that_the_model_cannot_see_is_refused(turbo: ModelSpec) -> None:
+    pixels = np.zeros((64, 64), np.uint8)
+    pixels[1:4, 1:4] = 255
+    image = picture(64, 64)
+    with pytest.raises(InvalidRequest, match=r"^mask: paints nothing: .* every 4th"):
+        request(turbo, reference_images=[image], mask=Picture(pixels=pixels))
+    # Cropped away.
+    pixels = np.zeros((64, 192), np.uint8)
+    pixels[:, :64] = 255
+    values = {"reference_images": [picture(64, 192)], "mask": Picture(pixels=pixels)}
+    assert request(turbo, **values).width == 192
+    with pytest.raises(InvalidRequest, match=r"^mask: paints nothing: .* at 64x64 px"):
+        request(turbo, **values, size="64x64")
+
+
+def test_only_models_that_start_from_images_take_them(base: ModelSpec) -> None:
+    edit = dataclasses.replace(base, variant=VARIANTS["edit"])
+    with pytest.raises(InvalidRequest, match=r"^reference_images: 1 images; edit takes at most 0"):
+        request(edit, reference_images=[picture(8, 8)])
 
 
 def test_previews_are_checked(turbo: ModelSpec) -> None:

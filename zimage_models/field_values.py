@@ -1,0 +1,99 @@
+"""Read values from outside by the names of their fields: text, numbers, booleans. It knows no model.
+
+What is not as it should be raises InvalidRequest, which names the field, the value and the limit.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from zimage_models.errors import InvalidRequest
+
+MAX_PROMPT_CHARS = 16_384
+
+
+def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
+    """Read a text of at most ``MAX_PROMPT_CHARS`` characters; an optional one is empty when it is absent."""
+    value = given.get(name)
+    if value is None:
+        if required:
+            raise InvalidRequest(f"{name}: missing", field=name)
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name}: {shown(value)} is {type(value).__name__}, not text", field=name)
+    if required and not value.strip():
+        raise InvalidRequest(f"{name}: {shown(value)} is empty", field=name)
+    if len(value) > MAX_PROMPT_CHARS:
+        raise InvalidRequest(f"{name}: {len(value)} characters; the limit is {MAX_PROMPT_CHARS}", field=name)
+    if "\x00" in value:
+        raise InvalidRequest(f"{name}: {shown(value)} contains a NUL character", field=name)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{name}: {shown(value)} is not valid Unicode text ({error.reason})", field=name
+        ) from error
+    return str(value)
+
+
+def read_integer(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int:
+    """Read a whole number in ``low..high``; one without a default has to be there."""
+    value = given.get(name, default)
+    if value is None:
+        raise InvalidRequest(f"{name}: missing", field=name)
+    number = _as_number(value, name)
+    if number != int(number):
+        raise InvalidRequest(f"{name}: {shown(value)} is not a whole number", field=name)
+    if not low <= number <= high:
+        raise InvalidRequest(f"{name}: {shown(value)} is outside {low}..{high}", field=name)
+    return int(number)
+
+
+def read_number(given: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
+    """Read a finite number in ``low..high``."""
+    value = given.get(name, default)
+    number = _as_number(value, name)
+    if not low <= number <= high:
+        limit = f"must be {low:g}" if low == high else f"is outside {low:g}..{high:g}"
+        raise InvalidRequest(f"{name}: {shown(value)} {limit}", field=name)
+    return float(number)
+
+
+def _as_number(value: Any, name: str) -> int | float:
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return value  # nearly all values, at a table's every row
+    number = value
+    if isinstance(value, str):  # CSV has no types
+        try:
+            number = int(value) if re.fullmatch(r"\s*[+-]?\d+\s*", value) else float(value)
+        except ValueError:
+            raise InvalidRequest(f"{name}: {shown(value)} is not a number", field=name) from None
+    # Real takes numpy's numbers in; their booleans are none.
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise InvalidRequest(f"{name}: {shown(value)} is {type(value).__name__}, not a number", field=name)
+    if isinstance(number, Integral):
+        return int(number)
+    if not math.isfinite(number):
+        raise InvalidRequest(f"{name}: {shown(value)} is not a finite number", field=name)
+    return float(number)
+
+
+def read_boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
+    """Read a boolean; the words ``true`` and ``false`` are ones too."""
+    value = given.get(name, default)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidRequest(f"{name}: {shown(value)} is not true or false", field=name)
+    return bool(value)
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message, in at most 60 characters."""
+    # str first for numbers: numpy writes their types around them.
+    text = str(value) if isinstance(value, Real) else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

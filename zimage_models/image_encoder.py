@@ -1,0 +1,45 @@
+"""From pictures to VAE latents. It knows no scheduler and no request.
+
+Shape legend: C latent channels, H W latent height and width.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+
+from zimage_models.device_memory import upload
+from zimage_models.pictures import Picture
+from zimage_models.tensor_cache import TensorCache
+
+
+class ImageEncoder:
+    """Runs a VAE's encoder and keeps posteriors: one serves every seed, the sampling is a request's own."""
+
+    def __init__(self, vae: Any, *, cache_bytes: int) -> None:
+        self._vae = vae
+        self._kept: TensorCache[str] = TensorCache(cache_bytes)
+
+    @torch.inference_mode()
+    def encode(self, picture: Picture, generator: torch.Generator) -> Tensor:
+        """Sample the latents of an RGB picture, as diffusers' ``prepare_latents`` does; float32 (C, H, W).
+
+        Args:
+            picture: its sides are multiples of the VAE's scale.
+            generator: a CPU generator; draws one normal number for each value.
+        """
+        posterior = DiagonalGaussianDistribution(self._moments_of(picture))
+        config = self._vae.config
+        latents_CHW: Tensor = (posterior.sample(generator)[0] - config.shift_factor) * config.scaling_factor
+        return latents_CHW
+
+    def _moments_of(self, picture: Picture) -> Tensor:
+        moments = self._kept.get(picture.sha256)
+        if moments is None:
+            unit = torch.from_numpy(picture.pixels.astype(np.float32) / 255)
+            image = upload((unit * 2 - 1).permute(2, 0, 1)[None], self._vae.device).to(self._vae.dtype)
+            moments = self._vae.encode(image).latent_dist.parameters.float()
+            self._kept.put(picture.sha256, moments)
+        return moments

@@ -1,0 +1,78 @@
+"""Pictures that requests bring along: images to start from, and masks. It knows no file format."""
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from zimage_models.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """An image, uint8 (H, W, 3) RGB, or a mask, uint8 (H, W); equal to any other of the same content.
+
+    Nobody writes to its pixels.
+    """
+
+    pixels: npt.NDArray[np.uint8] = field(compare=False, repr=False)
+    sha256: str = field(init=False)
+    """Of shape and pixels; 64 hexadecimal digits."""
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if dtype != np.uint8 or not self.pixels.size or not (len(shape) == 2 or shape[2:] == (3,)):
+            raise InvalidRequest(
+                f"pixels: {dtype} of shape {shape} is neither uint8 (H, W, 3), an image, nor (H, W), a mask",
+                field="pixels",
+            )
+        digest = hashlib.sha256(str(shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        object.__setattr__(self, "sha256", digest.hexdigest())
+
+    @property
+    def height(self) -> int:
+        """In pixels."""
+        return len(self.pixels)
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
+        return len(self.pixels[0])
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it has one channel."""
+        return self.pixels.ndim == 2
+
+
+def painted(mask: Picture) -> npt.NDArray[np.bool_]:
+    """Say of each pixel of a mask whether to paint it; bool (H, W), by diffusers' threshold of a half."""
+    return mask.pixels >= 128
+
+
+def fit(picture: Picture, height: int, width: int) -> Picture:
+    """Scale a picture until it covers a size in pixels, and crop what sticks out on both sides."""
+    if (picture.height, picture.width) == (height, width):
+        return picture
+    method = Image.Resampling.NEAREST if picture.is_mask else Image.Resampling.LANCZOS
+    fitted = ImageOps.fit(Image.fromarray(picture.pixels), (width, height), method=method)
+    return Picture(pixels=np.asarray(fitted))
+
+
+def nearest_size(picture: Picture, *, size_multiple: int, max_side: int, max_pixels: int) -> tuple[int, int]:
+    """Choose the output size nearest to a picture's, its aspect kept where it has to shrink.
+
+    Returns:
+        (height, width): multiples of ``size_multiple``, at least one, within both limits.
+    """
+    height, width = picture.height, picture.width
+    scale = min(1.0, max_side / max(height, width), math.sqrt(max_pixels / (height * width)))
+    exact = [side * scale / size_multiple for side in (height, width)]
+    rows, columns = (max(1, round(side)) for side in exact)
+    if rows * columns * size_multiple**2 > max_pixels:
+        rows, columns = (max(1, int(side)) for side in exact)
+    return rows * size_multiple, columns * size_multiple
