@@ -7,27 +7,41 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from functools import partial
 
-from zimage_models.build_engine import build_engine, warm_up
+from zimage_models.build_engine import build_engine, model_weights_sha256, warm_up
 from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
-from zimage_models.request_handle import RequestHandle
+from zimage_models.model_spec import ModelSpec
+from zimage_models.request_handle import PreviewEvent, RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult
 
 Outcome = ImageResult | ZImageError
+Event = PreviewEvent | Outcome
+"""What happens to a request: previews, if it asks for them, then its outcome."""
 
 
 class EngineActor:
     """Loads, warms up, generates, and reports health and stats."""
 
     def __init__(self, config: EngineConfig) -> None:
-        # Ray's other workers share the cores: OpenMP threads that spin while they wait take a fifth of the speed.
+        # Ray's other workers share the cores, where OpenMP threads that spin as they wait are in the way.
         # Read when torch is imported, which is below.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        self._config = config
         self._engine = build_engine(config)
         warm_up(self._engine)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's limits and defaults."""
+        return self._engine.spec
+
+    def weights_sha256(self) -> str:
+        """Identify the weights; the first time may take as long as reading them."""
+        return model_weights_sha256(self._config, self.spec)
 
     async def generate(self, requests: Sequence[ImageRequest]) -> AsyncIterator[tuple[int, Outcome]]:
         """Make many images at once, yielding each as it finishes.
@@ -40,34 +54,64 @@ class EngineActor:
         Raises:
             EngineDead: the engine can't go on; the host replaces this actor.
         """
-        loop = asyncio.get_running_loop()
-        finished: asyncio.Queue[tuple[int, Future[ImageResult]]] = asyncio.Queue()
-        running: dict[int, RequestHandle] = {}
+        async with self.admitted(requests, wait=True) as events:
+            async for index, event in events:
+                if not isinstance(event, PreviewEvent):
+                    yield index, event
 
-        def report(index: int, future: Future[ImageResult]) -> None:
-            loop.call_soon_threadsafe(finished.put_nowait, (index, future))
+    @asynccontextmanager
+    async def admitted(
+        self, requests: Sequence[ImageRequest], *, wait: bool
+    ) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
+        """Queue requests, all or none, and give their events; leaving the block cancels what still runs.
+
+        Args:
+            requests: the images to make.
+            wait: wait for places in a full queue, instead of raising.
+
+        Raises:
+            EngineOverloaded: the queue has no room for all of them, and ``wait`` is false.
+            EngineDead: the engine can't go on; the host replaces this actor.
+        """
+        loop = asyncio.get_running_loop()
+        happened: asyncio.Queue[tuple[int, PreviewEvent | Future[ImageResult]]] = asyncio.Queue()
+        handles: list[RequestHandle] = []
+
+        def report(index: int, event: PreviewEvent | Future[ImageResult]) -> None:
+            loop.call_soon_threadsafe(happened.put_nowait, (index, event))
+
+        async def events() -> AsyncIterator[tuple[int, Event]]:
+            num_running = len(handles)
+            while num_running:
+                index, event = await happened.get()
+                if isinstance(event, PreviewEvent):
+                    yield index, event
+                else:
+                    num_running -= 1
+                    yield index, _outcome(event)
 
         try:
             for index, request in enumerate(requests):
-                handle = await self._submit(request)
+                handle = await self._submit(request, partial(report, index), wait=wait)
+                handles.append(handle)
                 if handle.future.done():
-                    yield index, _outcome(handle.future)
-                    continue
-                running[index] = handle
-                handle.future.add_done_callback(partial(report, index))
-            while running:
-                index, future = await finished.get()
-                del running[index]
-                yield index, _outcome(future)
+                    happened.put_nowait((index, handle.future))
+                else:
+                    handle.future.add_done_callback(partial(report, index))
+            yield events()
         finally:
-            for handle in running.values():
+            for handle in handles:
                 handle.cancel()
 
-    async def _submit(self, request: ImageRequest) -> RequestHandle:
+    async def _submit(
+        self, request: ImageRequest, on_preview: "partial[None]", *, wait: bool
+    ) -> RequestHandle:
         while True:
             try:
-                return self._engine.submit(request)
+                return self._engine.submit(request, on_preview=on_preview)
             except EngineOverloaded as error:
+                if not wait:
+                    raise
                 await asyncio.sleep(min(error.retry_after_s, 1.0))
 
     def stats(self) -> EngineStats:

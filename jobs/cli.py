@@ -9,19 +9,20 @@ from types import FrameType
 import typer
 from pydantic import ValidationError
 
-from jobs import convert, export, generate, models, retry, status, verify
+from jobs import convert, export, generate, models, retry, serve, status, verify
 from pipelines.generate import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
 
 app = typer.Typer(
     name="zimage",
-    help="Z-Image on Ray: bulk image generation from prompt tables.",
+    help="Z-Image on Ray: bulk image generation from prompt tables, and an online endpoint.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command("generate")(generate.command)
+app.command("serve")(serve.command)
 app.command("status")(status.command)
 app.command("retry")(retry.command)
 app.command("verify")(verify.command)

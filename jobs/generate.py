@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from jobs.engine_range import parse_range
 from jobs.progress import make_progress
 from jobs.ray_session import connect
 from jobs.work_estimate import estimate_text
@@ -35,6 +36,13 @@ class ImageFormat(StrEnum):
     JPEG = "jpeg"
     WEBP = "webp"
     AVIF = "avif"
+
+
+class EngineHost(StrEnum):
+    """Whose engines make the images."""
+
+    OWN = "own"
+    SERVE = "serve"
 
 
 _INPUT = "What to read"
@@ -136,6 +144,17 @@ def command(
             help="Write also: files (images by name) or webdataset; repeatable.", rich_help_panel=_OUTPUT
         ),
     ] = None,
+    engine: Annotated[
+        EngineHost,
+        typer.Option(
+            help="own: engines of this job; serve: those of a running endpoint, after its online work.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = EngineHost.OWN,
+    serve_app: Annotated[
+        str,
+        typer.Option(help="The endpoint's application name, for --engine serve.", rich_help_panel=_ENGINE),
+    ] = "default",
     engines: Annotated[
         str, typer.Option(metavar="MIN:MAX", help="How many engines.", rich_help_panel=_ENGINE)
     ] = "1:1",
@@ -195,7 +214,7 @@ def command(
         "cfg_truncation": cfg_truncation,
         "truncate_prompt": truncate_prompt or None,
     }
-    engines_min, engines_max = _range(engines)
+    engines_min, engines_max = parse_range(engines, field="engines")
     options = GenerateOptions.model_validate(
         dict(
             input=input,
@@ -224,6 +243,7 @@ def command(
                 cache_dir=cache_dir,
                 fake=fake,
             ),
+            serve_app=serve_app if engine is EngineHost.SERVE else None,
             engines_min=engines_min,
             engines_max=engines_max,
             engine_cpus=engine_cpus,
@@ -274,10 +294,3 @@ def _pairs(texts: list[str]) -> dict[str, str]:
             raise InvalidRequest(f"map: {text!r} is not of the form FIELD=COLUMN", field="map")
         pairs[field] = column
     return pairs
-
-
-def _range(text: str) -> tuple[int, int]:
-    low, separator, high = text.partition(":")
-    if not low.isdigit() or (separator and not high.isdigit()):
-        raise InvalidRequest(f"engines: {text!r} is not of the form MIN:MAX, such as 1:4", field="engines")
-    return int(low), int(high or low)

@@ -18,8 +18,10 @@ from pipelines.plan import Plan, write_plan
 from pipelines.publish import publish
 from pipelines.run import EngineResources, RunOutcome, run_plan
 from pipelines.run_monitor import RunCounts
+from pipelines.served_engine import ServedModel, find_served_model
 from pipelines.storage import Storage, open_storage
 from zimage_models.build_engine import model_weights_sha256, resolve_model
+from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 
 SUCCESS_FILE = "_SUCCESS"
@@ -127,12 +129,14 @@ def generate(
     progress.planned(plan)
     outcome = None
     if plan.counts.new:
+        resources = connect()
         outcome = run_plan(
             plan,
             options,
             output=output,
             weights_sha256=weights_sha256,
-            resources=connect(),
+            engine=_engine(options, weights_sha256),
+            resources=resources,
             on_progress=progress.advanced,
         )
         if outcome.stopped_by:
@@ -149,6 +153,12 @@ def generate(
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
+
+
+def _engine(options: GenerateOptions, weights_sha256: str) -> EngineConfig | ServedModel:
+    if options.serve_app is None:
+        return options.engine
+    return find_served_model(options.serve_app, options.engine.model, weights_sha256)
 
 
 def _finish(output: Storage, manifest: RunManifest, exports: Collection[str]) -> None:

@@ -3,6 +3,7 @@
 One Arrow table in, one out. It knows no image file and no storage.
 """
 
+import gc
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from ray.actor import ActorHandle
 
+from pipelines.served_engine import ServedEngine, ServedModel
 from pipelines.work import REQUEST_COLUMNS, to_request
 from zimage_models.config import EngineConfig
 from zimage_models.errors import EngineDead, GenerationFailed, ZImageError
@@ -29,29 +31,41 @@ _REPORT_INTERVAL_S = 0.25
 
 
 class GenerateStage:
-    """Makes the images of one block of work; many blocks are in flight, so the step batch stays full."""
+    """Makes the images of one block of work; many blocks are in flight, so the step batch stays full.
 
-    def __init__(self, config: EngineConfig, monitor: "ActorHandle[Any]") -> None:
+    Args:
+        engine: the configuration of an engine of one's own, or the model of a running endpoint.
+        monitor: told how far the run is.
+    """
+
+    def __init__(self, engine: EngineConfig | ServedModel, monitor: "ActorHandle[Any]") -> None:
         # torch is imported where engines run, not in the driver that plans and waits.
         from deployments.engine_actor import EngineActor
 
-        self._engine = EngineActor(config)
+        self._own = isinstance(engine, EngineConfig)
+        self._engine = EngineActor(engine) if isinstance(engine, EngineConfig) else ServedEngine(engine)
+        # What is loaded stays: full collections that walk it again and again take a third of the CPU time.
+        gc.freeze()
         self._monitor = monitor
 
     async def __call__(self, work: pa.Table) -> pa.Table:
         """Add pixels, or an error, to every row."""
         rows = work.select(REQUEST_COLUMNS).to_pylist()
         block = _block_name(rows)
-        attempt = await self._monitor.begin.remote(block)
-        try:
-            if attempt == 1:
-                outcomes = await self._generate(rows)
-            else:
-                outcomes = [await self._generate_alone(row) for row in rows]
-        except EngineDead:
-            # A Python exception would fail the whole job; a dead process is restarted and its block retried.
-            logger.exception("the engine died; this actor exits to be replaced")
-            os._exit(1)
+        while True:
+            attempt = await self._monitor.begin.remote(block)
+            try:
+                if attempt == 1:
+                    outcomes = await self._generate(rows)
+                else:
+                    outcomes = [await self._generate_alone(row) for row in rows]
+                break
+            except EngineDead:
+                if self._own:
+                    # An exception would fail the whole job; a dead process is restarted, its block retried.
+                    logger.exception("the engine died; this actor exits to be replaced")
+                    os._exit(1)
+                logger.warning("the endpoint lost a replica; its block is tried again")
         self._monitor.end.remote(block)
         return _with_outcomes(work, outcomes, attempt)
 

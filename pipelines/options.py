@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.storage import StorageOptions, open_storage
 from zimage_models.config import EngineConfig
 from zimage_models.image_codec import Encoding
 
+_DEFAULT_ENGINE = EngineConfig()
+_OWN_ENGINE_OPTIONS = ("device", "dtype", "compile", "max_step_tokens")
 ExportName = Literal["files", "webdataset"]
 
 
@@ -33,6 +35,8 @@ class GenerateOptions(BaseModel):
     encoding: Encoding = Encoding()
     exports: tuple[ExportName, ...] = ()
     engine: EngineConfig = EngineConfig()
+    serve_app: str | None = None
+    """The running Serve application whose engines do the work; None: engines of the job's own."""
     engines_min: int = Field(default=1, ge=1)
     engines_max: int = Field(default=1, ge=1)
     engine_cpus: float | None = Field(default=None, gt=0)
@@ -48,6 +52,17 @@ class GenerateOptions(BaseModel):
     def _is_address(cls, value: str) -> str:
         open_storage(value)
         return value
+
+    @model_validator(mode="after")
+    def _engines_are_whose(self) -> "GenerateOptions":
+        if self.serve_app is None:
+            return self
+        own = {"engine_cpus": self.engine_cpus, "engine_gpus": self.engine_gpus}
+        own |= {name: getattr(self.engine, name) for name in _OWN_ENGINE_OPTIONS}
+        for name, value in own.items():
+            if value != getattr(_DEFAULT_ENGINE, name, None):
+                raise ValueError(f"{name}: {value} has no effect on the engines of a running endpoint")
+        return self
 
     @field_validator("engines_max")
     @classmethod

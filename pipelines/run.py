@@ -16,8 +16,10 @@ from pipelines.generate_stage import GenerateStage
 from pipelines.options import GenerateOptions
 from pipelines.plan import Plan
 from pipelines.run_monitor import RunCounts, RunMonitor
+from pipelines.served_engine import ServedModel
 from pipelines.storage import Storage
 from pipelines.write_stages import StageSettings, encode_stage, write_stage
+from zimage_models.config import EngineConfig
 
 _MIN_COMMIT_ROWS = 16
 _MAX_COMMIT_ROWS = 256
@@ -25,6 +27,8 @@ _BLOCKS_PER_ENGINE = 2
 """Blocks that one engine works on at once: while one ends, the next keeps the step batch full."""
 
 _PROGRESS_INTERVAL_S = 0.5
+_CHECK_INTERVAL_S = 0.2
+"""How often the caps are looked at, at most: asking after every part costs a fast run a tenth."""
 
 ProgressCallback = Callable[[RunCounts], None]
 
@@ -61,6 +65,7 @@ def run_plan(
     *,
     output: Storage,
     weights_sha256: str,
+    engine: EngineConfig | ServedModel,
     resources: EngineResources,
     on_progress: ProgressCallback,
 ) -> RunOutcome:
@@ -73,6 +78,7 @@ def run_plan(
         options: the run's options.
         output: where parts are written.
         weights_sha256: identity of the weights, published with every image.
+        engine: what makes the images.
         resources: what Ray reserves for one engine.
         on_progress: called from a thread about twice a second, and at the end.
     """
@@ -89,17 +95,21 @@ def run_plan(
     context.enable_progress_bars = False
     # Version 2 lists files in a task of its own, which costs seconds of start-up for a table of a few files.
     context.use_datasource_v2 = False
-    written = _dataset(plan, options, settings, resources)
-    start_s = time.monotonic()
+    written = _dataset(plan, options, settings, engine, resources)
+    start_s = checked_s = time.monotonic()
     first_s: float | None = None
     num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, on_progress):
         for _ in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            now_s = time.monotonic()
+            if first_s is not None and now_s - checked_s < _CHECK_INTERVAL_S:
+                continue
+            checked_s = now_s
             counts = ray.get(monitor.counts.remote())
             if first_s is None:
-                first_s, num_first = time.monotonic(), counts.written
-            stopped_by = _cap_reached(options, counts, time.monotonic() - start_s)
+                first_s, num_first = now_s, counts.written
+            stopped_by = _cap_reached(options, counts, now_s - start_s)
             if stopped_by:
                 break
     counts = ray.get(monitor.counts.remote())
@@ -133,7 +143,11 @@ def _polling(monitor: Any, on_progress: ProgressCallback) -> Iterator[None]:
 
 
 def _dataset(
-    plan: Plan, options: GenerateOptions, settings: StageSettings, resources: EngineResources
+    plan: Plan,
+    options: GenerateOptions,
+    settings: StageSettings,
+    engine: EngineConfig | ServedModel,
+    resources: EngineResources,
 ) -> ray.data.Dataset:
     filesystem, root = settings.output.arrow()
     block_rows = commit_rows(options, plan.counts.new)
@@ -146,14 +160,10 @@ def _dataset(
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
     images = blocks.map_batches(
         GenerateStage,
-        fn_constructor_args=(options.engine, settings.monitor),
+        fn_constructor_args=(engine, settings.monitor),
         batch_size=block_rows,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(
-            min_size=options.engines_min,
-            max_size=options.engines_max,
-            max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE,
-        ),
+        compute=_pool(options, engine),
         num_cpus=resources.num_cpus if not resources.num_gpus else None,
         num_gpus=resources.num_gpus or None,
     )
@@ -164,6 +174,19 @@ def _dataset(
     )
     return encoded.map_batches(
         write, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+
+
+def _pool(options: GenerateOptions, engine: EngineConfig | ServedModel) -> ray.data.ActorPoolStrategy:
+    if isinstance(engine, EngineConfig):
+        return ray.data.ActorPoolStrategy(
+            min_size=options.engines_min,
+            max_size=options.engines_max,
+            max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE,
+        )
+    # One actor that only waits: it keeps as many of the endpoint's replicas busy as --engines allows.
+    return ray.data.ActorPoolStrategy(
+        size=1, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE * options.engines_max
     )
 
 

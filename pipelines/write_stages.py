@@ -19,18 +19,9 @@ from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER
 from pipelines.parts import ERROR_SCHEMA, part_schema, write_part
 from pipelines.storage import Storage
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_codec import Encoding, encode_image
+from zimage_models.image_codec import EMBEDDED_FIELDS, Encoding, encode_image
 
-_PARAMETERS = (
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "unit_id",
-)
+_PARAMETERS = (*EMBEDDED_FIELDS, "unit_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,60 @@
+"""The online endpoint as one Serve application: ``serve run deployments.app:build_app`` or ``serve.yaml``."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from deployments.app_args import AppArgs, ModelArgs
+from deployments.front_desk import FrontDesk
+from deployments.ingress import Ingress
+from deployments.model_server import ModelServer
+
+_MAX_ONGOING = 4096
+"""Calls in one replica, batch work included: the engine's own queue is the bound that counts."""
+_DRAIN_MARGIN_S = 10.0
+
+
+def build_app(args: AppArgs) -> Application:
+    """Put the endpoint together: a deployment for each model, the front desk, and the HTTP ingress.
+
+    Serve reads ``args`` from YAML or ``key=value`` and checks them against :class:`AppArgs`.
+    """
+    # A replica that goes first finishes what it has accepted, however long that may take.
+    drain_s = args.limits.timeout_s + _DRAIN_MARGIN_S
+    models = {model.id: _model(model, args, drain_s) for model in args.models}
+    desk = serve.deployment(ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100_000)(FrontDesk)
+    ingress = serve.deployment(
+        num_replicas=args.ingress.num_replicas,
+        ray_actor_options={"num_cpus": args.ingress.num_cpus},
+        max_ongoing_requests=args.ingress.max_ongoing_requests,
+        graceful_shutdown_timeout_s=drain_s,
+    )(serve.ingress()(Ingress))
+    return ingress.bind(args, models, desk.bind(args, max_run_s=2 * drain_s))
+
+
+def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
+    actor_options: dict[str, Any] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus}
+    if model.accelerator_type:
+        actor_options["accelerator_type"] = model.accelerator_type
+    scaling = model.scaling
+    deployment = serve.deployment(
+        name=model.id,
+        ray_actor_options=actor_options,
+        max_ongoing_requests=_MAX_ONGOING,
+        max_queued_requests=args.limits.max_waiting,
+        graceful_shutdown_timeout_s=drain_s,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=scaling.min_replicas,
+            max_replicas=scaling.max_replicas,
+            initial_replicas=scaling.min_replicas,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=scaling.downscale_delay_s,
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+                policy_function="deployments.queue_seconds_policy:QueueSecondsPolicy",
+                policy_kwargs={"target_queue_s": scaling.target_queue_s},
+            ),
+        ),
+    )(ModelServer)
+    return deployment.bind(model.id, model.engine_config(), max_queue_s=model.max_queue_s)

@@ -1,0 +1,123 @@
+"""The multipart form of ``POST /v1/images/edits``: its fields checked, its pictures decoded."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+
+from deployments.app_args import AppArgs
+from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
+from deployments.openai_errors import unsupported_media_type
+from deployments.openai_types import EditBody
+from deployments.url_fetch import fetch_image
+from zimage_models.errors import InvalidRequest
+from zimage_models.pictures import Picture
+
+MAX_IMAGES = 16
+_FETCH_TIMEOUT_S = 20.0
+_PICTURE_FIELDS = ("image", "image[]", "mask")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditPictures:
+    """The pictures of an edit."""
+
+    images: tuple[Picture, ...]
+    mask: Picture | None
+
+
+async def read_edit_form(request: Request, args: AppArgs) -> tuple[EditBody, EditPictures]:
+    """Read an edit's form; nothing is decoded or fetched before its other fields are right.
+
+    Raises:
+        ApiError: another media type.
+        RequestValidationError: a field that can't be honoured.
+        InvalidRequest: a picture that can't be used.
+    """
+    content_type = request.headers.get("content-type", "")
+    media_type, options = parse_options_header(content_type)
+    # Of Python's many codecs some raise errors that Starlette does not expect.
+    charset = options.get(b"charset", b"utf-8").lower()
+    if media_type != b"multipart/form-data" or charset != b"utf-8":
+        raise unsupported_media_type(f"{content_type[:80]!r} is not multipart/form-data in UTF-8")
+    async with request.form(
+        max_files=MAX_IMAGES + 1, max_fields=64, max_part_size=args.limits.max_body_bytes
+    ) as form:
+        body = _fields(form)
+        if not form.getlist("image") and not form.getlist("image[]"):
+            raise InvalidRequest("image: missing", field="image")
+        limits = ImageLimits(max_bytes=args.limits.max_image_bytes, max_pixels=args.limits.max_image_pixels)
+        images = [
+            await _bytes(value, "image", args, limits.max_bytes)
+            for name in ("image", "image[]")
+            for value in form.getlist(name)
+        ]
+        masks = [await _bytes(value, "mask", args, limits.max_mask_bytes) for value in form.getlist("mask")]
+    if len(masks) > 1:
+        raise InvalidRequest(f"mask: {len(masks)} given; the limit is 1", field="mask")
+    return body, await asyncio.to_thread(_decode, images, masks, limits)
+
+
+def _fields(form: FormData) -> EditBody:
+    values: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if name in _PICTURE_FIELDS:
+            continue
+        if name in values:
+            raise InvalidRequest(f"{name[:64]}: given more than once", field=name[:64])
+        values[name] = value
+    try:
+        return EditBody.model_validate(values)
+    except ValidationError as error:
+        raise RequestValidationError(
+            [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
+        ) from error
+
+
+async def _bytes(value: UploadFile | str, field: str, args: AppArgs, max_bytes: int) -> bytes:
+    if isinstance(value, UploadFile):
+        # One byte more shows that there are more.
+        return await value.read(max_bytes + 1)
+    if value[:5].lower() == "data:":
+        return data_url_bytes(value, field=field, max_bytes=max_bytes)
+    if args.image_urls == "refuse":
+        raise InvalidRequest(
+            f"{field}: neither a file nor a data URL; addresses are not fetched here", field=field
+        )
+    return await fetch_image(value, field=field, max_bytes=max_bytes, timeout_s=_FETCH_TIMEOUT_S)
+
+
+def _decode(images: list[bytes], masks: list[bytes], limits: ImageLimits) -> EditPictures:
+    pictures: list[Picture] = []
+    for data in images:
+        pictures.append(Picture(pixels=read_image(data, field="image", limits=limits)))
+        if sum(picture.width * picture.height for picture in pictures) > limits.max_pixels:
+            raise InvalidRequest(f"image: more than {limits.max_pixels} pixels in all", field="image")
+    mask = None
+    if masks:
+        size = (pictures[0].width, pictures[0].height)
+        mask = Picture(pixels=read_mask(masks[0], field="mask", limits=limits, size=size))
+    return EditPictures(images=tuple(pictures), mask=mask)
+
+
+def _form_schema() -> dict[str, Any]:
+    """Describe the form for OpenAPI: the body's fields and the pictures."""
+    schema = EditBody.model_json_schema()
+    file = {"type": "string", "format": "binary"}
+    schema["properties"] |= {
+        "image": {
+            "description": "PNG, JPEG or WebP: one file (or data URL), or several named image[].",
+            **file,
+        },
+        "mask": {"description": "PNG of the image's size; transparent is painted.", **file},
+    }
+    schema["required"] = [*schema["required"], "image"]
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+EDIT_FORM_SCHEMA = _form_schema()

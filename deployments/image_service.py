@@ -1,0 +1,217 @@
+"""From a checked body to finished images: the way every HTTP request takes to a model's replicas and back.
+
+It knows no HTTP but for the errors it words.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.engine_actor import Event
+from deployments.model_server import Admitted
+from deployments.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
+from zimage_models.errors import DeadlineExceeded, EngineOverloaded, InvalidRequest, ZImageError
+from zimage_models.model_spec import ModelSpec
+from zimage_models.request_handle import PreviewEvent
+from zimage_models.requests import MAX_SEED, ImageRequest, ImageResult, Priority, build_request
+
+PRIORITIES = {"online": Priority.ONLINE, "batch": Priority.BATCH}
+_ATTEMPTS = 2
+_STATUS_MAX_AGE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The images of one HTTP request."""
+
+    model_id: str
+    requests: tuple[ImageRequest, ...]
+    arrived_at: float
+    """Unix time."""
+    due_s: float
+    """When its deadline passes, on the monotonic clock."""
+
+
+class ImageService:
+    """Knows the endpoint's models and sends orders to their replicas.
+
+    Args:
+        handles: one Serve handle for each model id; the first is the default.
+        timeout_s: the longest an order may take.
+    """
+
+    def __init__(self, handles: Mapping[str, Any], *, timeout_s: float) -> None:
+        self._handles = dict(handles)
+        self._timeout_s = timeout_s
+        self._specs: dict[str, ModelSpec] = {}
+        self._num_running: dict[str, int] = {}
+        self._status_s = float("-inf")
+        self._last_wait_s = 1.0
+
+    @property
+    def model_ids(self) -> list[str]:
+        """The ids that clients can ask for."""
+        return list(self._handles)
+
+    def choose(self, model_id: str | None) -> str:
+        """Return the model of a request; absent, the first.
+
+        Raises:
+            ApiError: 404 for an unknown one.
+        """
+        if model_id is None:
+            return self.model_ids[0]
+        if model_id not in self._handles:
+            raise ApiError(
+                404,
+                f"model: {model_id!r} is unknown; models are {', '.join(self._handles)}",
+                param="model",
+                code="model_not_found",
+            )
+        return model_id
+
+    async def spec(self, model_id: str) -> ModelSpec:
+        """Return a model's limits; the first time, its replica is asked (and started if there is none)."""
+        if model_id not in self._specs:
+            self._specs[model_id] = await self._handles[model_id].spec.remote()
+        return self._specs[model_id]
+
+    async def known_spec(self, model_id: str) -> ModelSpec | None:
+        """Return a model's limits, or None while it was never up; starts no replica."""
+        if model_id in self._specs or (await self.num_running())[model_id]:
+            return await self.spec(model_id)
+        return None
+
+    async def num_running(self) -> dict[str, int]:
+        """Count each model's running replicas, as of at most a second ago."""
+        if time.monotonic() - self._status_s > _STATUS_MAX_AGE_S:
+            context = serve.get_replica_context()
+            status = await asyncio.to_thread(serve.status)
+            deployments = status.applications[context.app_name].deployments
+            self._num_running = {
+                model_id: sum(
+                    count
+                    for state, count in deployments[model_id].replica_states.items()
+                    if state == "RUNNING"
+                )
+                for model_id in self._handles
+            }
+            self._status_s = time.monotonic()
+        return self._num_running
+
+    async def order(
+        self,
+        model_id: str,
+        values: Mapping[str, Any],
+        *,
+        num_images: int,
+        priority: str,
+        timeout_s: float | None,
+        partial_images: int = 0,
+    ) -> Order:
+        """Check a body's generation fields against its model.
+
+        The images differ by their seeds, which count up from the given or a random one.
+
+        Raises:
+            ApiError: a field that can't be honoured.
+        """
+        arrived_at, now_s = time.time(), time.monotonic()
+        timeout_s = min(timeout_s or self._timeout_s, self._timeout_s)
+        due_s = now_s + timeout_s
+        async with _deadline(due_s, timeout_s):
+            spec = await self.spec(model_id)
+        seed = values.get("seed")
+        # 32 bits are enough for no two alike, and can be typed.
+        seed = secrets.randbits(32) if seed is None else seed
+        try:
+            if seed + num_images - 1 > MAX_SEED:
+                raise InvalidRequest(f"seed: {seed} + {num_images - 1} is above {MAX_SEED}", field="seed")
+            request = build_request(
+                spec, {**values, "seed": seed}, priority=PRIORITIES[priority], deadline_s=timeout_s
+            )
+        except InvalidRequest as error:
+            raise api_error(error) from error
+        if partial_images:
+            # One preview more than wanted may fall out of the division: the stream drops it.
+            every = max(1, request.num_steps // (partial_images + 1))
+            request = replace(request, preview_every=every)
+        requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
+        return Order(model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s)
+
+    async def events(self, order: Order) -> AsyncGenerator[Admitted | tuple[int, PreviewEvent | ImageResult]]:
+        """Make an order's images; closing the iterator cancels what still runs.
+
+        A replica that dies under an order is replaced by another, once, for the images not finished.
+
+        Yields:
+            :class:`Admitted` when the order is in a queue, then (index, preview or image).
+
+        Raises:
+            ApiError: the order, or one of its images, can't be made.
+        """
+        missing = list(range(len(order.requests)))
+        for attempt in range(_ATTEMPTS):
+            try:
+                async for item in self._call(order, list(missing)):
+                    if isinstance(item, Admitted):
+                        if attempt == 0:
+                            yield item
+                        continue
+                    index, event = item
+                    if isinstance(event, ZImageError):
+                        raise api_error(event)
+                    if isinstance(event, ImageResult):
+                        missing.remove(index)
+                    yield index, event
+                return
+            except ray.exceptions.RayActorError as error:
+                if attempt == _ATTEMPTS - 1:
+                    raise replica_died() from error
+
+    async def _call(
+        self, order: Order, indices: Sequence[int]
+    ) -> AsyncGenerator[Admitted | tuple[int, Event]]:
+        timeout_s = order.due_s - time.monotonic()
+        if timeout_s <= 0:
+            raise api_error(DeadlineExceeded("the deadline has passed"))
+        requests = [replace(order.requests[index], deadline_s=timeout_s) for index in indices]
+        handle = self._handles[order.model_id].options(stream=True)
+        responses = handle.generate.remote(requests, wait=order.requests[0].priority is Priority.BATCH)
+        try:
+            async with _deadline(order.due_s, timeout_s):
+                first = await anext(aiter(responses))
+            if isinstance(first, EngineOverloaded):
+                self._last_wait_s = first.retry_after_s
+                raise overloaded(first)
+            yield first
+            async for index, event in responses:
+                yield indices[index], event
+        except (BackPressureError, DeploymentUnavailableError) as error:
+            raise ApiError(
+                503,
+                "too many requests wait for this model",
+                code="engine_overloaded",
+                headers=retry_after(self._last_wait_s),
+            ) from error
+        finally:
+            responses.cancel()
+
+
+@asynccontextmanager
+async def _deadline(due_s: float, timeout_s: float) -> AsyncIterator[None]:
+    """Bound a wait for a replica; the engine itself watches the deadline of what it has taken."""
+    try:
+        async with asyncio.timeout(due_s - time.monotonic()):
+            yield
+    except TimeoutError as error:
+        message = f"no replica took the request within its deadline of {timeout_s:g} s"
+        raise ApiError(503, message, code="no_replica", headers=retry_after(timeout_s)) from error

@@ -1,0 +1,98 @@
+"""The Serve replica: an engine actor, asked by the HTTP ingress and by batch jobs alike. It knows no HTTP."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from ray import serve
+
+from deployments.engine_actor import EngineActor, Event
+from deployments.metrics import EngineMetrics
+from deployments.queue_seconds_policy import NUM_ONLINE, QUEUE_S
+from zimage_models.config import EngineConfig
+from zimage_models.engine_stats import EngineStats
+from zimage_models.errors import EngineDead, EngineOverloaded
+from zimage_models.model_spec import ModelSpec
+from zimage_models.requests import ImageRequest, ImageResult
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """All requests of a call are in the engine's queue; their events follow."""
+
+    ready_at: float
+    """Unix time at which this replica became ready."""
+
+
+class ModelServer:
+    """One replica of one model."""
+
+    def __init__(self, model_id: str, config: EngineConfig, *, max_queue_s: float) -> None:
+        self._engine = EngineActor(config)
+        self._max_queue_s = max_queue_s
+        self._ready_at = time.time()
+        self._metrics = EngineMetrics(model_id, replica=serve.get_replica_context().replica_id.unique_id)
+
+    async def generate(
+        self, requests: Sequence[ImageRequest], *, wait: bool
+    ) -> AsyncIterator[Admitted | EngineOverloaded | tuple[int, Event]]:
+        """Make images; a caller that goes away cancels them at the next step.
+
+        Args:
+            requests: images to make, admitted all or none.
+            wait: wait for places in a full queue (batch work) instead of refusing when it is full or long.
+
+        Yields:
+            First :class:`Admitted` or the refusal, then (index, preview or outcome) as they happen.
+        """
+        queue_s = 0.0 if wait else self._engine.stats().queue_s
+        if queue_s > self._max_queue_s:
+            yield EngineOverloaded(
+                f"{queue_s:.0f} s of work are queued; the limit is {self._max_queue_s:g} s",
+                retry_after_s=queue_s - self._max_queue_s,
+            )
+            return
+        try:
+            async with self._engine.admitted(requests, wait=wait) as events:
+                yield Admitted(ready_at=self._ready_at)
+                async for index, event in events:
+                    if isinstance(event, ImageResult):
+                        self._metrics.made(event)
+                    yield index, event
+        except EngineOverloaded as error:
+            yield error
+        except EngineDead:
+            # A dead process is replaced at once; a failing health check takes three periods.
+            logger.exception("the engine died; this replica exits to be replaced")
+            os._exit(1)
+
+    def spec(self) -> ModelSpec:
+        """Return the model's limits and defaults."""
+        return self._engine.spec
+
+    async def weights_sha256(self) -> str:
+        """Identify the model's weights."""
+        return await asyncio.to_thread(self._engine.weights_sha256)
+
+    def stats(self) -> EngineStats:
+        """Report queue, speed and memory."""
+        return self._engine.stats()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Report what the autoscaling policy reads, and the metrics: Serve calls it every few seconds."""
+        stats = self._engine.stats()
+        self._metrics.record(stats)
+        return {QUEUE_S: stats.queue_s, NUM_ONLINE: stats.num_online}
+
+    def check_health(self) -> None:
+        """Raise when the engine can't go on; Serve then replaces this replica."""
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_engine"):
+            self._engine.close()

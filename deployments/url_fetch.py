@@ -1,0 +1,161 @@
+"""Fetches images from URLs that clients name, from public addresses only (no server-side request forgery).
+
+The address is judged where its socket is opened, so the very address judged is the one connected to: no odd
+spelling of a host, no redirect and no second DNS answer gets past it.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from zimage_models.errors import InvalidRequest
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Global by the registry, yet each answers from inside a cloud: Azure's wire server, and the block of Oracle's
+# metadata service, which Python before 3.11.10 takes for global.
+_CLOUD_INTERNAL = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CHUNK_BYTES = 2**16
+
+
+def is_public(address: IPv4Address | IPv6Address) -> bool:
+    """Say whether an address is of the public internet; one that wraps an IPv4 address is judged by that."""
+    if isinstance(address, IPv6Address):
+        embedded = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            embedded = IPv4Address(address.packed[-4:])
+        if embedded is not None:
+            return is_public(embedded)
+        return address in _IPV6_GLOBAL_UNICAST and address.is_global
+    is_internal = address.is_multicast or any(address in network for network in _CLOUD_INTERNAL)
+    return address.is_global and not is_internal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UrlPolicy:
+    """Where images may be fetched from."""
+
+    allowed_ports: frozenset[int] = frozenset({80, 443})
+    is_allowed: Callable[[IPv4Address | IPv6Address], bool] = is_public
+    resolver: AbstractResolver | None = None
+    """None for the system's."""
+
+
+PUBLIC_WEB = UrlPolicy()
+
+
+async def fetch_image(
+    url: str,
+    *,
+    field: str,
+    max_bytes: int,
+    timeout_s: float,
+    max_redirects: int = 3,
+    policy: UrlPolicy = PUBLIC_WEB,
+) -> bytes:
+    """Fetch the bytes behind an http(s) URL, following redirects under the same policy.
+
+    Args:
+        url: as the client wrote it.
+        field: the request's field, for errors.
+        max_bytes: of the body; counted while it arrives, so never more is held.
+        timeout_s: for everything together, name resolution and redirects included.
+        max_redirects: followed before giving up.
+        policy: ports and addresses that may be connected to.
+
+    Raises:
+        InvalidRequest: the URL is refused, or nothing usable came back. The message holds no byte of the
+            answer, and is the same for a forbidden address as for one that can't be reached.
+    """
+    fetch = _Fetch(field=field, max_bytes=max_bytes, policy=policy)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await fetch.follow(url, max_redirects)
+    except TimeoutError as error:
+        raise fetch.refusal(f"took longer than {timeout_s:g} s") from error
+    except aiohttp.ClientSSLError as error:
+        raise fetch.refusal("the TLS connection failed") from error
+    except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
+        raise fetch.refusal("no permitted address of the host could be reached") from error
+    # ValueError: a host name that is none (IDNA).
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise fetch.refusal(f"the fetch failed ({type(error).__name__})") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fetch:
+    field: str
+    max_bytes: int
+    policy: UrlPolicy
+
+    def refusal(self, reason: str) -> InvalidRequest:
+        return InvalidRequest(f"{self.field}: {reason}", field=self.field)
+
+    async def follow(self, url: str, max_redirects: int) -> bytes:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=self.policy.resolver,
+                socket_factory=partial(_open_socket, self.policy),
+                use_dns_cache=False,
+            ),
+            headers={"Accept": "image/*", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),
+            trust_env=False,
+        ) as session:
+            target = self.checked(URL(), url)
+            for _ in range(max_redirects + 1):
+                async with session.get(target, allow_redirects=False) as response:
+                    location = response.headers.get("Location")
+                    if response.status not in _REDIRECTS or location is None:
+                        return await self.body(response)
+                    target = self.checked(target, location)
+        raise self.refusal(f"more than {max_redirects} redirects")
+
+    def checked(self, base: URL, url: str) -> URL:
+        try:
+            target = base.join(URL(url))
+            scheme, port, has_login = target.scheme, target.port, bool(target.user or target.password)
+        except ValueError as error:
+            raise self.refusal("not a URL") from error
+        if scheme not in ("http", "https") or not target.host:
+            raise self.refusal("not an http or https URL with a host")
+        if has_login:
+            raise self.refusal("a URL with a user name or password is refused")
+        if port not in self.policy.allowed_ports:
+            allowed = ", ".join(map(str, sorted(self.policy.allowed_ports)))
+            raise self.refusal(f"port {port} is not one of {allowed}")
+        return target
+
+    async def body(self, response: aiohttp.ClientResponse) -> bytes:
+        if response.status != 200:
+            raise self.refusal(f"the host answered with status {response.status}, not 200")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise self.refusal("the host sent a compressed body though none was asked for")
+        too_large = f"more than {self.max_bytes} bytes"
+        if (response.content_length or 0) > self.max_bytes:
+            raise self.refusal(too_large)
+        body = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise self.refusal(too_large)
+        return bytes(body)
+
+
+def _open_socket(policy: UrlPolicy, address_info: aiohttp.AddrInfoType) -> socket.socket:
+    family, kind, protocol, _, address = address_info
+    if not policy.is_allowed(ipaddress.ip_address(address[0])):
+        # An OSError lets aiohttp go on to the host's next address.
+        raise PermissionError("forbidden address")
+    return socket.socket(family, kind, protocol)
