@@ -1,0 +1,329 @@
+import base64
+import io
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
+from zimage_models.errors import InvalidRequest
+from zimage_models.image_codec import IMAGE_FORMATS
+
+LIMITS = ImageLimits()
+SIZE = (48, 32)
+ORANGE = (240, 120, 40)
+
+
+def without_bytes(value: object) -> str | None:
+    """Name a case by what is expected, not by a file's bytes."""
+    return "file" if isinstance(value, bytes) else None
+
+
+def file_of(image: Image.Image, image_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def plain(mode: str = "RGB", colour: Any = ORANGE, size: tuple[int, int] = SIZE) -> Image.Image:
+    return Image.new(mode, size, colour)
+
+
+def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def png_of(
+    size: tuple[int, int], *chunks: tuple[bytes, bytes], depth: int = 8, colour_type: int = 2
+) -> bytes:
+    """Make a PNG of any header, however little stands behind it."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for name, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
+        parts.append(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
+    return b"".join(parts)
+
+
+def animated(image_format: str) -> bytes:
+    return file_of(
+        plain(), image_format, save_all=True, append_images=[plain(colour=(1, 2, 3))], duration=100
+    )
+
+
+def jpeg_of_many_scans() -> bytes:
+    data = file_of(noise(), "jpeg", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last_scan * 200 + data[-2:]
+
+
+def webp_of_canvas(size: tuple[int, int]) -> bytes:
+    canvas = b"".join((side - 1).to_bytes(3, "little") for side in size)
+    chunks = b"VP8X" + struct.pack("<I", 10) + bytes(4) + canvas + file_of(noise(), "webp")[12:]
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+# Reading what is allowed
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_formats_are_read(image_format: str) -> None:
+    pixels = read_image(file_of(plain(), image_format, quality=95), field="image", limits=LIMITS)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
+
+
+def test_avif_is_read_where_it_is_allowed() -> None:
+    limits = ImageLimits(formats=IMAGE_FORMATS)
+    pixels = read_image(file_of(plain(), "avif", quality=95), field="image", limits=limits)
+    assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
+
+
+def grey_16(value: int, **options: Any) -> bytes:
+    return file_of(Image.fromarray(np.full((32, 48), value, np.uint16)), "png", **options)
+
+
+def rgb_16(value: int) -> bytes:
+    row = b"\0" + struct.pack(">HHH", value, value, value) * 48
+    return png_of(SIZE, (b"IDAT", zlib.compress(row * 32)), depth=16)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (file_of(plain("L", 99), "png"), (99, 99, 99)),
+        (file_of(plain("1", 1), "png"), (255, 255, 255)),
+        (file_of(plain().convert("P", palette=Image.Palette.ADAPTIVE), "png"), ORANGE),
+        (grey_16(0x4000), (0x40, 0x40, 0x40)),
+        (rgb_16(0x4000), (0x40, 0x40, 0x40)),
+        (file_of(plain("CMYK", (0, 255, 255, 0)), "jpeg", quality=100), (255, 0, 0)),
+        (file_of(plain("L", 99), "jpeg"), (99, 99, 99)),
+        (file_of(plain("RGBA", (0, 0, 0, 0)), "png"), (255, 255, 255)),
+        (file_of(plain("RGBA", (0, 0, 0, 51)), "png"), (204, 204, 204)),
+        (file_of(plain("LA", (0, 0)), "png"), (255, 255, 255)),
+        (file_of(plain("P", 0), "png", transparency=0), (255, 255, 255)),
+        (file_of(plain("L", 7), "png", transparency=7), (255, 255, 255)),
+        (file_of(plain(), "png", transparency=ORANGE), (255, 255, 255)),
+        (grey_16(0x4000, transparency=0x4000), (255, 255, 255)),
+        (grey_16(0x4000, transparency=0x4001), (0x40, 0x40, 0x40)),
+        (file_of(plain("RGBA", (0, 0, 0, 0)), "webp", lossless=True), (255, 255, 255)),
+    ],
+    ids=without_bytes,
+)
+def test_colour_modes_become_rgb_on_white(data: bytes, expected: tuple[int, int, int]) -> None:
+    pixels = read_image(data, field="image", limits=LIMITS)
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 3
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_exif_orientation_is_applied(image_format: str) -> None:
+    image = plain()
+    image.paste((0, 0, 255), (0, 0, 24, 32))  # left half blue
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is left belongs on top
+    pixels = read_image(file_of(image, image_format, exif=exif), field="image", limits=LIMITS)
+    assert pixels.shape == (48, 32, 3)
+    assert pixels[4, 16, 2] > 200
+    assert pixels[-4, 16, 2] < 100
+
+
+def test_camera_jpeg_with_previews_is_a_still_image() -> None:
+    data = file_of(plain(), "MPO", save_all=True, append_images=[plain(colour="blue")])
+    assert np.abs(read_image(data, field="image", limits=LIMITS).astype(int) - ORANGE).max() <= 6
+
+
+# Refusing the rest
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "not a readable png or jpeg or webp image"),
+        (b"<html>not an image</html>", "not a readable png or jpeg or webp image"),
+        (
+            b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+            "not a readable",
+        ),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a readable"),
+        (b"%PDF-1.7\n", "not a readable"),
+        (file_of(plain(), "gif"), "not a readable"),
+        (file_of(plain(), "tiff"), "not a readable"),
+        (file_of(plain(), "bmp"), "not a readable"),
+        (file_of(plain(), "ico"), "not a readable"),
+        (file_of(plain(), "pdf"), "not a readable"),
+        (file_of(plain(), "jpeg2000"), "not a readable"),
+        (file_of(plain(), "ppm"), "not a readable"),
+        (file_of(plain(), "avif"), "not a readable"),
+        (animated("png"), "animated PNG"),
+        (animated("webp"), "animated WEBP"),
+        (file_of(plain(size=(15, 100)), "png"), "15x100 has a side below 16 pixels"),
+        (file_of(plain(size=(16, 129)), "png"), "16x129 is more elongated than 8 to 1"),
+        (png_of((5001, 5000)), "5001x5000 has more than 25000000 pixels"),
+        (png_of((2**31 - 1, 2**31 - 1)), "more than 25000000 pixels"),
+        (png_of((0, 64)), "not a readable"),
+        (png_of((64, 64)), "damaged or cut off"),
+        (png_of((64, 64), (b"IDAT", b"not zlib")), "damaged or cut off"),
+        (png_of((64, 64), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26))), (b"IDAT", b"")), "damaged"),
+        (webp_of_canvas((8000, 8000)), "damaged or cut off|more than 25000000 pixels"),
+        (file_of(plain(size=(5008, 5008)), "webp", method=0), "5008x5008 has more than 25000000 pixels"),
+        (jpeg_of_many_scans(), "JPEG scans; the limit is 100"),
+    ],
+    ids=without_bytes,
+)
+def test_hostile_and_foreign_files_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"image: .*({reason})") as refusal:
+        read_image(data, field="image", limits=LIMITS)
+    assert refusal.value.field == "image"
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "avif"])
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.9, -1])
+def test_cut_off_files_are_refused(image_format: str, kept: float) -> None:
+    data = file_of(noise(), image_format)
+    cut = data[: int(len(data) * kept)] if kept > 0 else data[:-16]
+    with pytest.raises(InvalidRequest, match="image: "):
+        read_image(cut, field="image", limits=ImageLimits(formats=IMAGE_FORMATS))
+
+
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp", "avif"])
+def test_damaged_bytes_never_raise_anything_else(image_format: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = file_of(noise((32, 32)), image_format, exif=exif)
+    random = np.random.default_rng(1)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in random.integers(0, min(len(data), 400), 4):
+            damaged[place] = random.integers(256)
+        try:
+            read_image(bytes(damaged), field="image", limits=ImageLimits(formats=IMAGE_FORMATS))
+        except InvalidRequest:
+            refused += 1
+    assert refused
+
+
+def test_too_many_bytes_are_refused_unread() -> None:
+    data = file_of(plain(), "png")
+    limits = ImageLimits(max_bytes=len(data) - 1, max_mask_bytes=20)
+    with pytest.raises(InvalidRequest, match=f"image: {len(data)} bytes; the limit is {len(data) - 1}"):
+        read_image(data, field="image", limits=limits)
+    with pytest.raises(InvalidRequest, match=f"mask: {len(data)} bytes; the limit is 20"):
+        read_mask(data, field="mask", limits=limits, size=SIZE)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_data_url_is_measured_before_it_is_decoded() -> None:
+    text = "data:image/png;base64," + "A" * (8 * 2**20)
+
+    def read() -> None:
+        with pytest.raises(InvalidRequest, match=f"image: {6 * 2**20} bytes; the limit is 1000"):
+            data_url_bytes(text, field="image", max_bytes=1000)
+
+    assert peak_bytes(read) < 2**20
+
+
+# Masks
+
+
+def mask_of(left: Any, right: Any, mode: str) -> Image.Image:
+    image = plain(mode, right)
+    image.paste(left, (0, 0, 24, 32))
+    return image
+
+
+LEFT_PAINTED: npt.NDArray[np.uint8] = np.repeat(np.array([[255, 0]], np.uint8), 24, axis=1).repeat(32, axis=0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        file_of(mask_of((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"), "png"),
+        file_of(mask_of((255, 255, 255, 0), (255, 255, 255, 1), "RGBA"), "png"),
+        file_of(mask_of((0, 0), (255, 255), "LA"), "png"),
+        file_of(mask_of(0, 1, "P"), "png", transparency=0),
+        file_of(mask_of(255, 0, "L"), "png"),
+        file_of(mask_of(128, 127, "L"), "png"),
+        file_of(mask_of(1, 0, "1"), "png"),
+        file_of(mask_of((255, 255, 255), (0, 0, 0), "RGB"), "png"),
+        file_of(mask_of((255, 255, 255), (0, 0, 0), "RGB"), "jpeg"),
+        file_of(mask_of((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"), "webp", lossless=True),
+    ],
+    ids=without_bytes,
+)
+def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
+    mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, LEFT_PAINTED)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (file_of(plain("L", 255, (32, 48)), "png"), "mask: 32x48 is not the image's size, 48x32"),
+        (file_of(plain("L", 0), "png"), "mask: marks nothing to paint"),
+        (file_of(plain("RGBA", (255, 255, 255, 255)), "png"), "mask: marks nothing to paint"),
+        (b"junk", "mask: not a readable png or jpeg or webp image"),
+        (png_of((9000, 9000)), "mask: 9000x9000 has more than 25000000 pixels"),
+    ],
+    ids=without_bytes,
+)
+def test_unusable_masks_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=reason) as refusal:
+        read_mask(data, field="mask", limits=LIMITS, size=SIZE)
+    assert refusal.value.field == "mask"
+
+
+# Data URLs
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;base64,", "DATA:image/WebP;BASE64,", "data:image/jpeg;base64,"]
+)
+@pytest.mark.parametrize("content", [b"", b"a", b"ab", b"abc", bytes(range(256))])
+def test_data_url_comes_back(head: str, content: bytes) -> None:
+    text = head + base64.b64encode(content).decode()
+    assert data_url_bytes(text, field="image", max_bytes=len(content)) == content
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("https://example.com/a.png", "not a data URL"),
+        ("file:///etc/passwd", "not a data URL"),
+        ("iVBORw0KGgo=", "not a data URL"),
+        ("data:image/png,abc", "not a data URL"),
+        ("data:image/svg+xml;base64,AAAA", "not a data URL"),
+        ("data:text/html;base64,AAAA", "not a data URL"),
+        ("data:;base64,AAAA", "not a data URL"),
+        ("data:image/png;charset=x;base64,AAAA", "not a data URL"),
+        ("data:image/png;base64,AAA", "not base64"),
+        ("data:image/png;base64,A-_A", "not base64"),
+        ("data:image/png;base64,AA AA", "not base64"),
+        ("data:image/png;base64,AAAA\n", "not base64"),
+        ("data:image/png;base64,AA==AAAA", "not base64"),
+        ("data:image/png;base64,ÄÄÄÄ", "not base64"),
+        ("data:image/png;base64," + "A" * 136, "102 bytes; the limit is 100"),
+    ],
+)
+def test_other_data_urls_are_refused(text: str, reason: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"image: {reason}") as refusal:
+        data_url_bytes(text, field="image", max_bytes=100)
+    assert refusal.value.field == "image"
+    assert len(str(refusal.value)) < 200
