@@ -41,23 +41,23 @@ def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedM
         )
     desk: Any = serve.get_deployment_handle(FrontDesk.__name__, app_name)
     checkpoints: dict[str, str] = desk.checkpoints.remote().result()
-    for model_id, checkpoint in checkpoints.items():
-        if checkpoint == model:
-            served = ServedModel(app_name=app_name, model_id=model_id)
-            break
-    else:
+    candidates = [
+        ServedModel(app_name=app_name, model_id=model_id)
+        for model_id, checkpoint in checkpoints.items()
+        if checkpoint == model
+    ]
+    if not candidates:
         raise InvalidRequest(
             f"model: {app_name!r} does not serve {model!r}; it serves {', '.join(checkpoints.values())}",
             field="model",
         )
-    served_sha256 = _handle(served).weights_sha256.remote().result()
-    if served_sha256 != weights_sha256:
-        raise InvalidRequest(
-            f"model: {app_name!r} serves {model!r} with other weights ({served_sha256[:12]}, not "
-            f"{weights_sha256[:12]})",
-            field="model",
-        )
-    return served
+    for candidate in candidates:
+        if _handle(candidate).weights_sha256.remote().result() == weights_sha256:
+            return candidate
+    raise InvalidRequest(
+        f"model: {app_name!r} serves {model!r} with other weights than this job's, {weights_sha256[:12]}",
+        field="model",
+    )
 
 
 def _handle(served: ServedModel) -> Any:

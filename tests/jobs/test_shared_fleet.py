@@ -1,0 +1,170 @@
+"""Batch jobs on the engines of a running endpoint: same results, same resume, online requests first."""
+
+import base64
+import io
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openai
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from PIL import Image
+from ray import serve
+
+from deployments.app import build_app
+from deployments.app_args import AppArgs, IngressArgs, ModelArgs
+from tests.jobs.conftest import Zimage, published
+
+NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
+PORT = 8399
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def online(ray_session: None) -> Iterator[openai.OpenAI]:
+    fake = {"fake": True}
+    models = (
+        ModelArgs(id="z-image-turbo", num_cpus=1),
+        ModelArgs(id="instant", num_cpus=0.1, engine=fake),
+    )
+    app = build_app(AppArgs(models=models, ingress=IngressArgs(num_cpus=0.1)))
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.run(app, name="images", route_prefix="/")
+    yield openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", max_retries=0)
+    serve.shutdown()
+
+
+def write_table(path: Path, num_rows: int, **columns: Any) -> Path:
+    rows = {
+        "id": [f"row-{i}" for i in range(num_rows)],
+        "prompt": [NAMES[i % len(NAMES)] for i in range(num_rows)],
+        "seed": list(range(num_rows)),
+    }
+    pq.write_table(pa.table({**rows, **{name: [value] * num_rows for name, value in columns.items()}}), path)
+    return path
+
+
+def pixels(data: bytes) -> npt.NDArray[np.int16]:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
+
+
+SERVED = ("--engine", "serve", "--serve-app", "images", "--progress", "json")
+
+
+def test_results_and_resume_are_those_of_own_engines(zimage: Zimage, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.parquet", 48)
+    assert zimage("generate", table, tmp_path / "own", "--progress", "json").code == 0
+    done = zimage("generate", table, tmp_path / "served", *SERVED)
+    assert done.code == 0, done.err
+    own, served = published(tmp_path / "own").by_key, published(tmp_path / "served").by_key
+    assert own.keys() == served.keys()
+    for key, row in own.items():
+        assert row["unit_id"] == served[key]["unit_id"]
+        difference = pixels(row["image"]["bytes"]) - pixels(served[key]["image"]["bytes"])
+        assert abs(difference).max() <= 1
+    # What own engines made needs no other ones.
+    again = zimage("generate", table, tmp_path / "own", *SERVED)
+    assert (again.code, again.event("planned")["new"]) == (0, 0)
+    assert zimage("verify", tmp_path / "served").code == 0
+
+
+def test_a_row_and_a_request_give_the_same_picture(
+    zimage: Zimage, tmp_path: Path, online: openai.OpenAI
+) -> None:
+    table = write_table(tmp_path / "table.parquet", 8, size="96x64")
+    assert zimage("generate", table, tmp_path / "out", *SERVED).code == 0
+    for row in published(tmp_path / "out").rows:
+        answer = online.images.generate(
+            prompt=row["prompt"],
+            size="96x64",  # type: ignore[arg-type]
+            extra_body={"seed": row["seed"]},
+        )
+        assert answer.data
+        difference = pixels(row["image"]["bytes"]) - pixels(base64.b64decode(answer.data[0].b64_json or ""))
+        assert abs(difference).max() <= 1
+
+
+def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online: openai.OpenAI) -> None:
+    table = write_table(tmp_path / "table.parquet", 64, steps=50)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
+        stats = serve.get_deployment_handle("z-image-turbo", "images").stats
+        while (busy := stats.remote().result()).num_open < 8:
+            assert not job.done(), job.result().err
+            time.sleep(0.05)
+        online.images.generate(prompt="owl")
+        after = stats.remote().result()
+        assert job.result().code == 0
+    # In the time of its own 8 steps the online image was made; of the batch images before it in the queue few were.
+    assert after.num_item_steps - busy.num_item_steps < 50 * 10
+    assert after.num_preemptions > busy.num_preemptions
+    assert len(published(tmp_path / "out").by_key) == 64
+
+
+def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "table.parquet", 96)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
+        stats = serve.get_deployment_handle("z-image-turbo", "images").stats
+        made = stats.remote().result().num_images
+        while stats.remote().result().num_images < made + 20:
+            assert not job.done(), job.result().err
+            time.sleep(0.05)
+        [name] = [
+            actor["name"]
+            for actor in ray.util.list_named_actors(all_namespaces=True)
+            if "#z-image-turbo#" in actor["name"]
+        ]
+        ray.kill(ray.get_actor(name, namespace="serve"))
+        done = job.result()
+    assert done.code == 0, done.err
+    assert len(published(tmp_path / "out").by_key) == 96
+
+
+def test_failures_become_error_rows(zimage: Zimage, tmp_path: Path) -> None:
+    prompts = ["one", "two [fake: blank]", "three [fake: out of memory]", "four"]
+    pq.write_table(pa.table({"id": list("abcd"), "prompt": prompts}), tmp_path / "table.parquet")
+    done = zimage("generate", tmp_path / "table.parquet", tmp_path / "out", *SERVED, "--fake")
+    assert done.code == 3, done.err
+    result = published(tmp_path / "out")
+    assert result.by_key.keys() == {"a", "d"}
+    assert {row["key"]: row["error_class"] for row in result.errors} == {
+        "b": "blank_image",
+        "c": "out_of_memory",
+    }
+
+
+def test_a_row_that_kills_replicas_becomes_an_error_row(zimage: Zimage, tmp_path: Path) -> None:
+    prompts = ["one", "two [fake: die]", "three"]
+    pq.write_table(pa.table({"id": list("abc"), "prompt": prompts}), tmp_path / "table.parquet")
+    done = zimage("generate", tmp_path / "table.parquet", tmp_path / "out", *SERVED, "--fake")
+    assert done.code == 3, done.err
+    result = published(tmp_path / "out")
+    assert result.by_key.keys() == {"a", "c"}
+    [error] = result.errors
+    assert (error["key"], error["error_class"]) == ("b", "engine_error")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--engine", "serve", "--serve-app", "nope"), "serve_app: no Serve application 'nope'"),
+        ((*SERVED, "--model", "tiny-zimage-base"), "does not serve 'tiny-zimage-base'"),
+        ((*SERVED, "--dtype", "float32"), "dtype: float32 has no effect"),
+        ((*SERVED, "--engine-gpus", "1"), "engine_gpus: 1.0 has no effect"),
+    ],
+)
+def test_what_the_endpoint_cannot_do_is_told(
+    zimage: Zimage, tmp_path: Path, flags: tuple[str, ...], told: str
+) -> None:
+    table = write_table(tmp_path / "table.parquet", 2)
+    done = zimage("generate", table, tmp_path / "out", *flags)
+    assert (done.code, told in done.err) == (2, True), done.err
