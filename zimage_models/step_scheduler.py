@@ -1,7 +1,8 @@
 """Which requests share the next denoising step. Plain Python: it knows no tensor and no thread.
 
 Rules: the first request in line, by priority and then by arrival, sets the bucket of the step; others of the
-same bucket fill it up, in order, to ``max_step_tokens``. A request left out keeps its place and its latents.
+same bucket and of no lower priority fill it up, in order, to ``max_step_tokens``. Those of a lower priority
+would make the step longer for the first. A request left out keeps its place and its latents.
 When the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once: so a
 lower priority always ends, yet costs a higher one at most one step in that time, however long its line.
 """
@@ -120,7 +121,11 @@ class StepScheduler(Generic[Payload]):
 
     def _fill(self, head: Entry[Payload]) -> list[Entry[Payload]]:
         capacity = max(1, self.max_step_tokens // head.num_step_tokens)
-        lines = (self._lines[priority].get(head.bucket, []) for priority in sorted(self._lines))
+        lines = (
+            self._lines[priority].get(head.bucket, [])
+            for priority in sorted(self._lines)
+            if priority <= head.priority
+        )
         others = (entry for entry in chain.from_iterable(lines) if entry is not head)
         return [head, *islice(others, capacity - 1)]
 
