@@ -30,8 +30,11 @@ def command(
         ),
     ] = None,
     replicas: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="Engines of each model; MIN 0 lets the last go when idle.")
-    ] = "1:1",
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX", help="Engines of each model (1:1); MIN 0 lets the last go when idle."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     keys_file: Annotated[str | None, typer.Option(help="YAML file of API keys.")] = None,
@@ -49,12 +52,14 @@ def command(
 ) -> int:
     """Serve images over HTTP as OpenAI's API does, until interrupted."""
     values = _read(config) if config else {}
-    low, high = parse_range(replicas, field="replicas")
     if model or "models" not in values:
         values["models"] = [_model(text) for text in model or [f"z-image-turbo={DEFAULT_MODEL}"]]
-        for entry in values["models"]:
-            entry["scaling"] = {"min_replicas": low, "max_replicas": high}
-            entry["engine"] = {"fake": fake}
+    for entry in values["models"]:
+        if replicas is not None:
+            low, high = parse_range(replicas, field="replicas")
+            entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
+        if fake:
+            entry.setdefault("engine", {})["fake"] = True
     if keys_file:
         values.setdefault("auth", {})["keys_file"] = keys_file
     if not playground:
@@ -142,6 +147,7 @@ def _read(path: str) -> dict[str, Any]:
         raise InvalidRequest(f"config: {path} can't be read ({error})", field="config") from error
     if not isinstance(values, dict):
         raise InvalidRequest(f"config: {path} is not a YAML mapping", field="config")
+    AppArgs.model_validate(values)
     return values
 
 

@@ -1,0 +1,64 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from deployments import app_args
+from deployments.app_args import AppArgs
+from jobs import cli
+
+SERVE_YAML = Path(app_args.__file__).with_name("serve.yaml")
+
+
+def test_serve_yaml_is_what_serve_and_the_app_take() -> None:
+    content = yaml.safe_load(SERVE_YAML.read_text(encoding="utf-8"))
+    [application] = ServeDeploySchema.model_validate(content).applications
+    args = AppArgs.model_validate(application.args)
+    assert [model.id for model in args.models] == ["z-image-turbo", "z-image-base"]
+    assert args.models[0].engine_config().compile
+
+
+def test_the_default_is_the_embedded_turbo() -> None:
+    [model] = AppArgs().models
+    assert (model.id, model.engine_config().model) == ("z-image-turbo", "tiny-zimage-turbo")
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ({"modells": []}, "modells"),
+        ({"models": []}, "models"),
+        ({"models": [{"id": "a", "colour": 1}]}, "colour"),
+        ({"models": [{"id": "a b"}]}, "models.0.id"),
+        ({"models": [{"id": "a"}, {"id": "a"}]}, "'a' is given 2 times"),
+        ({"models": [{"id": "a", "engine": {"speed": 1}}]}, "speed: unknown option"),
+        ({"models": [{"id": "a", "engine": {"max_queued": "many"}}]}, "max_queued"),
+        ({"models": [{"id": "a", "engine": {"model": "b"}}]}, "model: unknown option"),
+        ({"models": [{"id": "a", "scaling": {"min_replicas": 3, "max_replicas": 2}}]}, "2 is below"),
+        ({"limits": {"timeout_s": 0}}, "timeout_s"),
+        ({"object_store": {"address": "/tmp/x"}}, "address"),
+        ({"image_urls": "perhaps"}, "image_urls"),
+    ],
+)
+def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        AppArgs.model_validate(args)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--config", "/no/such/file.yaml"], "config: /no/such/file.yaml"),
+        (["--replicas", "two"], "replicas: 'two'"),
+        (["--replicas", "2:1"], "max_replicas: 1 is below"),
+        (["--model", "a=x", "--model", "a=y"], "'a' is given 2 times"),
+    ],
+)
+def test_zimage_serve_tells_bad_usage(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["serve", *flags]) == 2
+    assert told in capsys.readouterr().err
