@@ -1,0 +1,248 @@
+"""The page at ``/`` in a real browser, against a real endpoint."""
+
+import base64
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+from PIL import Image
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.deployments.conftest import Endpoint, Serve
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")
+
+_WAIT_MS = 30_000
+_CHOICES = ("Model", "Format", "Previews")
+# Notes every picture that a card shows, with the last that was said beside it.
+_WATCH = """() => {
+    window.seen = [];
+    new MutationObserver(() => {
+        const { src } = document.querySelector(".card img");
+        const said = document.querySelector(".card .progress").textContent;
+        if (src && src !== seen.at(-1)?.src) seen.push({ src });
+        if (src) seen.at(-1).said = said;
+    }).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=_WAIT_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, endpoint: Endpoint) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(endpoint.url)
+    expect(control(page, "Size")).to_have_attribute("placeholder", "64x64")
+    yield page
+    context.close()
+
+
+def generate(page: Page, prompt: str, **settings: str) -> Locator:
+    """Fill in the form, generate, and return the new image's card; settings go by their labels."""
+    for label, value in {"Prompt": prompt, **settings}.items():
+        if label in _CHOICES:
+            control(page, label).select_option(value)
+        else:
+            control(page, label).fill(value)
+    page.get_by_role("button", name="Generate").click()
+    return card_of(page, prompt)
+
+
+def control(page: Page, label: str) -> Locator:
+    # The text of a label around a <select> goes on with its options.
+    return page.get_by_label(re.compile(rf"^\s*{label}\b"))
+
+
+def card_of(page: Page, prompt: str) -> Locator:
+    """Find a prompt's card, the newest of several."""
+    return page.get_by_role("article", name=prompt, exact=True).first
+
+
+def pixels_of(card: Locator, folder: Path) -> npt.NDArray[np.int16]:
+    """Download a card's image."""
+    with card.page.expect_download() as download:
+        card.get_by_role("link", name="Download").click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return pixels_in(path.read_bytes())
+
+
+def pixels_in(data: bytes) -> npt.NDArray[np.int16]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.int16)
+
+
+def done(card: Locator) -> Locator:
+    expect(card).to_contain_text("done")
+    return card
+
+
+def seed_of(card: Locator) -> str:
+    return (card.get_by_role("button", name="Pin seed").text_content() or "").removeprefix("Pin seed ")
+
+
+def test_previews_replace_each_other_until_the_image_is_done(page: Page) -> None:
+    page.evaluate(_WATCH)
+
+    card = done(generate(page, "panda", Steps="40", Previews="3"))
+
+    said = [picture["said"] for picture in page.evaluate("window.seen")]
+    assert said == ["preview 1 of 3", "preview 2 of 3", "preview 3 of 3", "done"]
+    image = card.get_by_role("img", name="panda")
+    assert image.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [64, 64]
+    assert image.evaluate("image => getComputedStyle(image).imageRendering") == "pixelated"
+    expect(card).to_contain_text("z-image-turbo · 64x64 · 40 steps · guidance 0 · png")
+
+
+def test_ctrl_enter_generates(page: Page) -> None:
+    control(page, "Prompt").fill("owl")
+
+    page.keyboard.press("Control+Enter")
+
+    done(card_of(page, "owl"))
+
+
+def test_shown_seed_makes_the_same_picture_again(page: Page, endpoint: Endpoint, tmp_path: Path) -> None:
+    first = done(generate(page, "sunflower"))
+    seed, picture = seed_of(first), pixels_of(first, tmp_path)
+    other = pixels_of(done(generate(page, "sunflower")), tmp_path)
+
+    page.get_by_role("button", name=f"Pin seed {seed}").click()
+    again = done(generate(page, "sunflower"))
+    answer = endpoint.client().images.generate(prompt="sunflower", extra_body={"seed": int(seed)})
+
+    assert seed_of(again) == seed
+    assert np.abs(pixels_of(again, tmp_path) - picture).max() <= 1
+    assert np.abs(pixels_in(base64.b64decode(answer.data[0].b64_json)) - picture).max() <= 1
+    assert np.abs(other - picture).max() > 1, "another seed, another picture"
+
+
+def test_large_seed_keeps_all_its_digits(page: Page) -> None:
+    seed = str(2**63 - 1)
+
+    card = done(generate(page, "tulip", Seed=seed))
+
+    assert seed_of(card) == seed
+
+
+def test_cancel_ends_its_request_and_no_other(page: Page) -> None:
+    fox = generate(page, "fox", Model="z-image-base", Steps="200", Previews="0")
+    expect(fox).to_contain_text("making the image")
+    owl = generate(page, "owl", Steps="40")
+
+    with page.expect_event("requestfailed") as ended:
+        fox.get_by_role("button", name="Cancel").click()
+
+    assert '"prompt":"fox"' in (ended.value.post_data or "")
+    expect(fox).to_contain_text("cancelled")
+    done(owl)
+
+
+def test_refused_setting_is_shown_with_its_field_and_request_id(page: Page) -> None:
+    with page.expect_response("**/v1/images/generations") as refused:
+        card = generate(page, "frog", Size="65x64")
+
+    expect(card).to_contain_text("size: 65 px is not a multiple of 8")
+    expect(card).to_contain_text(f"field size · request {refused.value.headers['x-request-id']}")
+    expect(control(page, "Size")).to_have_attribute("aria-invalid", "true")
+
+
+def test_reuse_restores_prompt_and_settings(page: Page) -> None:
+    settings = {
+        "Model": "z-image-base",
+        "Negative prompt": "flower",
+        "Size": "72x64",
+        "Steps": "9",
+        "Guidance": "2.5",
+        "Format": "webp",
+        "Previews": "1",
+    }
+    card = done(generate(page, "cactus", **settings))
+    seed = seed_of(card)
+    others = {"Size": "", "Steps": "8", "Seed": "7", "Guidance": "", "Negative prompt": "", "Format": "png"}
+    generate(page, "palm tree", **others, Previews="0", Model="z-image-turbo")
+    expect(control(page, "Guidance")).to_be_hidden()
+
+    card.get_by_role("button", name="Reuse").click()
+
+    for label, value in {"Prompt": "cactus", "Seed": seed, **settings}.items():
+        expect(control(page, label)).to_have_value(value)
+
+
+def test_edit_starts_from_the_picture(page: Page, tmp_path: Path) -> None:
+    panda = done(generate(page, "panda", Seed="3"))
+    start = pixels_of(panda, tmp_path)
+    panda.get_by_role("button", name="Edit this").click()
+
+    near = pixels_of(done(generate(page, "tiger face", Steps="40", Strength="0.1")), tmp_path)
+    far = pixels_of(done(generate(page, "tiger face", Strength="1")), tmp_path)
+
+    assert np.abs(near - start).mean() < 0.5 * np.abs(far - start).mean()
+    page.get_by_role("button", name="Start without a picture").click()
+    expect(control(page, "Strength")).to_be_hidden()
+
+
+def test_page_asks_only_its_own_server_and_logs_nothing(browser: Browser, endpoint: Endpoint) -> None:
+    page = browser.new_page()
+    urls: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(endpoint.url)
+    page.get_by_role("button", name="sunflower").click()
+    done(card_of(page, "sunflower")).get_by_role("button", name="Edit this").click()
+    done(generate(page, "tulip"))
+    page.close()
+
+    assert said == []
+    assert {url.partition("/v1/")[0].rstrip("/") for url in urls if url.startswith("http")} == {endpoint.url}
+
+
+def test_phone_shows_the_new_image_and_needs_no_sideways_scroll(browser: Browser, endpoint: Endpoint) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740})
+    page.goto(endpoint.url)
+    card = done(generate(page, "panda"))
+
+    expect(card.get_by_role("img")).to_be_in_viewport(ratio=0.9)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
+def test_key_is_asked_for_and_kept_in_the_tab(
+    browser: Browser, serve_endpoint: Serve, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(yaml.safe_dump([{"name": "studio", "key": "sk-right-0123456789abcdef"}]))
+    with serve_endpoint("--fake", "--keys-file", str(keys)) as guarded:
+        page = browser.new_page()
+        page.goto(guarded.url)
+        key = page.get_by_label("API key")
+        key.fill("sk-wrong-0123456789abcdef")
+        key.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("this API key is not known")
+
+        key.fill("sk-right-0123456789abcdef")
+        key.press("Enter")
+        expect(key).to_be_hidden()
+        done(generate(page, "panda"))
+        page.reload()
+        done(generate(page, "panda"))
+
+        expect(key).to_be_hidden()
+        page.close()
