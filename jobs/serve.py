@@ -1,6 +1,7 @@
 """``zimage serve``: the online endpoint on this machine, or on the cluster of ``RAY_ADDRESS``."""
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from deployments.app_args import AppArgs
+from deployments.app_args import AppArgs, ModelArgs
 from jobs.engine_range import parse_range
 from jobs.ray_session import STAGE_CPUS
 from zimage_models.errors import InvalidRequest
@@ -79,64 +80,71 @@ def _serve(
     engine_gpus: float | None,
     verbose: bool,
 ) -> int:
-    # Ray takes a second to import, and its Serve another: not for --help.
+    # A second of imports: not for --help, nor for bad usage.
     import ray
     from ray import serve
 
     from deployments.app import build_app
 
-    level = logging.INFO if verbose else logging.ERROR
-    address = os.environ.get("RAY_ADDRESS")
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
     num_engines = sum(model.scaling.max_replicas for model in args.models)
-    num_cores = os.cpu_count() or 1
-    cpus = engine_cpus or max(1, num_cores // num_engines)
-    if address:
-        ray.init(address=address, log_to_driver=verbose, logging_level=level)
-    else:
-        # Logical CPUs: engines and HTTP hold theirs all the time; batch jobs that join need some as well.
-        total = (
-            int(num_engines * cpus + args.ingress.num_replicas * args.ingress.num_cpus + 0.999) + STAGE_CPUS
-        )
-        ray.init(
-            address="local",
-            num_cpus=total,
-            include_dashboard=False,
-            log_to_driver=verbose,
-            logging_level=level,
-        )
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0  # type: ignore[no-untyped-call]
-    gpus = engine_gpus if engine_gpus is not None else float(has_gpu)
-    models = tuple(
-        model.model_copy(update={"num_cpus": cpus, "num_gpus": 0.0 if model.engine_config().fake else gpus})
-        if {"num_cpus", "num_gpus"}.isdisjoint(model.model_fields_set)
-        else model
-        for model in args.models
-    )
+    num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_engines)
+    joins = "RAY_ADDRESS" in os.environ
+    _start_ray(args, num_cpus=num_engines * num_cpus, verbose=verbose)
+    if engine_gpus is None:
+        engine_gpus = float(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
+    models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
+    args = args.model_copy(update={"models": models})
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
         serve.start(http_options={"host": host, "port": port})
-        serve.run(build_app(args.model_copy(update={"models": models})), name=APP_NAME, route_prefix="/")
+        serve.run(build_app(args), name=APP_NAME, route_prefix="/")
         print(f"serving {', '.join(model.id for model in models)} at http://{host}:{port}/v1", flush=True)
         if args.playground:
             print(f"playground: http://{host}:{port}/", flush=True)
-        if not address:
+        if not joins:
             where = ray.get_runtime_context().gcs_address
             join = f"RAY_ADDRESS={where} RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')}"
             print(f"batch jobs: {join} zimage generate INPUT OUTPUT --engine serve", flush=True)
         stop.wait()
         print("stopping: accepted requests are finished first", file=sys.stderr, flush=True)
     finally:
-        if address:
+        if joins:
             serve.delete(APP_NAME)
         else:
             serve.shutdown()  # type: ignore[no-untyped-call]
             ray.shutdown()
     return 0
+
+
+def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with room for these engines' CPUs."""
+    import ray
+
+    how: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+    }
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        ray.init(address=address, **how)
+        return
+    # Logical CPUs: engines and HTTP hold theirs all the time; batch jobs that join need some as well.
+    held = num_cpus + args.ingress.num_replicas * args.ingress.num_cpus
+    ray.init(address="local", num_cpus=math.ceil(held) + STAGE_CPUS, include_dashboard=False, **how)
+
+
+def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float) -> ModelArgs:
+    """Give a model the resources of this machine, unless its own are configured."""
+    if {"num_cpus", "num_gpus"} & model.model_fields_set:
+        return model
+    if model.engine_config().fake:
+        num_gpus = 0
+    return model.model_copy(update={"num_cpus": num_cpus, "num_gpus": num_gpus})
 
 
 def _read(path: str) -> dict[str, Any]:
