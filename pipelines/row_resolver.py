@@ -196,6 +196,7 @@ class RowResolver:
             request,
             variant=variant,
             weights_sha256=self._weights_sha256,
+            shift=self._spec.shift,
             encoding=self._options.encoding,
         )
         address = address_of()

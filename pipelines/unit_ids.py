@@ -22,7 +22,13 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":
 
 
 def unit_id(
-    request: ImageRequest, *, variant: int, weights_sha256: str, encoding: Encoding, salt: str = ""
+    request: ImageRequest,
+    *,
+    variant: int,
+    weights_sha256: str,
+    shift: float,
+    encoding: Encoding,
+    salt: str = "",
 ) -> str:
     """Address one image by all that decides its pixels and its file.
 
@@ -30,6 +36,7 @@ def unit_id(
         request: the resolved request.
         variant: index among the images of one row.
         weights_sha256: identity of the weights.
+        shift: the checkpoint's time shift, which stands in its scheduler's configuration.
         encoding: how the pixels are written.
         salt: told apart from an earlier unit of the same content.
 
@@ -38,7 +45,7 @@ def unit_id(
     """
     # As text: JSON takes half a microsecond for each float.
     settings = [str(getattr(request, name)) for name in GENERATION_FIELDS]
-    return digest([settings, variant, weights_sha256, _fields(encoding), salt])
+    return digest([settings, variant, weights_sha256, str(shift), _fields(encoding), salt])
 
 
 @lru_cache

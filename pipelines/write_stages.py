@@ -88,10 +88,10 @@ def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
         for name in ("model", "weights_sha256"):
             made = made.append_column(name, pa.array([getattr(settings, name)] * made.num_rows, pa.string()))
         made = pa.Table.from_arrays([made[field.name].cast(field.type) for field in schema], schema=schema)
-        written.append(asdict(write_part(settings.output, DATA_FOLDER, made)) | {"is_error": False})
+        written.append(asdict(write_part(settings.output, DATA_FOLDER, made)))
     errors = table.filter(failed)
     if errors.num_rows:
         errors = errors.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
-        written.append(asdict(write_part(settings.output, ERRORS_FOLDER, errors)) | {"is_error": True})
+        written.append(asdict(write_part(settings.output, ERRORS_FOLDER, errors)))
     settings.monitor.add.remote(written=table.num_rows)
     return pa.Table.from_pylist(written)

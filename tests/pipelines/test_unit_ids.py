@@ -33,7 +33,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def id_of(request: ImageRequest = REQUEST, **changes: Any) -> str:
-    given = {"variant": 0, "weights_sha256": "ab" * 32, "encoding": Encoding()}
+    given = {"variant": 0, "weights_sha256": "ab" * 32, "shift": 3.0, "encoding": Encoding()}
     return unit_id(request, **(given | changes))
 
 
@@ -51,13 +51,14 @@ def test_every_generation_field_is_part_of_the_id(field: str) -> None:
     [
         {"variant": 1},
         {"weights_sha256": "cd" * 32},
+        {"shift": 6.0},
         {"encoding": Encoding(format="webp")},
         {"encoding": Encoding(embed_prompt=False)},
         {"salt": "sku-1"},
     ],
     ids=str,
 )
-def test_variant_weights_file_and_salt_are_part_of_the_id(changes: dict[str, Any]) -> None:
+def test_variant_weights_shift_file_and_salt_are_part_of_the_id(changes: dict[str, Any]) -> None:
     assert id_of(**changes) != id_of()
 
 
