@@ -102,9 +102,7 @@ def main() -> None:
             job.append(job_images_per_s(arguments.rows, arguments.engines, Path(folder)))
     bare.append(bare_images_per_s(arguments.rows, arguments.engines))
     ratio = statistics.median(job) / statistics.median(bare)
-    print(
-        f"bare engines {statistics.median(bare):.2f} images/s, whole job {statistics.median(job):.2f} images/s"
-    )
+    print(f"images/s: bare engines {statistics.median(bare):.2f}, whole job {statistics.median(job):.2f}")
     print(f"ratio {ratio:.3f} (target 0.9)")
     write_result(
         "pipeline_overhead",
