@@ -103,7 +103,7 @@ def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online
         online.images.generate(prompt="owl")
         after = stats.remote().result()
         assert job.result().code == 0
-    # In the time of its own 8 steps the online image was made; of the batch images before it in the queue few were.
+    # The online image was made in the time of its own 8 steps; of the batch images before it few were.
     assert after.num_item_steps - busy.num_item_steps < 50 * 10
     assert after.num_preemptions > busy.num_preemptions
     assert len(published(tmp_path / "out").by_key) == 64
