@@ -1,5 +1,6 @@
 """Who asks: API keys, and the limits that come with them."""
 
+import contextvars
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -67,8 +68,7 @@ class Callers:
         try:
             yield key.name
         finally:
-            # Not awaited: this may be the end of a request whose client has left.
-            self._desk.release.remote(key.name)
+            _tell(self._desk.release, key.name)
 
     @asynccontextmanager
     async def claimed(
@@ -90,9 +90,9 @@ class Callers:
             yield claim
         finally:
             if claim.kept is not None:
-                self._desk.complete.remote(key, claim.kept)
+                _tell(self._desk.complete, key, claim.kept)
             elif claim.answer is None:
-                self._desk.abandon.remote(key)
+                _tell(self._desk.abandon, key)
 
 
 class Claim:
@@ -105,6 +105,11 @@ class Claim:
     def keep(self, answer: Answer) -> None:
         """Keep the answer for whoever repeats the request."""
         self.kept = answer
+
+
+def _tell(method: Any, *arguments: Any) -> None:
+    """Call the desk without waiting, in no request's name: Serve cancels a request's calls with it."""
+    contextvars.Context().run(method.remote, *arguments)
 
 
 def _digest(*parts: str) -> str:

@@ -31,8 +31,15 @@ class EditPictures:
     mask: Picture | None
 
 
-async def read_edit_form(request: Request, args: AppArgs) -> tuple[EditBody, EditPictures]:
+async def read_edit_form(
+    request: Request, args: AppArgs, decoding: asyncio.Semaphore
+) -> tuple[EditBody, EditPictures]:
     """Read an edit's form; nothing is decoded or fetched before its other fields are right.
+
+    Args:
+        request: the HTTP request.
+        args: the endpoint's limits.
+        decoding: bounds how many forms are decoded at once: a picture at the limit takes 400 MB for a moment.
 
     Raises:
         ApiError: another media type.
@@ -60,7 +67,8 @@ async def read_edit_form(request: Request, args: AppArgs) -> tuple[EditBody, Edi
         masks = [await _bytes(value, "mask", args, limits.max_mask_bytes) for value in form.getlist("mask")]
     if len(masks) > 1:
         raise InvalidRequest(f"mask: {len(masks)} given; the limit is 1", field="mask")
-    return body, await asyncio.to_thread(_decode, images, masks, limits)
+    async with decoding:
+        return body, await asyncio.to_thread(_decode, images, masks, limits)
 
 
 def _fields(form: FormData) -> EditBody:

@@ -1,5 +1,6 @@
 """``POST /v1/images/generations`` and ``POST /v1/images/edits``, answered whole or as server-sent events."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any, NamedTuple
@@ -29,6 +30,7 @@ from deployments.openai_types import (
 )
 from zimage_models.requests import GENERATION_FIELDS
 
+_MAX_DECODING = 2
 COLD_START_HEADER = "x-zimage-cold-start-s"
 _STREAM = "text/event-stream"
 _JSON = "application/json"
@@ -73,6 +75,7 @@ def image_router(
     """Return the routes that make images."""
     router = APIRouter(responses=_ERRORS)
     routes = _ImageRoutes(args, service, callers, store)
+    decoding = asyncio.Semaphore(_MAX_DECODING)
 
     @router.post("/v1/images/generations", response_model=ImagesResponse, responses=_ANSWER)
     async def generate(
@@ -102,7 +105,7 @@ def image_router(
         """Make images from a picture: near to it by ``strength``, or only where a ``mask`` says."""
 
         async def read() -> Call:
-            body, pictures = await read_edit_form(request, args)
+            body, pictures = await read_edit_form(request, args, decoding)
             digests = [picture.sha256 for picture in (*pictures.images, *filter(None, [pictures.mask]))]
             values = _values(body) | {
                 "reference_images": pictures.images,

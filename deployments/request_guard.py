@@ -4,6 +4,7 @@ import json
 import logging
 import time
 
+from ray.serve.exceptions import RequestCancelledError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -60,7 +61,8 @@ class RequestGuard:
             else:
                 await self._app(scope, _counted(receive, limit), observed_send)
         except Exception as error:
-            if status != CLIENT_LEFT or isinstance(error, ClientDisconnect):
+            # Serve words the end of a call that it cancels, as when the client leaves, as its own error.
+            if status != CLIENT_LEFT or isinstance(error, ClientDisconnect | RequestCancelledError):
                 raise
             logger.exception("a request failed, and not by its own fault")
             await failed("internal error", code="internal_error").response()(scope, receive, observed_send)
