@@ -314,21 +314,6 @@ def test_requests_repeated_at_the_same_time_are_made_once(client: openai.OpenAI)
     assert all(other == first for other in others)
 
 
-def test_idempotency_key_of_another_request_is_a_conflict(endpoint: Endpoint) -> None:
-    with endpoint.client(max_retries=2) as client:
-        client.images.generate(prompt=PROMPT, extra_headers={"Idempotency-Key": "taken"})
-        with pytest.raises(openai.ConflictError) as raised:
-            client.images.generate(prompt="a green apple", extra_headers={"Idempotency-Key": "taken"})
-    error = raised.value
-    assert (error.code, error.type, error.param) == (
-        "idempotency_key_reused",
-        "conflict_error",
-        "Idempotency-Key",
-    )
-    # To ask again would not help, yet the client would.
-    assert error.response.headers["x-should-retry"] == "false"
-
-
 def test_deadline_ends_a_request(endpoint: Endpoint) -> None:
     with pytest.raises(openai.InternalServerError) as raised:
         endpoint.client().images.generate(
@@ -341,47 +326,3 @@ def test_deadline_ends_a_request(endpoint: Endpoint) -> None:
     error = raised.value
     assert (error.status_code, error.code) == (504, "deadline_exceeded")
     assert error.response.headers["x-should-retry"] == "false"
-
-
-@pytest.mark.parametrize(
-    ("options", "param", "code"),
-    [
-        ({"size": "63x64"}, "size", "invalid_value"),
-        ({"n": 11}, "n", "invalid_value"),
-        ({"prompt": " "}, "prompt", "invalid_value"),
-        ({"quality": "hd"}, "quality", "invalid_value"),
-        ({"background": "transparent"}, "background", "invalid_value"),
-        ({"style": "vivid"}, "style", "unknown_parameter"),
-        ({"output_compression": 50}, "output_compression", "invalid_value"),
-        ({"response_format": "url"}, "response_format", "invalid_value"),
-        ({"partial_images": 1}, "partial_images", "invalid_value"),
-        ({"extra_body": {"negative_prompt": "blue"}}, "negative_prompt", "invalid_value"),
-        ({"extra_body": {"guidance": 3}}, "guidance", "unknown_parameter"),
-        ({"extra_headers": {"X-Request-Timeout": "soon"}}, "x-request-timeout", "invalid_value"),
-    ],
-)
-def test_what_can_not_be_honoured_is_a_bad_request(
-    client: openai.OpenAI, options: dict[str, Any], param: str, code: str
-) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
-        client.images.generate(**{"prompt": PROMPT, **options})
-    error = raised.value
-    assert (error.param, error.code, error.type) == (param, code, "invalid_request_error")
-    assert error.message.count(f"{param}: ")
-
-
-def test_edit_of_two_pictures_is_a_bad_request(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="image: 2 images; turbo takes at most 1") as raised:
-        client.images.edit(prompt=PROMPT, image=[png(apple())] * 2)
-    assert raised.value.param == "image"
-
-
-def test_unknown_model_is_not_found(client: openai.OpenAI) -> None:
-    for ask in (
-        lambda: client.images.generate(model="z-image-huge", prompt=PROMPT),
-        lambda: client.models.retrieve("z-image-huge"),
-    ):
-        with pytest.raises(openai.NotFoundError, match="model: 'z-image-huge' is unknown") as raised:
-            ask()
-        error = raised.value
-        assert (error.code, error.param, error.type) == ("model_not_found", "model", "not_found_error")

@@ -1,5 +1,6 @@
 """What OpenAI's client makes of an endpoint that is locked, full or failing; and images by address."""
 
+import io
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx2 as httpx
 import openai
 import pytest
 import yaml
+from PIL import Image
 
 from tests.deployments.conftest import Endpoint, Serve
 from tests.s3_server import S3Server
@@ -16,6 +18,7 @@ from zimage_models.image_codec import is_marked_generated
 
 KEY, SLOW_KEY = "sk-anyone-at-all", "sk-once-a-minute"
 FAKE, SMALL = "fake", "small"
+PROMPT = "a red apple"
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +127,66 @@ def test_images_by_address(endpoint: Endpoint, s3: S3Server, store: str) -> None
     event: dict[str, Any] = completed.model_dump()
     assert event["b64_json"] is None
     assert Path(httpx.URL(event["url"]).path).suffix == ".png"
+
+
+def test_idempotency_key_of_another_request_is_a_conflict(endpoint: Endpoint) -> None:
+    requests = Requests()
+    with requests.client(endpoint) as client:
+        client.images.generate(prompt=PROMPT, extra_headers={"Idempotency-Key": "taken"})
+        with pytest.raises(openai.ConflictError) as raised:
+            client.images.generate(prompt="a green apple", extra_headers={"Idempotency-Key": "taken"})
+    error = raised.value
+    assert (error.code, error.type, error.param) == (
+        "idempotency_key_reused",
+        "conflict_error",
+        "Idempotency-Key",
+    )
+    # To ask again would not help, yet by itself the client would.
+    assert error.response.headers["x-should-retry"] == "false"
+    assert len(requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "param", "code"),
+    [
+        ({"size": "63x64"}, "size", "invalid_value"),
+        ({"n": 11}, "n", "invalid_value"),
+        ({"prompt": " "}, "prompt", "invalid_value"),
+        ({"quality": "hd"}, "quality", "invalid_value"),
+        ({"background": "transparent"}, "background", "invalid_value"),
+        ({"style": "vivid"}, "style", "unknown_parameter"),
+        ({"output_compression": 50}, "output_compression", "invalid_value"),
+        ({"partial_images": 1}, "partial_images", "invalid_value"),
+        ({"extra_body": {"negative_prompt": "blue"}}, "negative_prompt", "invalid_value"),
+        ({"extra_body": {"guidance": 3}}, "guidance", "unknown_parameter"),
+        ({"extra_headers": {"X-Request-Timeout": "soon"}}, "x-request-timeout", "invalid_value"),
+    ],
+)
+def test_what_can_not_be_honoured_is_a_bad_request(
+    endpoint: Endpoint, options: dict[str, Any], param: str, code: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        endpoint.client(api_key=KEY).images.generate(**{"prompt": PROMPT, **options})
+    error = raised.value
+    assert (error.param, error.code, error.type) == (param, code, "invalid_request_error")
+    assert error.message.count(f"{param}: ")
+
+
+def test_edit_of_two_pictures_is_a_bad_request(endpoint: Endpoint) -> None:
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "png")
+    with pytest.raises(openai.BadRequestError, match="image: 2 images; turbo takes at most 1") as raised:
+        endpoint.client(api_key=KEY).images.edit(prompt=PROMPT, image=[file.getvalue()] * 2)
+    assert raised.value.param == "image"
+
+
+def test_unknown_model_is_not_found(endpoint: Endpoint) -> None:
+    client = endpoint.client(api_key=KEY)
+    for ask in (
+        lambda: client.images.generate(model="z-image-huge", prompt=PROMPT),
+        lambda: client.models.retrieve("z-image-huge"),
+    ):
+        with pytest.raises(openai.NotFoundError, match="model: 'z-image-huge' is unknown") as raised:
+            ask()
+        error = raised.value
+        assert (error.code, error.param, error.type) == ("model_not_found", "model", "not_found_error")

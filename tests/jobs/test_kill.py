@@ -117,18 +117,18 @@ def test_kills_of_the_driver_lose_nothing_and_repeat_little(
 
 def test_killed_engine_is_replaced_and_every_row_made_once(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    command = Command(source, output, "--engines", "2:2", "--steps", 1, "--limit", 800, "--commit-rows", 8)
+    command = Command(source, output, "--engines", "2:2", "--steps", 1, "--limit", 400, "--commit-rows", 8)
     command.until(written=64)
     victims = command.engine_pids()
     assert victims
     os.kill(random.choice(victims), signal.SIGKILL)
     assert command.finish() == 0
-    assert_whole(output, 800)
+    assert_whole(output, 400)
 
 
 def test_interrupt_ends_with_130_and_the_same_command_continues(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    arguments = (source, output, "--steps", 1, "--limit", 400, "--commit-rows", 8)
+    arguments = (source, output, "--steps", 1, "--limit", 160, "--commit-rows", 8)
     command = Command(*arguments)
     command.until(written=32)
     command.process.send_signal(signal.SIGINT)
@@ -139,4 +139,4 @@ def test_interrupt_ends_with_130_and_the_same_command_continues(source: Path, tm
     planned = next(event for event in again.events() if event["event"] == "planned")
     assert planned["unchanged"] >= 32
     assert again.finish() == 0
-    assert_whole(output, 400)
+    assert_whole(output, 160)

@@ -93,7 +93,7 @@ def test_a_row_and_a_request_give_the_same_picture(
 
 
 def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online: openai.OpenAI) -> None:
-    table = write_table(tmp_path / "table.parquet", 64, steps=50)
+    table = write_table(tmp_path / "table.parquet", 24, steps=50)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
         stats = serve.get_deployment_handle("z-image-turbo", "images").stats
@@ -106,11 +106,11 @@ def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online
     # The online image was made in the time of its own 8 steps; of the batch images before it few were.
     assert after.num_item_steps - busy.num_item_steps < 50 * 10
     assert after.num_preemptions > busy.num_preemptions
-    assert len(published(tmp_path / "out").by_key) == 64
+    assert len(published(tmp_path / "out").by_key) == 24
 
 
 def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table.parquet", 96)
+    table = write_table(tmp_path / "table.parquet", 64)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
         stats = serve.get_deployment_handle("z-image-turbo", "images").stats
@@ -126,7 +126,7 @@ def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) 
         ray.kill(ray.get_actor(name, namespace="serve"))
         done = job.result()
     assert done.code == 0, done.err
-    assert len(published(tmp_path / "out").by_key) == 96
+    assert len(published(tmp_path / "out").by_key) == 64
 
 
 def test_failures_become_error_rows(zimage: Zimage, tmp_path: Path) -> None:
