@@ -7,7 +7,7 @@ from zimage_models.model_spec import DEFAULT_MODEL
 
 DTYPES = ("float32", "bfloat16")
 PARALLEL_DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
-"""Ranks that share one engine. The release's 30 heads pad to at most 32 on them (7 would need 35, 9 need 36)."""
+"""Ranks an engine may have. The release's 30 heads pad to 32 at most; 7 ranks would need 35, 9 need 36."""
 TEXT_ENCODER_PLACES = ("sharded", "first_rank")
 
 

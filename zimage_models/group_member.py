@@ -8,6 +8,7 @@ announces a call, and hears from every rank that it has finished it.
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +34,7 @@ class GroupMember:
     """Joins the groups; one member a process, since torch has one default group."""
 
     def __init__(
-        self, store: dist.Store, *, rank: int, world_size: int, device: torch.device, timeout_s: float
+        self, store: Any, *, rank: int, world_size: int, device: torch.device, timeout_s: float
     ) -> None:
         self._rank = rank
         self._world_size = world_size

@@ -24,13 +24,13 @@ class LocalRankLauncher:
         self._numbers = count()
         self._ranks: dict[int, LocalRank] = {}
         self._lock = threading.Lock()
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "zimage_models.rank_server", str(theirs.fileno())]
             self._server = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
             )
-        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._connection: Connection[Any, Any] = Connection(os.dup(self._socket.fileno()))
         self._listener = threading.Thread(target=self._listen, name="zimage-rank-server", daemon=True)
         self._listener.start()
 
@@ -43,9 +43,9 @@ class LocalRankLauncher:
 
     def close(self) -> None:
         """End the server, and with it whatever ranks there are."""
-        with self._lock:
-            # Not close: that would not wake the thread that reads.
-            socket.socket(fileno=os.dup(self._connection.fileno())).shutdown(socket.SHUT_RDWR)
+        with self._socket:
+            # Closing alone would not wake the thread that reads.
+            self._socket.shutdown(socket.SHUT_RDWR)
         try:
             self._server.wait(_KILL_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -4,12 +4,12 @@ Attention and feed-forward are divided as Megatron-LM divides them (Shoeybi et a
 products by their outputs (q, k, v; w1, w3), the last one (to_out, w2) by its inputs, then one all-reduce.
 Norms, modulation, embedders and the final layer are whole on every rank.
 
-What does not divide evenly is padded with zeros, and stays exact: a padded head has q = k = v = 0 (an RMS norm
-leaves 0 as it is), so it adds 0; a padded hidden unit is silu(0) * 0 = 0.
+What does not divide evenly is padded with zeros, and stays exact: a padded head has q = k = v = 0 (an RMS
+norm leaves 0 as it is), so it adds 0; a padded hidden unit is silu(0) * 0 = 0.
 
-Parameters stay plain tensors. As DTensors (ColwiseParallel, RowwiseParallel) a pair of linears takes 0.66 ms of
-host time under no_grad and 3.1 ms under inference_mode, against 0.17 ms here (torch 2.13, one CPU core): at 68
-such pairs a forward the host would be slower than the device.
+Parameters stay plain tensors. As DTensors (ColwiseParallel, RowwiseParallel) a pair of linears takes 0.66 ms
+of host time under no_grad and 3.1 ms under inference_mode, against 0.17 ms here (torch 2.13, one CPU core):
+at 68 such pairs a forward the host would be slower than the device.
 """
 
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class _Divided(ParallelStyle):
     def __init__(self, unit: int) -> None:
         self._unit = unit
 
-    def _divide(self, module: nn.Module, mesh: DeviceMesh, dims: dict[str, int]) -> None:
+    def _divide(self, module: Any, mesh: DeviceMesh, dims: dict[str, int]) -> None:
         if parameter_splits(module):
             return
         splits = {}
@@ -83,7 +83,7 @@ class _Divided(ParallelStyle):
                 world_size=mesh.size(),
             )
             setattr(module, name, nn.Parameter(splits[name].take(whole.data), requires_grad=False))
-        module.parameter_splits = splits  # type: ignore[assignment]  # a plain attribute, no submodule
+        module.parameter_splits = splits
 
 
 class _ByOutputs(_Divided):
@@ -103,9 +103,7 @@ class _ByInputs(_Divided):
             raise InvalidRequest("tensor_parallel_size: a layer that is summed over ranks has a bias here")
         self._divide(module, device_mesh, {"weight": 1})
         disconnect(module)
-        module.reduction = module.register_forward_hook(  # type: ignore[assignment]
-            partial(_sum_over_ranks, device_mesh.get_group())
-        )
+        module.reduction = module.register_forward_hook(partial(_sum_over_ranks, device_mesh.get_group()))
         return module
 
 
@@ -122,7 +120,7 @@ def disconnect(model: nn.Module) -> None:
         reduction = getattr(module, "reduction", None)
         if reduction is not None:
             reduction.remove()
-            module.reduction = None
+            del module.reduction
 
 
 def check_degree(num_ranks: int, num_heads: int) -> None:
@@ -139,10 +137,10 @@ def check_degree(num_ranks: int, num_heads: int) -> None:
 
 
 def parallelize(transformer: Any, mesh: DeviceMesh) -> None:
-    """Make a ZImageTransformer2DModel this rank's share of itself; all ranks of the mesh then run it together.
+    """Make a ZImageTransformer2DModel this rank's share of itself, which all ranks of the mesh run together.
 
-    Its weights may be real or on the meta device. Called again with another mesh of the same size (a group that
-    was rebuilt), it changes only whom the ranks talk to.
+    Its weights may be real or on the meta device. Called again with another mesh of the same size (a group
+    that was rebuilt), it changes only whom the ranks talk to.
 
     Raises:
         InvalidRequest: more ranks than attention heads.

@@ -1,11 +1,9 @@
-"""What ranks 1 and up do: load their share of the models, then run what rank 0 announces, until it is gone."""
+"""What ranks 1 and up do: load their share of the models, then run what rank 0 announces."""
 
 import json
 import logging
-from datetime import timedelta
 
 import torch
-import torch.distributed as dist
 
 from zimage_models.build_engine import resolve_model
 from zimage_models.compiled_blocks import compile_blocks
@@ -15,6 +13,7 @@ from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.group_member import GroupMember
 from zimage_models.prompts import PromptEncoder
 from zimage_models.rank_launcher import Rendezvous
+from zimage_models.rank_store import FAILED, LOADED, STARTED, RankStore
 from zimage_models.ranks import Forward, Verb
 from zimage_models.sharded_checkpoint import Share, load_text_encoder_share, load_transformer_share
 
@@ -67,17 +66,14 @@ def run_rank(
         config: the engine's, as rank 0 has it.
         device_index: of the visible accelerators; None for the rank's own number, as on one machine.
     """
-    timeout = timedelta(seconds=config.parallel.start_timeout_s)
-    store = dist.TCPStore(
-        rendezvous.host, rendezvous.port, rendezvous.world_size, is_master=False, timeout=timeout
-    )
+    store = RankStore.reach(rendezvous, timeout_s=config.parallel.start_timeout_s)
     try:
         _run(rank, rendezvous, config, store, rank if device_index is None else device_index)
     except Exception as error:
         out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
         reason = f"{OUT_OF_MEMORY if out_of_memory else ''}{type(error).__name__}: {error}"
         try:
-            store.set(f"failed/{rank}", reason)
+            store.tell(rank, FAILED, reason)
         except RuntimeError:
             # No one to tell: rank 0 is gone, which is what ended this rank.
             logger.info("rank %d ends: %s", rank, reason)
@@ -85,15 +81,15 @@ def run_rank(
 
 
 def _run(
-    rank: int, rendezvous: Rendezvous, config: EngineConfig, store: dist.Store, device_index: int
+    rank: int, rendezvous: Rendezvous, config: EngineConfig, store: RankStore, device_index: int
 ) -> None:
     limit_threads(config)
     device = resolve_device(config, index=device_index)
     dtype = resolve_dtype(config.dtype, device)
     directory = resolve_model(config).directory
-    store.set(f"started/{rank}", "")
+    store.tell(rank, STARTED)
     member = GroupMember(
-        store,
+        store.store,
         rank=rank,
         world_size=rendezvous.world_size,
         device=device,
@@ -108,7 +104,7 @@ def _run(
     if config.compile:
         compile_blocks(transformer)
     Denoiser(transformer, ranks=ranks)
-    store.set(f"loaded/{rank}", json.dumps(share_report(shares)))
+    store.tell(rank, LOADED, json.dumps(share_report(shares)))
     ranks.follow()
     ranks.close()
 

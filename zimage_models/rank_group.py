@@ -1,12 +1,10 @@
-"""The ranks as rank 0 sees them: it starts them, tells them what to run, and replaces them when one is lost."""
+"""The ranks as rank 0 sees them: started by it, told what to run, and replaced when one is lost."""
 
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -21,6 +19,7 @@ from zimage_models.group_member import GroupMember
 from zimage_models.parallel import disconnect
 from zimage_models.rank_follower import OUT_OF_MEMORY
 from zimage_models.rank_launcher import RankLauncher, RankProcess, Rendezvous
+from zimage_models.rank_store import FAILED, LOADED, STARTED, RankStore
 from zimage_models.ranks import Forward, Verb
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,8 @@ class RankGroup:
         """
         if dist.is_initialized():
             raise InvalidRequest(
-                f"tensor_parallel_size: {config.parallel.tensor_parallel_size} ranks need a process that is in no "
-                "process group yet, and this one is",
+                f"tensor_parallel_size: {config.parallel.tensor_parallel_size} ranks need a process that is "
+                "in no process group yet, and this one is",
                 field="tensor_parallel_size",
             )
         self._config = config
@@ -56,7 +55,7 @@ class RankGroup:
         self._forwards: dict[Verb, Forward] = {}
         self._divided: list[tuple[Any, Callable[[Any, DeviceMesh], None]]] = []
         self._processes: dict[int, RankProcess] = {}
-        self._store: dist.TCPStore | None = None
+        self._store: RankStore | None = None
         self._member: GroupMember | None = None
         self._generation = 0
         self.num_rebuilds = 0
@@ -90,7 +89,7 @@ class RankGroup:
         Raises:
             EngineDead: a rank could not load its share.
         """
-        reports = self._await_all("loaded")
+        reports = self._await_all(LOADED)
         self.loads = {rank: json.loads(report) for rank, report in reports.items()}
         self._intact = True
 
@@ -173,26 +172,16 @@ class RankGroup:
         """Start the other ranks, and join the groups with them."""
         parallel = self._config.parallel
         world_size = parallel.tensor_parallel_size
-        # A listening socket of our own: the store would listen on every interface, and its port be a guess.
-        with socket.create_server((self._launcher.host, 0)) as listener:
-            port = listener.getsockname()[1]
-            self._store = dist.TCPStore(
-                self._launcher.host,
-                port,
-                world_size,
-                is_master=True,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=parallel.start_timeout_s),
-                master_listen_fd=listener.detach(),
-            )
+        host = self._launcher.host
+        self._store = RankStore.open(host, world_size=world_size, timeout_s=parallel.start_timeout_s)
         rendezvous = Rendezvous(
-            host=self._launcher.host, port=port, world_size=world_size, generation=self._generation
+            host=host, port=self._store.port, world_size=world_size, generation=self._generation
         )
         for rank in range(1, world_size):
             self._processes[rank] = self._launcher.launch(rank, rendezvous, self._config)
-        self._await_all("started")
+        self._await_all(STARTED)
         self._member = GroupMember(
-            self._store,
+            self._store.store,
             rank=0,
             world_size=world_size,
             device=self._device,
@@ -209,9 +198,9 @@ class RankGroup:
             for rank, process in self._processes.items():
                 if rank in told:
                     continue
-                alive = process.alive
-                if self._store.check([f"{state}/{rank}"]):
-                    told[rank] = self._store.get(f"{state}/{rank}").decode()
+                alive, text = process.alive, self._store.told(rank, state)
+                if text is not None:
+                    told[rank] = text
                 elif not alive:
                     reason = self._reasons().get(rank, "it ended without a word")
                     raise EngineDead(f"rank {rank} has not {state}: {reason}")
@@ -222,13 +211,11 @@ class RankGroup:
 
     def _reasons(self) -> dict[int, str]:
         """Collect why other ranks say they failed."""
-        if self._store is None:
+        store = self._store
+        if store is None:
             return {}
-        return {
-            rank: self._store.get(f"failed/{rank}").decode()
-            for rank in self._processes
-            if self._store.check([f"failed/{rank}"])
-        }
+        told = {rank: store.told(rank, FAILED) for rank in self._processes}
+        return {rank: reason for rank, reason in told.items() if reason is not None}
 
     def _ask_to_stop(self) -> None:
         assert self._member is not None, "an intact group has one"

@@ -1,7 +1,7 @@
 """A process that has imported everything once, and forks a rank when asked: that takes no 6 s, but 0.1 s.
 
-It is started by :class:`zimage_models.local_ranks.LocalRankLauncher` with one end of a socket pair. It ends, and
-its ranks with it, when the other end closes: however the engine's process came to its end.
+It is started by :class:`zimage_models.local_ranks.LocalRankLauncher` with one end of a socket pair. It ends,
+and its ranks with it, when the other end closes: however the engine's process came to its end.
 
 ``multiprocessing``'s own fork server imports the caller's main module again in every child: Ray's worker
 program, or a user's script without a guard.

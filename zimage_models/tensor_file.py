@@ -93,17 +93,18 @@ class TensorFile:
         else:
             part = torch.empty(shape[0], length, dtype=dtype)
             first = offset + split.start * dtype.itemsize
-            for row, buffer in enumerate(part.view(torch.uint8).numpy()):
-                self._fill(memoryview(buffer), first + row * row_bytes)
+            for row in range(shape[0]):
+                self._fill(part[row], first + row * row_bytes)
         target.narrow(split.dim, 0, length).copy_(part)
 
     def _read_rows(self, shape: list[int], dtype: torch.dtype, offset: int) -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
-        self._fill(memoryview(tensor.view(-1).view(torch.uint8).numpy()), offset)
+        self._fill(tensor.view(-1), offset)
         return tensor
 
-    def _fill(self, buffer: memoryview, offset: int) -> None:
-        """Read until the buffer is full: one call returns 2 GiB at most."""
+    def _fill(self, tensor: Tensor, offset: int) -> None:
+        """Read until a vector is full: one call returns 2 GiB at most."""
+        buffer = memoryview(tensor.view(torch.uint8).numpy().data)
         done = 0
         while done < len(buffer):
             count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
