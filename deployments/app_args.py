@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from deployments.engine_resources import EngineResources
 from zimage_models.config import EngineConfig
 from zimage_models.model_spec import DEFAULT_MODEL
 
@@ -25,6 +26,8 @@ class ScalingArgs(_Args):
     """Seconds of queued online work per replica above which replicas are added."""
     upscale_delay_s: float = Field(default=5.0, ge=0)
     downscale_delay_s: float = Field(default=300.0, ge=0)
+    look_back_s: float = Field(default=30.0, gt=0)
+    """Decisions go by the mean of so many seconds."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ScalingArgs":
@@ -56,11 +59,22 @@ class ModelArgs(_Args):
     """Online requests are refused (503) while a replica has more seconds of them queued."""
     accelerator_type: str | None = None
     """A Ray accelerator type such as ``H100``, to be placed on such nodes only."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes to be placed on, as in Ray's label selectors."""
     scaling: ScalingArgs = ScalingArgs()
 
     def engine_config(self) -> EngineConfig:
         """Return the engine's whole configuration."""
         return TypeAdapter(EngineConfig).validate_python({**self.engine, "model": self.model})
+
+    def resources(self) -> EngineResources:
+        """Return what one replica reserves."""
+        return EngineResources(
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            accelerator_type=self.accelerator_type,
+            node_labels=self.node_labels,
+        )
 
 
 class LimitArgs(_Args):
@@ -109,6 +123,8 @@ class IngressArgs(_Args):
 
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1, ge=0)
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes for HTTP replicas and front desk: on a GPU node they keep it from going idle."""
     max_ongoing_requests: int = Field(default=2048, ge=1)
 
 

@@ -164,6 +164,18 @@ def command(
     engine_gpus: Annotated[
         float | None, typer.Option(help="GPUs of one engine.", rich_help_panel=_ENGINE)
     ] = None,
+    accelerator_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Engines on nodes with this, such as L40S.", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    node_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Engines on nodes labelled so; repeatable.", rich_help_panel=_ENGINE
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
     compile: Annotated[
@@ -220,7 +232,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=_pairs(map or []),
+            columns=_pairs(map or [], field="map", form="FIELD=COLUMN"),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -248,6 +260,8 @@ def command(
             engines_max=engines_max,
             engine_cpus=engine_cpus,
             engine_gpus=engine_gpus,
+            accelerator_type=accelerator_type,
+            node_labels=_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
             commit_rows=commit_rows,
             max_errors=max_errors,
             time_limit_s=time_limit,
@@ -286,11 +300,11 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
     return int(result.exit_code)
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def _pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
     pairs = {}
     for text in texts:
-        field, separator, column = text.partition("=")
-        if not (field and separator and column):
-            raise InvalidRequest(f"map: {text!r} is not of the form FIELD=COLUMN", field="map")
-        pairs[field] = column
+        name, separator, value = text.partition("=")
+        if not (name and separator and value):
+            raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
+        pairs[name] = value
     return pairs

@@ -13,7 +13,7 @@ import yaml
 
 from deployments.app_args import AppArgs, ModelArgs
 from jobs.engine_range import parse_range
-from jobs.ray_session import STAGE_CPUS
+from jobs.ray_session import STAGE_CPUS, default_gpus
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
@@ -90,15 +90,14 @@ def _serve(
     num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_engines)
     joins = "RAY_ADDRESS" in os.environ
     _start_ray(args, num_cpus=num_engines * num_cpus, verbose=verbose)
-    if engine_gpus is None:
-        engine_gpus = float(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
     models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
     args = args.model_copy(update={"models": models})
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        serve.start(http_options={"host": host, "port": port})
+        # One proxy, at the address that is told; others would keep idle nodes of engines for half a minute.
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(build_app(args), name=APP_NAME, route_prefix="/")
         print(f"serving {', '.join(model.id for model in models)} at http://{host}:{port}/v1", flush=True)
         if args.playground:
@@ -138,12 +137,13 @@ def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
     ray.init(address="local", num_cpus=math.ceil(held) + STAGE_CPUS, include_dashboard=False, **how)
 
 
-def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float) -> ModelArgs:
+def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float | None) -> ModelArgs:
     """Give a model the resources of this machine, unless its own are configured."""
     if {"num_cpus", "num_gpus"} & model.model_fields_set:
         return model
-    if model.engine_config().fake:
-        num_gpus = 0
+    config = model.engine_config()
+    if num_gpus is None:
+        num_gpus = default_gpus("cuda" if model.accelerator_type else config.device, fake=config.fake)
     return model.model_copy(update={"num_cpus": num_cpus, "num_gpus": num_gpus})
 
 
