@@ -55,6 +55,8 @@ def serving(
         str(config),
         *flags,
     ]
+    # On a cluster that was running before, batch jobs need no telling how to join it.
+    ready = b"serving " if "RAY_ADDRESS" in (environment or {}) else b"batch jobs: "
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -66,7 +68,7 @@ def serving(
         )
     try:
         deadline_s = time.monotonic() + _START_S
-        while b"batch jobs: " not in log.read_bytes():
+        while ready not in log.read_bytes():
             assert process.poll() is None, f"zimage serve ended:\n{log.read_text()}"
             assert time.monotonic() < deadline_s, f"zimage serve did not start:\n{log.read_text()}"
             time.sleep(0.2)

@@ -1,5 +1,6 @@
 """The online endpoint as one Serve application: ``serve run deployments.app:build_app`` or ``serve.yaml``."""
 
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -24,10 +25,13 @@ def build_app(args: AppArgs) -> Application:
     # A replica that goes first finishes what it has accepted, however long that may take.
     drain_s = args.limits.timeout_s + _DRAIN_MARGIN_S
     models = {model.id: _model(model, args, drain_s) for model in args.models}
-    desk = serve.deployment(ray_actor_options={"num_cpus": 0}, max_ongoing_requests=100_000)(FrontDesk)
+    front: dict[str, Any] = {"label_selector": args.ingress.node_labels} if args.ingress.node_labels else {}
+    desk = serve.deployment(ray_actor_options={"num_cpus": 0, **front}, max_ongoing_requests=100_000)(
+        FrontDesk
+    )
     ingress = serve.deployment(
         num_replicas=args.ingress.num_replicas,
-        ray_actor_options={"num_cpus": args.ingress.num_cpus},
+        ray_actor_options={"num_cpus": args.ingress.num_cpus, **front},
         max_ongoing_requests=args.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=drain_s,
     )(serve.ingress()(Ingress))
@@ -35,13 +39,10 @@ def build_app(args: AppArgs) -> Application:
 
 
 def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
-    actor_options: dict[str, Any] = {"num_cpus": model.num_cpus, "num_gpus": model.num_gpus}
-    if model.accelerator_type:
-        actor_options["accelerator_type"] = model.accelerator_type
     scaling = model.scaling
     deployment = serve.deployment(
         name=model.id,
-        ray_actor_options=actor_options,
+        **_placement(model),
         max_ongoing_requests=_MAX_ONGOING,
         max_queued_requests=args.limits.max_waiting,
         graceful_shutdown_timeout_s=drain_s,
@@ -51,10 +52,30 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
             initial_replicas=scaling.min_replicas,
             upscale_delay_s=scaling.upscale_delay_s,
             downscale_delay_s=scaling.downscale_delay_s,
+            look_back_period_s=scaling.look_back_s,
             policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                 policy_function="deployments.queue_seconds_policy:QueueSecondsPolicy",
                 policy_kwargs={"target_queue_s": scaling.target_queue_s},
             ),
         ),
     )(ModelServer)
-    return deployment.bind(model.id, model.engine_config(), max_queue_s=model.max_queue_s)
+    return deployment.bind(
+        model.id,
+        model.engine_config(),
+        max_queue_s=model.max_queue_s,
+        placed_ranks=model.tensor_parallel_placement == "any_nodes",
+    )
+
+
+def _placement(model: ModelArgs) -> dict[str, Any]:
+    """Return what a replica reserves: itself on one node, or in bundles, the first of which is its own."""
+    resources = model.resources()
+    if model.tensor_parallel_placement == "one_node":
+        return {"ray_actor_options": resources.actor_options()}
+    rank = replace(resources, num_ranks=1)
+    return {
+        # The nodes are chosen for the bundles.
+        "ray_actor_options": replace(rank, node_labels={}).actor_options(),
+        "placement_group_bundles": [rank.bundle()] * resources.num_ranks,
+        "placement_group_bundle_label_selector": [dict(rank.node_labels)] if rank.node_labels else None,
+    }

@@ -1,8 +1,8 @@
-"""The ranks of an engine that is divided over GPUs of several nodes: Ray actors, one in each bundle of a group.
+"""Ranks of an engine that is divided over several nodes: Ray actors, one in each bundle of a placement group.
 
-On one node the ranks are child processes of the engine's own (:mod:`zimage_models.local_ranks`), and the engine
-reserves the GPUs of them all. Bundles are for replicas of Serve, which places a replica's group as a whole and
-takes it away with the replica. It knows no model.
+On one node the ranks are child processes of the engine's own (:mod:`zimage_models.local_ranks`), and the
+engine reserves the GPUs of them all. Bundles are for replicas of Serve, which places a replica's group as a
+whole and takes it away with the replica. It knows no model.
 """
 
 from typing import Any
@@ -44,13 +44,14 @@ class PlacedRankLauncher:
     """
 
     def __init__(self, group: PlacementGroup) -> None:
-        self.host: str = ray.util.get_node_ip_address()
+        self.host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._group = group
 
     def launch(self, rank: int, rendezvous: Rendezvous, config: EngineConfig) -> PlacedRank:
         """Start one rank and return without waiting for it."""
         bundle: dict[str, float] = self._group.bundle_specs[rank]
-        actor = _RankActor.options(
+        actor_class: Any = _RankActor
+        actor = actor_class.options(
             num_cpus=bundle.get("CPU", 0),
             num_gpus=bundle.get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(

@@ -14,7 +14,7 @@ from jobs.ray_session import connect
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
-from zimage_models.config import EngineConfig
+from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
@@ -158,11 +158,35 @@ def command(
     engines: Annotated[
         str, typer.Option(metavar="MIN:MAX", help="How many engines.", rich_help_panel=_ENGINE)
     ] = "1:1",
+    tp: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Divide each engine over N GPUs of a node (tensor parallel).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 1,
     engine_cpus: Annotated[
-        float | None, typer.Option(help="CPUs (and threads) of one engine.", rich_help_panel=_ENGINE)
+        float | None,
+        typer.Option(
+            help="CPUs (and threads) of one engine; with --tp of each rank.", rich_help_panel=_ENGINE
+        ),
     ] = None,
     engine_gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one engine.", rich_help_panel=_ENGINE)
+        float | None,
+        typer.Option(help="GPUs of one engine; with --tp of each rank.", rich_help_panel=_ENGINE),
+    ] = None,
+    accelerator_type: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE", help="Engines on nodes with this, such as L40S.", rich_help_panel=_ENGINE
+        ),
+    ] = None,
+    node_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Engines on nodes labelled so; repeatable.", rich_help_panel=_ENGINE
+        ),
     ] = None,
     device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
@@ -220,7 +244,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=_pairs(map or []),
+            columns=_pairs(map or [], field="map", form="FIELD=COLUMN"),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -239,6 +263,7 @@ def command(
                 max_prompt_tokens=max_prompt_tokens,
                 max_step_tokens=max_step_tokens,
                 compile=compile,
+                parallel=ParallelConfig(tensor_parallel_size=tp),
                 s3_endpoint_url=s3_endpoint,
                 cache_dir=cache_dir,
                 fake=fake,
@@ -248,6 +273,8 @@ def command(
             engines_max=engines_max,
             engine_cpus=engine_cpus,
             engine_gpus=engine_gpus,
+            accelerator_type=accelerator_type,
+            node_labels=_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
             commit_rows=commit_rows,
             max_errors=max_errors,
             time_limit_s=time_limit,
@@ -286,11 +313,11 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
     return int(result.exit_code)
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def _pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
     pairs = {}
     for text in texts:
-        field, separator, column = text.partition("=")
-        if not (field and separator and column):
-            raise InvalidRequest(f"map: {text!r} is not of the form FIELD=COLUMN", field="map")
-        pairs[field] = column
+        name, separator, value = text.partition("=")
+        if not (name and separator and value):
+            raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
+        pairs[name] = value
     return pairs

@@ -30,6 +30,9 @@ class QuietProgress:
     def advanced(self, counts: RunCounts) -> None:
         """Ignore the counts."""
 
+    def waiting(self, message: str) -> None:
+        """Ignore the wait."""
+
     def published(self, manifest: RunManifest) -> None:
         """Ignore the manifest."""
 
@@ -60,6 +63,10 @@ class BarProgress:
             self._bar = tqdm(total=self._num_new, unit="image", mininterval=interval_s, smoothing=0.05)
         self._bar.set_postfix(failed=counts.failed, refresh=False)
         self._bar.update(counts.written - self._bar.n)
+
+    def waiting(self, message: str) -> None:
+        """Print it above the bar."""
+        tqdm.write(f"waiting for nodes: {message}", file=sys.stderr)
 
     def published(self, manifest: RunManifest) -> None:
         """Close the bar."""
@@ -101,6 +108,10 @@ class JsonProgress:
                 images_per_s=round(speed, 3),
                 eta_s=round(left / speed, 1) if speed else None,
             )
+
+    def waiting(self, message: str) -> None:
+        """Print what nodes the engines wait for."""
+        self._print("waiting", **{"for": message})
 
     def published(self, manifest: RunManifest) -> None:
         """Print the manifest's path and counts."""

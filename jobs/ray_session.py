@@ -5,12 +5,16 @@ import os
 
 import ray
 
+from deployments.autoscaler import has_autoscaler
+from deployments.engine_resources import EngineResources
 from pipelines.options import GenerateOptions
-from pipelines.run import EngineResources
 from zimage_models.errors import InvalidRequest
 
 STAGE_CPUS = 4
 """Logical CPUs for reading, encoding and writing beside the engines of a local Ray."""
+
+_GPU_ENGINE_CPUS = 1.0
+"""What an engine on a GPU needs to be fed."""
 
 _WAITING_CPUS = 0.1
 """What the stage reserves that only waits for an endpoint's engines."""
@@ -20,7 +24,7 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit``), or start a local Ray.
 
     Raises:
-        InvalidRequest: the cluster can't be reached.
+        InvalidRequest: the cluster can't be reached, or it must be said whether engines take GPUs there.
     """
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -44,7 +48,8 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
 def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
     # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
     # left, nothing is ever read or written (2-core laptops).
-    num_cpus = options.engines_max * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
+    num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
+    num_cpus = num_ranks * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
     if not verbose:
         # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
@@ -61,18 +66,43 @@ def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
 def _resources(options: GenerateOptions) -> EngineResources:
     if options.serve_app is not None:
         return EngineResources(num_cpus=_WAITING_CPUS, num_gpus=0)
-    cluster = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if options.engine_gpus is not None:
-        num_gpus = options.engine_gpus
-    else:
-        wants_gpu = options.engine.device.startswith("cuda") or (
-            options.engine.device == "auto" and cluster.get("GPU", 0) > 0
-        )
-        num_gpus = 1.0 if wants_gpu and not options.engine.fake else 0.0
+    num_gpus = options.engine_gpus
+    if num_gpus is None:
+        device = "cuda" if options.accelerator_type else options.engine.device
+        num_gpus = default_gpus(device, fake=options.engine.fake)
     if num_gpus:
-        return EngineResources(num_cpus=options.engine_cpus or 0, num_gpus=num_gpus)
-    return EngineResources(num_cpus=_engine_cpus(options, os.cpu_count() or 1), num_gpus=0)
+        num_cpus = options.engine_cpus or _GPU_ENGINE_CPUS
+    else:
+        num_cpus = _engine_cpus(options, os.cpu_count() or 1)
+    return EngineResources(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        num_ranks=options.engine.parallel.tensor_parallel_size,
+        accelerator_type=options.accelerator_type,
+        node_labels=options.node_labels,
+    )
+
+
+def default_gpus(device: str, *, fake: bool) -> float:
+    """Say how many GPUs an engine takes in the cluster that was joined: one where there are any.
+
+    Raises:
+        InvalidRequest: there are none now, and an autoscaler may start nodes with or without.
+    """
+    if fake or not (device == "auto" or device.startswith("cuda")):
+        return 0
+    if device != "auto" or ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
+        return 1
+    if has_autoscaler():
+        # Engines on the head's CPUs are not what anyone wants of a cluster that is scaled to zero.
+        raise InvalidRequest(
+            "engine_gpus: no node of the cluster has a GPU now, and its autoscaler does not tell whether it"
+            " may start any; say --engine-gpus 1, or 0 for engines on CPUs",
+            field="engine_gpus",
+        )
+    return 0
 
 
 def _engine_cpus(options: GenerateOptions, num_cores: int) -> float:
-    return options.engine_cpus or max(1, num_cores // options.engines_max)
+    num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
+    return options.engine_cpus or max(1, num_cores // num_ranks)

@@ -13,7 +13,7 @@ import yaml
 
 from deployments.app_args import AppArgs, ModelArgs
 from jobs.engine_range import parse_range
-from jobs.ray_session import STAGE_CPUS
+from jobs.ray_session import STAGE_CPUS, default_gpus
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
@@ -40,9 +40,15 @@ def command(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     keys_file: Annotated[str | None, typer.Option(help="YAML file of API keys.")] = None,
     playground: Annotated[bool, typer.Option("--playground/--no-playground", help="The page at /.")] = True,
-    engine_cpus: Annotated[float | None, typer.Option(help="CPUs (and threads) of one engine.")] = None,
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Divide each engine over N GPUs (tensor parallel).")
+    ] = None,
+    engine_cpus: Annotated[
+        float | None, typer.Option(help="CPUs (and threads) of one engine; with --tp of each rank.")
+    ] = None,
     engine_gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one engine; one where the machine has any.")
+        float | None,
+        typer.Option(help="GPUs of one engine, with --tp of each rank; one where the machine has any."),
     ] = None,
     config: Annotated[
         str | None,
@@ -59,6 +65,8 @@ def command(
         if replicas is not None:
             low, high = parse_range(replicas, field="replicas")
             entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
+        if tp is not None:
+            entry["tensor_parallel_size"] = tp
         if fake:
             entry.setdefault("engine", {})["fake"] = True
     if keys_file:
@@ -86,19 +94,18 @@ def _serve(
 
     from deployments.app import build_app
 
-    num_engines = sum(model.scaling.max_replicas for model in args.models)
-    num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_engines)
+    num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
+    num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_ranks)
     joins = "RAY_ADDRESS" in os.environ
-    _start_ray(args, num_cpus=num_engines * num_cpus, verbose=verbose)
-    if engine_gpus is None:
-        engine_gpus = float(ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
+    _start_ray(args, num_cpus=num_ranks * num_cpus, verbose=verbose)
     models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
     args = args.model_copy(update={"models": models})
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        serve.start(http_options={"host": host, "port": port})
+        # One proxy, at the address that is told; others would keep idle nodes of engines for half a minute.
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(build_app(args), name=APP_NAME, route_prefix="/")
         print(f"serving {', '.join(model.id for model in models)} at http://{host}:{port}/v1", flush=True)
         if args.playground:
@@ -138,12 +145,13 @@ def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
     ray.init(address="local", num_cpus=math.ceil(held) + STAGE_CPUS, include_dashboard=False, **how)
 
 
-def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float) -> ModelArgs:
+def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float | None) -> ModelArgs:
     """Give a model the resources of this machine, unless its own are configured."""
     if {"num_cpus", "num_gpus"} & model.model_fields_set:
         return model
-    if model.engine_config().fake:
-        num_gpus = 0
+    config = model.engine_config()
+    if num_gpus is None:
+        num_gpus = default_gpus("cuda" if model.accelerator_type else config.device, fake=config.fake)
     return model.model_copy(update={"num_cpus": num_cpus, "num_gpus": num_gpus})
 
 

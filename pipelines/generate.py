@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Protocol
 
+from deployments.engine_resources import EngineResources
 from pipelines.dataset_page import write_pages
 from pipelines.exports import EXPORTS
 from pipelines.ledger import finished_units
@@ -16,7 +17,7 @@ from pipelines.options import GenerateOptions
 from pipelines.parts import read_part
 from pipelines.plan import Plan, write_plan
 from pipelines.publish import publish
-from pipelines.run import EngineResources, RunOutcome, run_plan
+from pipelines.run import RunOutcome, run_plan
 from pipelines.run_monitor import RunCounts
 from pipelines.served_engine import ServedModel, find_served_model
 from pipelines.storage import Storage, open_storage
@@ -50,6 +51,9 @@ class Progress(Protocol):
 
     def advanced(self, counts: RunCounts) -> None:
         """Hear how far the run is."""
+
+    def waiting(self, message: str) -> None:
+        """Hear which nodes the engines wait for."""
 
     def published(self, manifest: RunManifest) -> None:
         """Hear what is published now."""
@@ -138,6 +142,7 @@ def generate(
             engine=_engine(options, weights_sha256),
             resources=resources,
             on_progress=progress.advanced,
+            on_waiting=progress.waiting,
         )
         if outcome.stopped_by:
             return GenerateResult(plan=plan, outcome=outcome, manifest=None)

@@ -41,6 +41,10 @@ class GenerateOptions(BaseModel):
     engines_max: int = Field(default=1, ge=1)
     engine_cpus: float | None = Field(default=None, gt=0)
     engine_gpus: float | None = Field(default=None, ge=0)
+    accelerator_type: str | None = None
+    """A Ray accelerator type such as ``L40S``: engines run on such nodes only."""
+    node_labels: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes that engines run on."""
     commit_rows: int | None = Field(default=None, ge=1)
     """Rows that are written together; None: by table size."""
     max_errors: int | None = Field(default=None, ge=0)
@@ -57,7 +61,8 @@ class GenerateOptions(BaseModel):
     def _engines_are_whose(self) -> "GenerateOptions":
         if self.serve_app is None:
             return self
-        own = {"engine_cpus": self.engine_cpus, "engine_gpus": self.engine_gpus}
+        own = {name: getattr(self, name) for name in ("engine_cpus", "engine_gpus", "accelerator_type")}
+        own["node_labels"] = self.node_labels or None
         own |= {name: getattr(self.engine, name) for name in _OWN_ENGINE_OPTIONS}
         for name, value in own.items():
             if value != getattr(_DEFAULT_ENGINE, name, None):

@@ -1,6 +1,7 @@
 """Run a plan's work table through Ray Data: read, generate, encode, write."""
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,8 +12,12 @@ from typing import Any, cast
 import ray
 import ray.data
 from ray.data.expressions import col
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from deployments.autoscaler import has_autoscaler
+from deployments.engine_resources import EngineResources
 from pipelines.generate_stage import GenerateStage
+from pipelines.node_wait import NodeWait
 from pipelines.options import GenerateOptions
 from pipelines.plan import Plan
 from pipelines.run_monitor import RunCounts, RunMonitor
@@ -31,14 +36,7 @@ _CHECK_INTERVAL_S = 0.2
 """How often the caps are looked at, at most: asking after every part costs a fast run a tenth."""
 
 ProgressCallback = Callable[[RunCounts], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineResources:
-    """What Ray reserves for one engine."""
-
-    num_cpus: float
-    num_gpus: float
+WaitCallback = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +66,7 @@ def run_plan(
     engine: EngineConfig | ServedModel,
     resources: EngineResources,
     on_progress: ProgressCallback,
+    on_waiting: WaitCallback,
 ) -> RunOutcome:
     """Make every unit that the plan marks as to do, and write it in parts.
 
@@ -81,8 +80,11 @@ def run_plan(
         engine: what makes the images.
         resources: what Ray reserves for one engine.
         on_progress: called from a thread about twice a second, and at the end.
+        on_waiting: told from the same thread what engines without a node wait for.
     """
-    monitor: Any = ray.remote(RunMonitor).options(num_cpus=0).remote()
+    # Beside the driver: on a worker it would keep an idle node, and end the run when a node is taken away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor: Any = ray.remote(RunMonitor).options(num_cpus=0, scheduling_strategy=here).remote()
     settings = StageSettings(
         output=output,
         encoding=options.encoding,
@@ -95,12 +97,15 @@ def run_plan(
     context.enable_progress_bars = False
     # Version 2 lists files in a task of its own, which costs seconds of start-up for a table of a few files.
     context.use_datasource_v2 = False
+    # Ray Data would fail a run that moves no block for half an hour. Nodes may take longer to come (spot),
+    # and so may one block of large Base images; a run's own cap is its time limit.
+    context.execution_no_progress_timeout_s = -1
     written = _dataset(plan, options, settings, engine, resources)
     start_s = checked_s = time.monotonic()
     first_s: float | None = None
     num_first = 0
     stopped_by: str | None = None
-    with _polling(monitor, on_progress):
+    with _polling(monitor, NodeWait(resources), on_progress, on_waiting):
         # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
         for _ in written.iter_internal_ref_bundles():
             now_s = time.monotonic()
@@ -126,13 +131,18 @@ def run_plan(
 
 
 @contextmanager
-def _polling(monitor: Any, on_progress: ProgressCallback) -> Iterator[None]:
-    """Report the run's counts from a thread while the block runs."""
+def _polling(
+    monitor: Any, wait: NodeWait, on_progress: ProgressCallback, on_waiting: WaitCallback
+) -> Iterator[None]:
+    """Report the run's counts, and what it waits for, from a thread while the block runs."""
     done = threading.Event()
 
     def poll() -> None:
         while not done.wait(_PROGRESS_INTERVAL_S):
-            on_progress(ray.get(monitor.counts.remote()))
+            counts = ray.get(monitor.counts.remote())
+            on_progress(counts)
+            if message := wait.look(counts):
+                on_waiting(message)
 
     thread = threading.Thread(target=poll, name="zimage-progress", daemon=True)
     thread.start()
@@ -164,9 +174,8 @@ def _dataset(
         fn_constructor_args=(engine, settings.monitor),
         batch_size=block_rows,
         batch_format="pyarrow",
-        compute=_pool(options, engine),
-        num_cpus=resources.num_cpus if not resources.num_gpus else None,
-        num_gpus=resources.num_gpus or None,
+        compute=_pool(options, engine, resources, num_blocks=math.ceil(plan.counts.new / block_rows)),
+        **resources.actor_options(),
     )
     # Ray types a batch as any of its formats at once; these stages take the one asked for.
     encode, write = cast(Any, encode_stage), cast(Any, write_stage)
@@ -178,17 +187,37 @@ def _dataset(
     )
 
 
-def _pool(options: GenerateOptions, engine: EngineConfig | ServedModel) -> ray.data.ActorPoolStrategy:
+def _pool(
+    options: GenerateOptions,
+    engine: EngineConfig | ServedModel,
+    resources: EngineResources,
+    *,
+    num_blocks: int,
+) -> ray.data.ActorPoolStrategy:
     if isinstance(engine, EngineConfig):
+        low, high = options.engines_min, options.engines_max
+        if resources.num_gpus and has_autoscaler():
+            low = high = min(high, max(low, math.ceil(num_blocks / _BLOCKS_PER_ENGINE)))
+            _ask_for_nodes_by_engines_only()
         return ray.data.ActorPoolStrategy(
-            min_size=options.engines_min,
-            max_size=options.engines_max,
-            max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE,
+            min_size=low, max_size=high, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE
         )
     # One actor that only waits: it keeps as many of the endpoint's replicas busy as --engines allows.
     return ray.data.ActorPoolStrategy(
         size=1, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE * options.engines_max
     )
+
+
+def _ask_for_nodes_by_engines_only() -> None:
+    """Keep Ray Data from asking for nodes on its own.
+
+    Its requests (2.60) name CPUs and GPUs, no accelerator type or label, so they start and keep nodes that no
+    engine can use; and they double the pool only once the last nodes are at work. The whole queue of a run is
+    known: every engine that it keeps busy is asked for at once, and those without a node yet hinder nobody.
+    """
+    for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+        # The use of the cluster from which it asks for more; read when the first run of this process begins.
+        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "inf")
 
 
 def _cap_reached(options: GenerateOptions, counts: RunCounts, elapsed_s: float) -> str | None:

@@ -27,14 +27,14 @@ pytestmark = pytest.mark.timeout(600)
 class Command:
     """A running `zimage generate` that prints JSON lines."""
 
-    def __init__(self, *arguments: object) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    def __init__(self, *arguments: object, environment: dict[str, str] | None = None) -> None:
+        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", "generate", *map(str, arguments), "--progress", "json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**inherited, **(environment or {})},
         )
         self.last_progress: dict[str, Any] = {"generated": 0, "written": 0}
 

@@ -1,0 +1,58 @@
+"""An endpoint on a cluster without GPU nodes: those of each model come with its requests and go after them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from tests.deployments.cluster import PROMPT_METRICS, eventually, load
+from tests.deployments.conftest import Endpoint, Serve
+from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
+
+TURBO, BASE = "z-image-turbo", "z-image-base"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[FakeCluster]:
+    types = {"l40s": gpu_node("L40S", max_nodes=2), "h100": gpu_node("H100", max_nodes=2, gpus=2)}
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in PROMPT_METRICS.items():
+            environment.setenv(name, value)
+        with fake_cluster(types) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def endpoint(cluster: FakeCluster, serve_endpoint: Serve) -> Iterator[Endpoint]:
+    """Run Turbo on nodes with an L40S, Base on two H100 of one node; neither has a replica until asked."""
+    scaling = {"min_replicas": 0, "target_queue_s": 0.5, "upscale_delay_s": 0, "downscale_delay_s": 1}
+    both: dict[str, Any] = {"num_cpus": 1, "max_queue_s": 600, "scaling": scaling | {"look_back_s": 3}}
+    turbo = {"id": TURBO, "num_gpus": 1, "accelerator_type": "L40S", "engine": {"device": "cpu"}}
+    base = {"id": BASE, "num_gpus": 2, "node_labels": {"ray.io/accelerator-type": "H100"}}
+    turbo, base = both | turbo, both | base | {"model": "tiny-zimage-base", "engine": {"fake": True}}
+    turbo["scaling"] = turbo["scaling"] | {"max_replicas": 2}
+    front = {"num_cpus": 0.5, "node_labels": {"pool": "head"}}
+    with serve_endpoint(environment=cluster.environment, models=[turbo, base], ingress=front) as running:
+        yield running
+
+
+def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint: Endpoint) -> None:
+    assert cluster.nodes() == Counter()
+    body = {"prompt": "owl", "model": BASE}
+    answer = httpx.post(f"{endpoint.url}/v1/images/generations", json=body, timeout=90)
+    assert answer.status_code == 200
+    assert 0 < float(answer.headers["x-zimage-cold-start-s"]) <= answer.elapsed.total_seconds()
+    assert cluster.nodes() == {"h100": 1}
+    with load(endpoint, clients=24) as many, load(endpoint, clients=1) as few:
+        eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 2}, "a replica on each of two nodes")
+        many.stop()
+        # The other drains while requests go on.
+        eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 1}, "one replica is enough")
+        few.stop()
+        for summary in (many.summary(), few.summary()):
+            assert summary["outcomes"].keys() == {"200"}
+            assert summary["unanswered"] == {}
+    eventually(lambda: not cluster.nodes(), "no node is kept")
+    assert max(nodes["l40s"] for _, nodes in cluster.history()) == 2
