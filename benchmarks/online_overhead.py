@@ -1,6 +1,6 @@
 """What HTTP costs: latency of instant images, requests/s of one proxy, images/s over the bare engine's.
 
-    python -m benchmarks.online_overhead [--seconds 20]
+    python -m benchmarks.online_overhead [--seconds 8] [--rounds 9]
 
 The first two with the fake engine, so that all the time is ours and Serve's. The last with the embedded
 Turbo, in turns with the engine alone, twice: an engine of one thread, which leaves the other cores to HTTP as
@@ -17,15 +17,15 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.endpoint import serving
 from benchmarks.load import PROMPTS
 from benchmarks.report import write_result
-from zimage_models.build_engine import build_engine, warm_up
+from zimage_models.build_engine import EngineLike, build_engine, warm_up
 from zimage_models.config import EngineConfig
+from zimage_models.request_handle import RequestHandle
 from zimage_models.requests import build_request
 
 _IN_FLIGHT = 32
@@ -60,43 +60,46 @@ def engine_latency_ms(config: EngineConfig, num_requests: int = 200) -> float:
     return 1000 * statistics.median(times_s)
 
 
-def saturated(seconds: float, *, num_threads: int, repeats: int) -> dict[str, Any]:
-    """Compare the endpoint's images/s with those of its engine alone, in turns."""
+def saturated(*, num_threads: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Compare the endpoint's images/s with those of its engine alone, in turns of some seconds.
+
+    Both are up all the time: a shared machine's speed drifts, and less so within a round.
+    """
     http: list[float] = []
-    bare = [bare_images_per_s(seconds, num_threads)]
-    with tempfile.TemporaryDirectory() as name:
-        for _ in range(repeats):
-            with serving(Path(name), "--engine-cpus", str(num_threads)) as endpoint:
-                load(endpoint.url, _IN_FLIGHT, 5)  # warm
+    bare: list[float] = []
+    alone = ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=_build_bare_engine, initargs=(num_threads,)
+    )
+    with alone, tempfile.TemporaryDirectory() as name:
+        alone.submit(_bare_images_per_s, 3).result()  # warm
+        with serving(Path(name), "--engine-cpus", str(num_threads)) as endpoint:
+            load(endpoint.url, _IN_FLIGHT, 5)  # warm
+            for _ in range(rounds):
+                bare.append(alone.submit(_bare_images_per_s, seconds).result())
                 http.append(load(endpoint.url, _IN_FLIGHT, seconds)["images_per_s"])
-            bare.append(bare_images_per_s(seconds, num_threads))
-    # A shared machine's speed drifts: each is compared with the bare runs before and after it.
-    ratios = [speed / statistics.mean(around) for speed, around in zip(http, pairwise(bare), strict=True)]
+    ratios = [fast / slow for fast, slow in zip(http, bare, strict=True)]
     return {
         "engine_threads": num_threads,
-        "images_per_s": http,
-        "bare_engine_images_per_s": [round(speed, 2) for speed in bare],
+        "images_per_s": round(statistics.median(http), 2),
+        "bare_engine_images_per_s": round(statistics.median(bare), 2),
         "ratios": [round(ratio, 3) for ratio in ratios],
         "ratio": round(statistics.median(ratios), 3),
     }
 
 
-def bare_images_per_s(seconds: float, num_threads: int) -> float:
-    """Measure the engine alone in a process of its own, as many requests in flight as the load has."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_wait_passively) as pool:
-        return pool.submit(_run_engine, seconds, num_threads).result()
-
-
-def _wait_passively() -> None:
+def _build_bare_engine(num_threads: int) -> None:
     # As the endpoint's engine waits (deployments.engine_actor).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _run_engine(seconds: float, num_threads: int) -> float:
     engine = build_engine(EngineConfig(num_threads=num_threads))
     warm_up(engine)
+    globals()["_bare_engine"] = engine
+
+
+def _bare_images_per_s(seconds: float) -> float:
+    """Measure the engine of this process, as many requests in flight as the load has."""
+    engine: EngineLike = globals()["_bare_engine"]
     start_s = time.monotonic()
-    waiting = []
+    waiting: list[RequestHandle] = []
     num_images = 0
     while time.monotonic() - start_s < seconds:
         values = {"prompt": PROMPTS[num_images % len(PROMPTS)], "seed": num_images}
@@ -106,16 +109,14 @@ def _run_engine(seconds: float, num_threads: int) -> float:
             waiting.pop(0).result()
     for handle in waiting:
         handle.result()
-    speed = num_images / (time.monotonic() - start_s)
-    engine.close()
-    return speed
+    return num_images / (time.monotonic() - start_s)
 
 
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serving(Path(name), "--fake") as endpoint:
         load(endpoint.url, 4, 3)  # warm
@@ -128,9 +129,9 @@ def main() -> None:
         "http_minus_engine_p99_ms": round(1000 * latency_s["p99"] - engine_ms, 2),
         "engine_p50_ms": round(engine_ms, 3),
         "requests_per_s_one_proxy": many["images_per_s"],
-        "engine_of_one_thread": saturated(arguments.seconds, num_threads=1, repeats=arguments.repeats),
+        "engine_of_one_thread": saturated(num_threads=1, rounds=arguments.rounds, seconds=arguments.seconds),
         "engine_of_all_cores": saturated(
-            arguments.seconds, num_threads=os.cpu_count() or 1, repeats=arguments.repeats
+            num_threads=os.cpu_count() or 1, rounds=arguments.rounds, seconds=arguments.seconds
         ),
         "target": 0.95,
     }
