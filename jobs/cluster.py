@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,15 +28,15 @@ def check(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Without: those of the"
-            " checkout you are in."
+            help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Without:"
+            " those of the checkout you are in."
         ),
     ] = None,
 ) -> int:
     """Find offline what would go wrong on a cluster.
 
-    Each file is checked by its schema and by Ray's own code, and all are compared with each other. Exit code 2
-    when something is wrong; placeholders are only listed.
+    Each file is checked by its schema and by Ray's own code, and all are compared with each other. Exit code
+    2 when something is wrong; placeholders are only listed.
     """
     paths = files or files_of(Path())
     for path in paths:
@@ -90,7 +90,8 @@ def read_command(arguments: list[str]) -> Demand | None:
     from jobs import cli  # which imports this module
 
     name, *rest = arguments or [""]
-    command = get_command(cli.app).commands.get(name)
+    commands: dict[str, Any] = getattr(get_command(cli.app), "commands", {})
+    command = commands.get(name)
     if command is None:
         raise InvalidRequest(f"{name or 'nothing'} is no command", field="command")
     try:

@@ -77,6 +77,7 @@ def _parse(file: str, text: str, above: int, inside: Place) -> tuple[list[Docume
     try:
         while loader.check_node():
             root = loader.get_node()
+            assert root is not None
             doubled = list(_doubled_keys(root, ()))
             # Constructing resolves merge keys (<<) in place: only then has every value a node.
             data = loader.construct_document(root)
@@ -92,7 +93,7 @@ def _parse(file: str, text: str, above: int, inside: Place) -> tuple[list[Docume
         dotted = ".".join(map(str, inside)) or "."
         problems.append(Problem(file=file, line=line, place=dotted, message=f"is not YAML: {what}"))
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     return documents, problems
 
 

@@ -9,7 +9,7 @@ from deployments.cluster_check.fleet import Fleet
 from zimage_models.errors import InvalidRequest
 
 CommandReader = Callable[[list[str]], Demand | None]
-"""Reads the arguments of ``zimage`` as the command line does: returns the engines or raises InvalidRequest."""
+"""Reads the arguments of ``zimage`` as the command line does; returns its engines, or InvalidRequest."""
 
 _PLACEHOLDER = "s3://my-bucket/"
 

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
 from ray.autoscaler._private.resource_demand_scheduler import (
-    _resource_based_utilization_scorer,
+    _default_utilization_scorer,
     get_bin_pack_residual,
     get_nodes_for,
 )
@@ -50,23 +52,25 @@ class Fleet:
     def left_over(self, demands: Iterable[Demand]) -> Counter[str]:
         """Return how many of each find no place when all node types are at their maximum."""
         named: dict[Any, list[str]] = {}
-        wanted = []
+        wanted: list[dict[str, Any]] = []
         # Ray places the hard ones first, too.
         for demand in sorted(demands, key=lambda demand: (demand.num_gpus, demand.num_cpus), reverse=True):
             named.setdefault(tuple(sorted(demand.bundle.items())), []).append(demand.what)
             wanted += [demand.bundle] * demand.count
         wanted = [bundle for bundle in wanted if bundle]
-        head = [dict(self._resources(self.head))]
-        wanted, _ = get_bin_pack_residual(head, wanted)  # type: ignore[no-untyped-call]
+        head: list[dict[str, Any]] = [self._resources(self.head)]
+        wanted, _ = get_bin_pack_residual(head, wanted)
+        # No node type has been found to be sold out.
+        scorer: Any = partial(
+            _default_utilization_scorer, node_availability_summary=NodeAvailabilitySummary({})
+        )
         _, unplaced = get_nodes_for(
             self.node_types,
             {self.head: 1},
             self.head,
             self.max_workers,
             wanted,
-            lambda resources, demands, _: _resource_based_utilization_scorer(
-                resources, demands, node_availability_summary=None
-            ),
+            scorer,
         )
         return Counter(" or ".join(named[tuple(sorted(bundle.items()))]) for bundle in unplaced)
 

@@ -42,8 +42,8 @@ def _messages(error: ValidationError) -> Iterator[tuple[Place, str]]:
         known = sorted(error.schema.get("properties", {}))
         for name in error.instance.keys() - set(known):
             yield (*place, name), f"unknown field; known are {', '.join(known)}"
-    elif error.validator == "propertyNames":
-        yield (*place, error.instance), f"unknown field; known are {', '.join(sorted(error.schema['enum']))}"
+    elif "propertyNames" in error.absolute_schema_path:
+        yield (*place, error.instance), f"unknown field; known are {', '.join(error.validator_value)}"
     elif error.validator == "required":
         for name in error.validator_value:
             if name not in error.instance:

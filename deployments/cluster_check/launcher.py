@@ -59,7 +59,7 @@ def _ray_schema() -> dict[str, Any]:
 def _as_ray_sees_it(document: Document) -> list[Problem]:
     """Run the launcher's own checks, which need no cloud."""
     try:
-        validate_config(prepare_config(copy.deepcopy(document.data)))  # type: ignore[no-untyped-call]
+        validate_config(prepare_config(copy.deepcopy(document.data)))
     except (ValueError, KeyError, AssertionError, RuntimeError, jsonschema.ValidationError) as error:
         return [document.problem((), f"Ray refuses it: {error}")]
     return []

@@ -100,10 +100,17 @@ MISTAKES = {
         at="provider.availability_zone",
         says="us-east-1b is not in region us-west-2",
     ),
+    "negative_max_workers": Mistake(
+        file=LAUNCHER,
+        old="max_workers: 10\n",
+        new="max_workers: -1\n",
+        at="max_workers",
+        says="-1 is less than the minimum of 0",
+    ),
     "more_min_workers_than_max_workers": Mistake(
         file=LAUNCHER,
         old="    min_workers: 0\n    max_workers: 8\n",
-        new="    min_workers: 8\n    max_workers: 8\n    # max_workers: 10 -> 7\n",
+        new="    min_workers: 11\n    max_workers: 11\n",
         at="max_workers",
         says="10 is below the sum of all min_workers, 11",
         found_in=LAUNCHER,
@@ -131,10 +138,11 @@ MISTAKES = {
     ),
     "head_without_autoscaler": Mistake(
         file=LAUNCHER,
-        old="head_start_ray_commands:\n  - ray stop\n  - ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml",
-        new="head_start_ray_commands:\n  - ray stop\n  - ray start --head --port=6379",
+        old=" --autoscaling-config=~/ray_bootstrap_config.yaml",
+        new="",
         at="head_start_ray_commands",
         says="no --autoscaling-config",
+        found_in=LAUNCHER,
     ),
     "label_of_another_accelerator": Mistake(
         file=LAUNCHER,
@@ -177,7 +185,8 @@ MISTAKES = {
         old="num_gpus: 1\n          num_cpus: 2\n          # Nodes",
         new="num_gpus: 8\n          num_cpus: 2\n          # Nodes",
         at="applications.0.args.models.0.num_gpus",
-        says="z-image-turbo needs 8 GPUs and 2 CPUs on one node; the largest that cluster.yaml has for it is l40s_x4 with 4",
+        says="z-image-turbo needs 8 GPUs and 2 CPUs on one node; "
+        "the largest that cluster.yaml has for it is l40s_x4 with 4",
     ),
     "more_replicas_than_nodes": Mistake(
         file=SERVE,
@@ -185,6 +194,7 @@ MISTAKES = {
         new="max_replicas: 80",
         at="applications.0.args.models",
         says="would find no room on all nodes of cluster.yaml",
+        found_in=SERVE,
     ),
     "unknown_argument_of_the_endpoint": Mistake(
         file=SERVE,
