@@ -68,12 +68,16 @@ def check_files(paths: Sequence[Path], read_command: CommandReader) -> list[Prob
 
 
 def _check(files: Files, read_command: CommandReader) -> Iterator[Problem]:
-    yield from image_problems(list(_images(files)))
+    sound = []
+    for document in files.manifests:
+        problems = manifest_schema_problems(document)
+        yield from problems
+        sound += [] if problems else [document]
+    yield from image_problems(list(_images(files.launchers, sound)))
     fleets = []
     for document in files.launchers:
         problems, fleet = launcher_problems(document)
-        yield from problems
-        yield from values_to_fill_in(document)
+        yield from problems or values_to_fill_in(document)
         fleets += [fleet] if fleet else []
     for document in files.serve_configs:
         problems, args = serve_problems(document)
@@ -81,18 +85,15 @@ def _check(files: Files, read_command: CommandReader) -> Iterator[Problem]:
         if args:
             for fleet in fleets:
                 yield from placement_problems(document, args, fleet)
-    yield from _check_manifests(files, read_command)
+    yield from _check_manifests(sound, files.serve_configs, read_command)
 
 
-def _check_manifests(files: Files, read_command: CommandReader) -> Iterator[Problem]:
-    sound = []
-    for document in files.manifests:
-        problems = manifest_schema_problems(document)
-        yield from problems
-        sound += [] if problems else [document]
+def _check_manifests(
+    manifests: Sequence[Document], serve_configs: Sequence[Document], read_command: CommandReader
+) -> Iterator[Problem]:
     clusters: dict[str, RayClusterSpec] = {}
     fleets: dict[str, Fleet] = {}
-    for document in sound:
+    for document in manifests:
         kind = kind_of(document)
         cluster = cluster_of(document)
         fleet = None
@@ -106,20 +107,20 @@ def _check_manifests(files: Files, read_command: CommandReader) -> Iterator[Prob
             fleets |= {name: fleet} if fleet else {}
         elif kind == "RayService":
             yield from service_problems(document, fleet)
-            yield from _drift(document, files.serve_configs)
+            yield from _drift(document, serve_configs)
         elif kind == "RayJob":
             yield from job_problems(document, fleet, read_command)
-    for document in sound:
+    for document in manifests:
         if kind_of(document) == "CronJob":
             yield from cron_problems(document, clusters, fleets, read_command)
 
 
-def _images(files: Files) -> Iterator[NamedImage]:
-    for document in files.launchers:
+def _images(launchers: Sequence[Document], manifests: Sequence[Document]) -> Iterator[NamedImage]:
+    for document in launchers:
         for place in IMAGE_PLACES:
             if document.get(*place) is not None:
                 yield NamedImage(document=document, place=place)
-    for document in files.manifests:
+    for document in manifests:
         yield from images_of(document)
 
 

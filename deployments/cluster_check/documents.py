@@ -67,7 +67,11 @@ class Document:
 
 def read_documents(path: Path, file: str) -> tuple[list[Document], list[Problem]]:
     """Parse all documents of a file; what can't be parsed, or says a key twice, is a problem."""
-    return _parse(file, path.read_text(encoding="utf-8"), 0, ())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return [], [Problem(file=file, line=1, place=".", message=f"is not UTF-8: {error}")]
+    return _parse(file, text, 0, ())
 
 
 def _parse(file: str, text: str, above: int, inside: Place) -> tuple[list[Document], list[Problem]]:

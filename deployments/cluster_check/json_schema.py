@@ -37,7 +37,7 @@ def closed(schema: dict[str, Any]) -> dict[str, Any]:
 def _messages(error: ValidationError) -> Iterator[tuple[Place, str]]:
     place = tuple(error.absolute_path)
     if error.validator in ("anyOf", "oneOf") and error.context:
-        yield from _messages(best_match([error]))
+        yield from _messages(best_match(error.context))
     elif error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = sorted(error.schema.get("properties", {}))
         for name in error.instance.keys() - set(known):

@@ -60,7 +60,14 @@ def _as_ray_sees_it(document: Document) -> list[Problem]:
     """Run the launcher's own checks, which need no cloud."""
     try:
         validate_config(prepare_config(copy.deepcopy(document.data)))
-    except (ValueError, KeyError, AssertionError, RuntimeError, jsonschema.ValidationError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AssertionError,
+        RuntimeError,
+        jsonschema.ValidationError,
+    ) as error:
         return [document.problem((), f"Ray refuses it: {error}")]
     return []
 
@@ -72,7 +79,7 @@ def _provider(document: Document) -> Iterator[Problem]:
     if region is None:
         yield document.problem(("provider", "region"), "is missing")
         return
-    for zone in document.get("provider", "availability_zone", default="").split(","):
+    for zone in str(document.get("provider", "availability_zone", default="")).split(","):
         if zone and not zone.strip().startswith(region):
             place = ("provider", "availability_zone")
             yield document.problem(place, f"{zone.strip()} is not in region {region}")
@@ -127,13 +134,13 @@ def _aws_node(
         yield document.problem(
             (*config, "ImageId"), "is missing: Ray's default image has too old a driver for torch"
         )
-    elif not _AMI.fullmatch(ami):
+    elif not _AMI.fullmatch(str(ami)):
         yield document.problem((*config, "ImageId"), f"{ami} is no AMI id, such as ami-0123456789abcdef0")
     name = document.get(*config, "InstanceType")
     if name is None:
         yield document.problem((*config, "InstanceType"), "is missing")
         return
-    instance = instance_of(name)
+    instance = instance_of(str(name))
     if instance is None:
         return
     resources = node_type["resources"]
@@ -173,7 +180,7 @@ def values_to_fill_in(document: Document) -> Iterator[Problem]:
     for name in document.get(_TYPES, default={}):
         place = (_TYPES, name, "node_config", "ImageId")
         ami = document.get(*place, default="")
-        if isinstance(ami, str) and _NO_AMI.fullmatch(ami):
+        if _NO_AMI.fullmatch(str(ami)):
             problem = document.problem(place, f"{ami} is a placeholder", to_fill_in=True)
             if problem.line not in lines:
                 yield problem

@@ -470,3 +470,24 @@ def test_schedules_that_kubernetes_takes(schedule: str) -> None:
 )
 def test_schedules_that_kubernetes_refuses(schedule: str) -> None:
     assert schedule_fault(schedule)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        (LAUNCHER, "ImageId: ami-00000000000000000", "ImageId: 1"),
+        (LAUNCHER, "available_node_types:\n", "available_node_types: 0.5\nothers:\n"),
+        (SERVE, "  request_timeout_s: 600", '  request_timeout_s: ""'),
+        (JOB, "    workerGroupSpecs:\n", "    workerGroupSpecs: -1\n    others:\n"),
+        (JOB, "        containers:\n", "        containers: true\n        others:\n"),
+        (CRON, "schedule:", "schedules:"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_problems_not_crashes(
+    file: str, old: str, new: str, checkout: Path
+) -> None:
+    path = checkout / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    assert str(path) in {problem.file for problem in checked(checkout) if not problem.to_fill_in}
