@@ -9,7 +9,7 @@ from types import FrameType
 import typer
 from pydantic import ValidationError
 
-from jobs import convert, export, generate, models, retry, serve, status, verify
+from jobs import cluster, convert, export, generate, models, retry, serve, status, verify
 from pipelines.generate import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
@@ -29,6 +29,7 @@ app.command("verify")(verify.command)
 app.command("export")(export.command)
 app.command("models")(models.command)
 app.command("convert")(convert.command)
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
