@@ -101,10 +101,13 @@ def read_command(arguments: list[str]) -> Demand | None:
     if name != "generate" or options["engine"] is not EngineHost.OWN or options["fake"]:
         return None
     _, most = parse_range(options["engines"], field="engines")
-    degree = options.get("tp") or 1
     gpus = 1.0 if options["engine_gpus"] is None else options["engine_gpus"]
     return Demand(
-        what="an engine", count=most, num_cpus=(options["engine_cpus"] or 0) * degree, num_gpus=gpus * degree
+        what="an engine",
+        count=most,
+        num_cpus=(options["engine_cpus"] or 0) * options["tp"],
+        num_gpus=gpus * options["tp"],
+        accelerator_type=options["accelerator_type"],
     )
 
 

@@ -66,12 +66,14 @@ def placement_problems(document: Document, args: dict[Place, AppArgs], fleet: Fl
 
 
 def _demand(model: ModelArgs) -> Demand:
-    degree: int = getattr(model, "tensor_parallel_size", 1)
+    degree = model.tensor_parallel_size
+    # Ranks that may be on any nodes need no room together.
+    together, apart = (degree, 1) if model.tensor_parallel_placement == "one_node" else (1, degree)
     return Demand(
         what=model.id,
-        count=model.scaling.max_replicas,
-        num_cpus=model.num_cpus * degree,
-        num_gpus=model.num_gpus * degree,
+        count=model.scaling.max_replicas * apart,
+        num_cpus=model.num_cpus * together,
+        num_gpus=model.num_gpus * together,
         accelerator_type=model.accelerator_type,
     )
 
