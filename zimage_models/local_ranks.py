@@ -26,7 +26,8 @@ class LocalRankLauncher:
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "zimage_models.rank_server", str(theirs.fileno())]
+            # -P: not the working directory first, where another version may lie.
+            command = [sys.executable, "-P", "-m", "zimage_models.rank_server", str(theirs.fileno())]
             self._server = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
             )

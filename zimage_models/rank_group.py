@@ -109,8 +109,8 @@ class RankGroup:
         self._launcher.close()
 
     def _run(self, verb: Verb, *tensors: Tensor) -> Tensor:
-        if self._death is not None:
-            raise EngineDead(self._death)
+        if self._closed.is_set():
+            raise EngineDead(self._death or "its ranks were closed")
         if not self._intact:
             # An exception from outside, such as KeyboardInterrupt, has cut a call short.
             self._rebuild("the call before was cut short")
@@ -235,13 +235,16 @@ class RankGroup:
         self._processes.clear()
         for model, _ in self._divided:
             disconnect(model)
-        if self._member is not None:
-            self._member.abort()
-            self._member.leave()
-        elif dist.is_initialized():
-            # Joining failed half-way.
-            dist.destroy_process_group()
-        self._member = self._store = None
+        member, self._member, self._store = self._member, None, None
+        try:
+            if member is not None:
+                member.abort()
+                member.leave()
+            elif dist.is_initialized():
+                # Joining failed half-way.
+                dist.destroy_process_group()
+        except RuntimeError as error:
+            logger.warning("a broken process group could not be left in order (%s)", error)
 
     def _watch(self) -> None:
         """Free rank 0 from a GPU collective that waits for a rank that has died."""
