@@ -220,7 +220,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=_pairs(map or []),
+            columns=parse_pairs(map or []),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -286,7 +286,12 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
     return int(result.exit_code)
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def parse_pairs(texts: list[str]) -> dict[str, str]:
+    """Read ``--map``: a field and the column it is taken from, each.
+
+    Raises:
+        InvalidRequest: a text is not of the form FIELD=COLUMN.
+    """
     pairs = {}
     for text in texts:
         field, separator, column = text.partition("=")
