@@ -244,7 +244,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=_pairs(map or [], field="map", form="FIELD=COLUMN"),
+            columns=parse_pairs(map or [], field="map", form="FIELD=COLUMN"),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -274,7 +274,7 @@ def command(
             engine_cpus=engine_cpus,
             engine_gpus=engine_gpus,
             accelerator_type=accelerator_type,
-            node_labels=_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
+            node_labels=parse_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
             commit_rows=commit_rows,
             max_errors=max_errors,
             time_limit_s=time_limit,
@@ -313,7 +313,12 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
     return int(result.exit_code)
 
 
-def _pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
+def parse_pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
+    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
+
+    Raises:
+        InvalidRequest: a text is not of the form.
+    """
     pairs = {}
     for text in texts:
         name, separator, value = text.partition("=")
