@@ -1,4 +1,4 @@
-"""An endpoint on a cluster without GPU nodes: those of each model come with its requests and go after them."""
+"""An endpoint on a cluster without GPU nodes: those of a model come with its requests and go after them."""
 
 from collections import Counter
 from collections.abc import Iterator
