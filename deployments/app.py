@@ -1,5 +1,6 @@
 """The online endpoint as one Serve application: ``serve run deployments.app:build_app`` or ``serve.yaml``."""
 
+from dataclasses import replace
 from typing import Any
 
 from ray import serve
@@ -41,7 +42,7 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
     scaling = model.scaling
     deployment = serve.deployment(
         name=model.id,
-        ray_actor_options=model.resources().actor_options(),
+        **_placement(model),
         max_ongoing_requests=_MAX_ONGOING,
         max_queued_requests=args.limits.max_waiting,
         graceful_shutdown_timeout_s=drain_s,
@@ -58,4 +59,23 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
             ),
         ),
     )(ModelServer)
-    return deployment.bind(model.id, model.engine_config(), max_queue_s=model.max_queue_s)
+    return deployment.bind(
+        model.id,
+        model.engine_config(),
+        max_queue_s=model.max_queue_s,
+        placed_ranks=model.tensor_parallel_placement == "any_nodes",
+    )
+
+
+def _placement(model: ModelArgs) -> dict[str, Any]:
+    """Return what a replica reserves: itself on one node, or in bundles, the first of which is its own."""
+    resources = model.resources()
+    if model.tensor_parallel_placement == "one_node":
+        return {"ray_actor_options": resources.actor_options()}
+    rank = replace(resources, num_ranks=1)
+    return {
+        # The nodes are chosen for the bundles.
+        "ray_actor_options": replace(rank, node_labels={}).actor_options(),
+        "placement_group_bundles": [rank.bundle()] * resources.num_ranks,
+        "placement_group_bundle_label_selector": [dict(rank.node_labels)] if rank.node_labels else None,
+    }

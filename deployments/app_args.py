@@ -54,7 +54,12 @@ class ModelArgs(_Args):
     engine: Annotated[dict[str, Any], AfterValidator(_known_engine_options)] = Field(default_factory=dict)
     """Options of :class:`zimage_models.config.EngineConfig` other than ``model``."""
     num_gpus: float = Field(default=0, ge=0)
+    """Of each rank, as ``num_cpus``; most engines are of one."""
     num_cpus: float = Field(default=1, ge=0)
+    tensor_parallel_size: int = 1
+    """Ranks that one engine is divided over, each with a GPU of its own."""
+    tensor_parallel_placement: Literal["one_node", "any_nodes"] = "one_node"
+    """``any_nodes``: a placement group with a bundle for each rank, on as few nodes as there is room."""
     max_queue_s: float = Field(default=60.0, gt=0)
     """Online requests are refused (503) while a replica has more seconds of them queued."""
     accelerator_type: str | None = None
@@ -63,15 +68,26 @@ class ModelArgs(_Args):
     """Labels of the nodes to be placed on, as in Ray's label selectors."""
     scaling: ScalingArgs = ScalingArgs()
 
+    @model_validator(mode="after")
+    def _divisible(self) -> "ModelArgs":
+        if self.engine_config().parallel.tensor_parallel_size != self.tensor_parallel_size:
+            raise ValueError("engine.parallel: give the model's own tensor_parallel_size instead")
+        if self.tensor_parallel_placement == "any_nodes" and self.tensor_parallel_size == 1:
+            raise ValueError("tensor_parallel_placement: any_nodes needs a tensor_parallel_size above 1")
+        return self
+
     def engine_config(self) -> EngineConfig:
         """Return the engine's whole configuration."""
-        return TypeAdapter(EngineConfig).validate_python({**self.engine, "model": self.model})
+        parallel = {"tensor_parallel_size": self.tensor_parallel_size, **self.engine.get("parallel", {})}
+        values = {**self.engine, "model": self.model, "parallel": parallel}
+        return TypeAdapter(EngineConfig).validate_python(values)
 
     def resources(self) -> EngineResources:
         """Return what one replica reserves."""
         return EngineResources(
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
+            num_ranks=self.tensor_parallel_size,
             accelerator_type=self.accelerator_type,
             node_labels=self.node_labels,
         )

@@ -15,6 +15,7 @@ from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
 from zimage_models.model_spec import ModelSpec
+from zimage_models.rank_launcher import RankLauncher
 from zimage_models.request_handle import PreviewEvent, RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult
 
@@ -26,12 +27,18 @@ Event = PreviewEvent | Outcome
 class EngineActor:
     """Loads, warms up, generates, and reports health and stats."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, launcher: RankLauncher | None = None) -> None:
+        """Load the engine and make a few images.
+
+        Args:
+            config: the engine.
+            launcher: starts the other ranks of a divided engine; None for processes of this machine.
+        """
         # Ray's other workers share the cores, where OpenMP threads that spin as they wait are in the way.
         # Read when torch is imported, which is below.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._config = config
-        self._engine = build_engine(config)
+        self._engine = build_engine(config, launcher=launcher)
         warm_up(self._engine)
 
     @property

@@ -12,24 +12,37 @@ _ANY_OF_TYPE = 0.001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResources:
-    """Reserved for each engine, all of it on one node."""
+    """Reserved for each engine, all of it on one node unless it is divided into :meth:`bundles`."""
 
     num_cpus: float
+    """Of each rank."""
     num_gpus: float
+    """Of each rank."""
+    num_ranks: int = 1
+    """Ranks of one engine (its tensor-parallel degree)."""
     accelerator_type: str | None = None
     """A Ray accelerator type such as ``L40S``: only nodes with it."""
     node_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have; values as in Ray's label selectors (``a``, ``!a``, ``in(a,b)``)."""
 
     def __post_init__(self) -> None:
-        if self.num_gpus > 1 and not float(self.num_gpus).is_integer():
+        whole = float(self.num_gpus).is_integer()
+        if self.num_gpus > 1 and not whole:
             raise InvalidRequest(
                 f"engine_gpus: {self.num_gpus} is above 1 and not whole", field="engine_gpus"
+            )
+        if self.num_ranks > 1 and not (whole and self.num_gpus <= 1):
+            raise InvalidRequest(
+                f"engine_gpus: {self.num_gpus} for each of {self.num_ranks} ranks; a rank has one or none",
+                field="engine_gpus",
             )
 
     def actor_options(self) -> dict[str, Any]:
         """Return options that Ray Data's ``map_batches`` and Serve's ``ray_actor_options`` both take."""
-        options: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        options: dict[str, Any] = {
+            "num_cpus": self.num_cpus * self.num_ranks,
+            "num_gpus": self.num_gpus * self.num_ranks,
+        }
         if self.accelerator_type:
             options["accelerator_type"] = self.accelerator_type
         if self.node_labels:
@@ -38,7 +51,8 @@ class EngineResources:
 
     def bundle(self) -> dict[str, float]:
         """Return the demand as Ray's autoscaler lists it; it leaves labels out."""
-        amounts = {"CPU": float(self.num_cpus), "GPU": float(self.num_gpus)}
+        options = self.actor_options()
+        amounts = {"CPU": float(options["num_cpus"]), "GPU": float(options["num_gpus"])}
         if self.accelerator_type:
             amounts[f"accelerator_type:{self.accelerator_type}"] = _ANY_OF_TYPE
         return {name: amount for name, amount in amounts.items() if amount}
@@ -46,8 +60,8 @@ class EngineResources:
     def __str__(self) -> str:
         words = [
             f"{amount:g} {name}"
-            for name, amount in (("GPU", self.num_gpus), ("CPU", self.num_cpus))
-            if amount
+            for name, amount in sorted(self.bundle().items(), reverse=True)
+            if name in ("GPU", "CPU")
         ]
         text = " and ".join(words) or "nothing"
         if self.accelerator_type or self.node_labels:

@@ -54,7 +54,8 @@ class _Headers(NamedTuple):
     idempotency_key: str | None
 
 
-def _headers(
+# Async, as FastAPI takes a thread of its pool for every call of a plain function.
+async def _headers(
     x_request_timeout: Annotated[
         float | None,
         Header(gt=0, allow_inf_nan=False, description="Seconds until the request is dropped."),

@@ -21,6 +21,7 @@ _COUNTERS = {
     "num_item_steps": ("zimage_steps_total", "Denoising steps, summed over the images of each batch."),
     "num_preemptions": ("zimage_preemptions_total", "Times a running image was left out of a step."),
     "num_caption_hits": ("zimage_caption_cache_hits_total", "Prompt embeddings found in the cache."),
+    "num_rebuilds": ("zimage_rank_rebuilds_total", "Times a divided engine's lost ranks were replaced."),
     "num_caption_misses": ("zimage_caption_cache_misses_total", "Prompt embeddings computed."),
 }
 _GAUGES = {

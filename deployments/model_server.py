@@ -7,11 +7,13 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+import ray
 from ray import serve
 
 from deployments.engine_actor import EngineActor, Event
 from deployments.metrics import EngineMetrics
 from deployments.queue_seconds_policy import NUM_ONLINE, QUEUE_S
+from deployments.worker_group import PlacedRankLauncher
 from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, EngineOverloaded
@@ -32,8 +34,23 @@ class Admitted:
 class ModelServer:
     """One replica of one model."""
 
-    def __init__(self, model_id: str, config: EngineConfig, *, max_queue_s: float) -> None:
-        self._engine = EngineActor(config)
+    def __init__(
+        self, model_id: str, config: EngineConfig, *, max_queue_s: float, placed_ranks: bool = False
+    ) -> None:
+        """Load the engine.
+
+        Args:
+            model_id: what clients call the model.
+            config: the engine.
+            max_queue_s: seconds of queued online work past which more is refused.
+            placed_ranks: whether each rank has a bundle of this replica's placement group.
+        """
+        launcher = None
+        if placed_ranks:
+            group = ray.util.get_current_placement_group()
+            assert group is not None, "Serve places a replica with bundles in one"
+            launcher = PlacedRankLauncher(group)
+        self._engine = EngineActor(config, launcher=launcher)
         self._max_queue_s = max_queue_s
         self._ready_at = time.time()
         self._metrics = EngineMetrics(model_id, replica=serve.get_replica_context().replica_id.unique_id)

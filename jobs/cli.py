@@ -9,7 +9,7 @@ from types import FrameType
 import typer
 from pydantic import ValidationError
 
-from jobs import convert, export, generate, models, retry, serve, status, verify
+from jobs import cluster, convert, export, generate, models, plan, retry, serve, status, verify
 from pipelines.generate import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("generate")(generate.command)
+app.command("plan")(plan.command)
 app.command("serve")(serve.command)
 app.command("status")(status.command)
 app.command("retry")(retry.command)
@@ -29,6 +30,7 @@ app.command("verify")(verify.command)
 app.command("export")(export.command)
 app.command("models")(models.command)
 app.command("convert")(convert.command)
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from jobs.ray_session import connect
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
-from zimage_models.config import EngineConfig
+from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
@@ -158,11 +158,23 @@ def command(
     engines: Annotated[
         str, typer.Option(metavar="MIN:MAX", help="How many engines.", rich_help_panel=_ENGINE)
     ] = "1:1",
+    tp: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Divide each engine over N GPUs of a node (tensor parallel).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = 1,
     engine_cpus: Annotated[
-        float | None, typer.Option(help="CPUs (and threads) of one engine.", rich_help_panel=_ENGINE)
+        float | None,
+        typer.Option(
+            help="CPUs (and threads) of one engine; with --tp of each rank.", rich_help_panel=_ENGINE
+        ),
     ] = None,
     engine_gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one engine.", rich_help_panel=_ENGINE)
+        float | None,
+        typer.Option(help="GPUs of one engine; with --tp of each rank.", rich_help_panel=_ENGINE),
     ] = None,
     accelerator_type: Annotated[
         str | None,
@@ -232,7 +244,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=_pairs(map or [], field="map", form="FIELD=COLUMN"),
+            columns=parse_pairs(map or [], field="map", form="FIELD=COLUMN"),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -251,6 +263,7 @@ def command(
                 max_prompt_tokens=max_prompt_tokens,
                 max_step_tokens=max_step_tokens,
                 compile=compile,
+                parallel=ParallelConfig(tensor_parallel_size=tp),
                 s3_endpoint_url=s3_endpoint,
                 cache_dir=cache_dir,
                 fake=fake,
@@ -261,7 +274,7 @@ def command(
             engine_cpus=engine_cpus,
             engine_gpus=engine_gpus,
             accelerator_type=accelerator_type,
-            node_labels=_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
+            node_labels=parse_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
             commit_rows=commit_rows,
             max_errors=max_errors,
             time_limit_s=time_limit,
@@ -300,7 +313,12 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
     return int(result.exit_code)
 
 
-def _pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
+def parse_pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
+    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
+
+    Raises:
+        InvalidRequest: a text is not of the form.
+    """
     pairs = {}
     for text in texts:
         name, separator, value = text.partition("=")

@@ -48,7 +48,8 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
 def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
     # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
     # left, nothing is ever read or written (2-core laptops).
-    num_cpus = options.engines_max * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
+    num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
+    num_cpus = num_ranks * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
     if not verbose:
         # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
@@ -76,6 +77,7 @@ def _resources(options: GenerateOptions) -> EngineResources:
     return EngineResources(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
+        num_ranks=options.engine.parallel.tensor_parallel_size,
         accelerator_type=options.accelerator_type,
         node_labels=options.node_labels,
     )
@@ -102,4 +104,5 @@ def default_gpus(device: str, *, fake: bool) -> float:
 
 
 def _engine_cpus(options: GenerateOptions, num_cores: int) -> float:
-    return options.engine_cpus or max(1, num_cores // options.engines_max)
+    num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
+    return options.engine_cpus or max(1, num_cores // num_ranks)

@@ -40,9 +40,15 @@ def command(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     keys_file: Annotated[str | None, typer.Option(help="YAML file of API keys.")] = None,
     playground: Annotated[bool, typer.Option("--playground/--no-playground", help="The page at /.")] = True,
-    engine_cpus: Annotated[float | None, typer.Option(help="CPUs (and threads) of one engine.")] = None,
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Divide each engine over N GPUs (tensor parallel).")
+    ] = None,
+    engine_cpus: Annotated[
+        float | None, typer.Option(help="CPUs (and threads) of one engine; with --tp of each rank.")
+    ] = None,
     engine_gpus: Annotated[
-        float | None, typer.Option(help="GPUs of one engine; one where the machine has any.")
+        float | None,
+        typer.Option(help="GPUs of one engine, with --tp of each rank; one where the machine has any."),
     ] = None,
     config: Annotated[
         str | None,
@@ -59,6 +65,8 @@ def command(
         if replicas is not None:
             low, high = parse_range(replicas, field="replicas")
             entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
+        if tp is not None:
+            entry["tensor_parallel_size"] = tp
         if fake:
             entry.setdefault("engine", {})["fake"] = True
     if keys_file:
@@ -86,10 +94,10 @@ def _serve(
 
     from deployments.app import build_app
 
-    num_engines = sum(model.scaling.max_replicas for model in args.models)
-    num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_engines)
+    num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
+    num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_ranks)
     joins = "RAY_ADDRESS" in os.environ
-    _start_ray(args, num_cpus=num_engines * num_cpus, verbose=verbose)
+    _start_ray(args, num_cpus=num_ranks * num_cpus, verbose=verbose)
     models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
     args = args.model_copy(update={"models": models})
     stop = Event()

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """A unit that killed its engine this often is an error, not retried for ever."""
-_REPORT_INTERVAL_S = 0.25
+_REPORT_INTERVAL_S = 1.0
 
 
 class GenerateStage:

@@ -106,7 +106,8 @@ def run_plan(
     num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, NodeWait(resources), on_progress, on_waiting):
-        for _ in written.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
+        for _ in written.iter_internal_ref_bundles():
             now_s = time.monotonic()
             if first_s is not None and now_s - checked_s < _CHECK_INTERVAL_S:
                 continue

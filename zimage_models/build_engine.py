@@ -9,6 +9,7 @@ from zimage_models.engine_stats import EngineStats
 from zimage_models.errors import CheckpointError, EngineDead
 from zimage_models.fake_engine import FakeEngine
 from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.rank_launcher import RankLauncher
 from zimage_models.request_handle import PreviewCallback, RequestHandle
 from zimage_models.requests import ImageRequest, build_request
 
@@ -68,22 +69,26 @@ def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
     return weights_sha256(spec.directory, cache_dir=_cache_dir(config))
 
 
-def build_engine(config: EngineConfig) -> EngineLike:
+def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> EngineLike:
     """Load a model and start its engine.
+
+    Args:
+        config: the engine.
+        launcher: starts the other ranks of a divided engine; None for processes of this machine.
 
     Raises:
         CheckpointError: the checkpoint can't be found, fetched or loaded.
         InvalidRequest: the device is not there.
     """
-    engine = FakeEngine(resolve_model(config)) if config.fake else _load(config)
+    engine = FakeEngine(resolve_model(config)) if config.fake else _load(config, launcher)
     engine.start()
     return engine
 
 
-def _load(config: EngineConfig) -> EngineLike:
+def _load(config: EngineConfig, launcher: RankLauncher | None) -> EngineLike:
     from zimage_models.load_engine import load_engine
 
-    return load_engine(config)
+    return load_engine(config, launcher=launcher)
 
 
 def warm_up(engine: EngineLike) -> None:

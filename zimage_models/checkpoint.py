@@ -55,17 +55,36 @@ def load_components(
     Raises:
         CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
     """
-    for part in _WEIGHT_PARTS:
-        _weight_files(directory, part)
-    transformers_logging.disable_progress_bar()
-    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
-    text_encoder = _load(Qwen3Model, directory, "text_encoder", dtype)
+    check_files(directory)
     return Components(
         transformer=_on_device(_load(ZImageTransformer2DModel, directory, "transformer", dtype), device),
-        text_encoder=_on_device(without_unread_layers(text_encoder), device),
-        vae=_on_device(_load(AutoencoderKL, directory, "vae", vae_dtype), device),
-        scheduler=scheduler,
+        text_encoder=load_text_encoder(directory, device=device, dtype=dtype),
+        vae=load_vae(directory, device=device, dtype=vae_dtype),
+        scheduler=load_scheduler(directory),
     )
+
+
+def check_files(directory: Path) -> None:
+    """See that all components have weights, before any of them is read."""
+    for part in _WEIGHT_PARTS:
+        weight_files(directory, part)
+
+
+def load_text_encoder(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a Qwen3Model :func:`without_unread_layers`, as strictly as :func:`load_components`."""
+    transformers_logging.disable_progress_bar()
+    text_encoder = _load(Qwen3Model, directory, "text_encoder", dtype)
+    return _on_device(without_unread_layers(text_encoder), device)
+
+
+def load_vae(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load an AutoencoderKL, as strictly as :func:`load_components`."""
+    return _on_device(_load(AutoencoderKL, directory, "vae", dtype), device)
+
+
+def load_scheduler(directory: Path) -> Any:
+    """Load the FlowMatchEulerDiscreteScheduler, which has no weights."""
+    return FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
 
 
 def without_unread_layers(text_encoder: Any) -> Any:
@@ -107,7 +126,7 @@ def _on_device(model: Any, device: torch.device) -> Any:
     return model.to(device).eval().requires_grad_(False)
 
 
-def _weight_files(directory: Path, part: str) -> list[Path]:
+def weight_files(directory: Path, part: str) -> list[Path]:
     """List a component's safetensors files, checking that all its index names are there."""
     folder = directory / part
     files = sorted(folder.glob("*.safetensors"))
@@ -145,7 +164,7 @@ def weights_sha256(directory: Path, *, cache_dir: Path | None = None) -> str:
     total = hashlib.sha256()
     num_cached = len(cache)
     for part in _WEIGHT_PARTS:
-        for file in _weight_files(directory, part):
+        for file in weight_files(directory, part):
             real = file.resolve()
             status = real.stat()
             key = f"{real}|{status.st_size}|{status.st_mtime_ns}"
@@ -185,7 +204,7 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
     """
     if target.exists():
         raise CheckpointError(f"target: {target} exists", field="target")
-    weights = {file for part in _WEIGHT_PARTS for file in _weight_files(source, part)}
+    weights = {file for part in _WEIGHT_PARTS for file in weight_files(source, part)}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         # A folder inside it: the temporary one itself is closed to other users.

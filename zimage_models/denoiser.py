@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
+from zimage_models.ranks import OneRank, Ranks, Verb
 
 _PATCH_KEY = f"{PATCH_SIZE}-1"
 _MAX_GEOMETRIES = 32
@@ -35,8 +36,17 @@ def num_image_tokens(height: int, width: int, size_multiple: int) -> int:
 class Denoiser:
     """Predicts velocities with a ZImageTransformer2DModel, its per-request invariants computed once."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
+        """Wrap a transformer.
+
+        Args:
+            transformer: whole, or this rank's share of it.
+            ranks: those that hold the other shares; None when it is whole.
+        """
+        ranks = ranks or OneRank()
         self._transformer = transformer
+        self._refine_together = ranks.together(Verb.REFINE, self._refine)
+        self._predict_together = ranks.together(Verb.VELOCITY, self._predict)
         self._frequencies: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
         self.num_channels: int = transformer.in_channels
         self.dtype: torch.dtype = transformer.x_pad_token.dtype
@@ -59,11 +69,14 @@ class Denoiser:
         captions_BLD = model.cap_pad_token.to(embedded).repeat(len(lengths), bucket, 1)
         for row, tokens in enumerate(embedded.split(lengths)):
             captions_BLD[row, : len(tokens)] = tokens
-        frequencies = self._caption_frequencies(bucket).expand(len(lengths), -1, -1)
-        for layer in model.context_refiner:
-            captions_BLD = layer(captions_BLD, None, frequencies)
         # A copy each: a caption that is cached must not keep its batch.
-        return [caption_LD.clone() for caption_LD in captions_BLD]
+        return [caption_LD.clone() for caption_LD in self._refine_together(captions_BLD)]
+
+    def _refine(self, captions_BLD: Tensor) -> Tensor:
+        frequencies = self._caption_frequencies(captions_BLD.shape[1]).expand(len(captions_BLD), -1, -1)
+        for layer in self._transformer.context_refiner:
+            captions_BLD = layer(captions_BLD, None, frequencies)
+        return captions_BLD
 
     @torch.inference_mode()
     def velocity(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
@@ -77,6 +90,9 @@ class Denoiser:
         Returns:
             (B, C, H, W) float32, pointing from image to noise (the sign diffusers' scheduler expects).
         """
+        return self._predict_together(latents_BCHW, time_B, captions_BLD)
+
+    def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
         model = self._transformer
         batch, channels, height, width = latents_BCHW.shape
         rows, columns = height // PATCH_SIZE, width // PATCH_SIZE

@@ -145,13 +145,14 @@ class Engine:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread and fail what is unfinished with :class:`Cancelled`."""
+        """Stop the thread, fail what is unfinished with :class:`Cancelled`, and end the other ranks."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
         self._fail_all(Cancelled, "the engine was closed")
+        self._runner.ranks.close()
 
     def stats(self) -> EngineStats:
         """Report queue, speed and memory."""
@@ -163,6 +164,7 @@ class Engine:
             num_caption_hits=captions.num_hits,
             num_caption_misses=captions.num_misses,
             memory_bytes=peak_bytes(self._runner.device),
+            num_rebuilds=self._runner.ranks.num_rebuilds,
         )
 
     @property

@@ -38,7 +38,9 @@ class EngineStats:
     queue_s: float
     """Estimated seconds until the online requests of now are done: batch work waits for those."""
     memory_bytes: int
-    """Peak memory: of the accelerator where there is one, else of the process."""
+    """Peak memory: of the accelerator where there is one, else of the process; of several ranks, rank 0's."""
+    num_rebuilds: int = 0
+    """Times the ranks of a divided engine were replaced because one was lost."""
 
 
 class StatsCollector:
@@ -82,6 +84,7 @@ class StatsCollector:
         num_caption_hits: int,
         num_caption_misses: int,
         memory_bytes: int,
+        num_rebuilds: int = 0,
     ) -> EngineStats:
         """Sum up, with what the engine itself counts."""
         with self._lock:
@@ -101,6 +104,7 @@ class StatsCollector:
                 images_per_s=speed,
                 queue_s=num_online / speed if speed else 0.0,
                 memory_bytes=memory_bytes,
+                num_rebuilds=num_rebuilds,
             )
 
     def _images_per_s(self) -> float:

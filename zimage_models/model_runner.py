@@ -21,6 +21,7 @@ from zimage_models.image_encoder import ImageEncoder
 from zimage_models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
 from zimage_models.pictures import painted
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
+from zimage_models.ranks import OneRank, Ranks
 from zimage_models.requests import ImageRequest
 from zimage_models.tensor_cache import TensorCache
 
@@ -35,10 +36,26 @@ class ModelRunner:
     """
 
     def __init__(
-        self, components: Components, *, caption_cache_bytes: int, image_cache_bytes: int = 64 * 2**20
+        self,
+        components: Components,
+        *,
+        caption_cache_bytes: int,
+        image_cache_bytes: int = 64 * 2**20,
+        ranks: Ranks | None = None,
+        text_encoder_ranks: Ranks | None = None,
     ) -> None:
-        self._denoiser = Denoiser(components.transformer)
-        self._encoder = PromptEncoder(components.text_encoder)
+        """Wrap a checkpoint's models.
+
+        Args:
+            components: the models; of a divided one, this rank's share.
+            caption_cache_bytes: refined captions to keep.
+            image_cache_bytes: encoded pictures to keep.
+            ranks: those that the transformer is divided over; None when it is whole.
+            text_encoder_ranks: the same for the text encoder.
+        """
+        self.ranks = ranks or OneRank()
+        self._denoiser = Denoiser(components.transformer, ranks=ranks)
+        self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
         self._vae = components.vae
         self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
         self._scheduler = components.scheduler

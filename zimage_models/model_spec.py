@@ -138,6 +138,28 @@ def read_model_spec(
     )
 
 
+def released_spec(model_id: str) -> ModelSpec:
+    """Return what a released model's configuration files say, for planning without them.
+
+    Args:
+        model_id: one of the known models that are not embedded.
+    """
+    variant = VARIANTS[KNOWN_MODELS[model_id].variant]
+    return ModelSpec(
+        model_id=model_id,
+        variant=variant,
+        directory=Path(),
+        size_multiple=8 * PATCH_SIZE,
+        max_side=512 * 8 * PATCH_SIZE,
+        default_height=1024,
+        default_width=1024,
+        default_num_inference_steps=variant.default_num_inference_steps,
+        default_guidance_scale=variant.default_guidance_scale,
+        max_prompt_tokens=RELEASED_PROMPT_TOKENS,
+        shift=variant.released_shift,
+    )
+
+
 def _known_model(name: str) -> KnownModel | None:
     """Look a model up by its name, or by the last component of it, as in a folder or bucket of that name."""
     wanted = name.rstrip("/").rsplit("/", 1)[-1]

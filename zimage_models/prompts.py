@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from zimage_models.device_memory import upload
 from zimage_models.errors import CheckpointError, InvalidRequest
+from zimage_models.ranks import OneRank, Ranks, Verb
 
 # White space at both ends shows a template that trims the user's text.
 _SENTINEL = " <<prompt>>\n"
@@ -133,8 +134,15 @@ def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
 class PromptEncoder:
     """Runs a text encoder, cut off where Z-Image reads it (``checkpoint.load_components``)."""
 
-    def __init__(self, text_encoder: PreTrainedModel) -> None:
+    def __init__(self, text_encoder: PreTrainedModel, *, ranks: Ranks | None = None) -> None:
+        """Wrap a text encoder.
+
+        Args:
+            text_encoder: whole, or this rank's share of it.
+            ranks: those that hold the other shares; None when it is whole.
+        """
         self._text_encoder = text_encoder
+        self._run_together = (ranks or OneRank()).together(Verb.ENCODE, self._run)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
@@ -148,5 +156,9 @@ class PromptEncoder:
         """
         rows = [torch.tensor(prompt.ids) for prompt in prompts]
         ids = upload(pad_sequence(rows, batch_first=True), self._text_encoder.device)
-        hidden = self._text_encoder(input_ids=ids, use_cache=False).last_hidden_state
+        hidden = self._run_together(self._text_encoder.get_input_embeddings()(ids))
         return [tokens[: len(row)] for tokens, row in zip(hidden, rows, strict=True)]
+
+    def _run(self, embeddings: Tensor) -> Tensor:
+        hidden: Tensor = self._text_encoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        return hidden

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from weakref import ref
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,22 @@ class PreviewEvent:
 PreviewCallback = Callable[[PreviewEvent], None]
 
 
-@dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
+class _ImageFuture(Future[ImageResult]):
+    """A future whose cancellation, as by an asyncio task that awaits it, reaches the engine."""
+
+    def __init__(self, on_cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_cancel = on_cancel
+
+    def cancel(self) -> bool:
+        """Cancel, if it is not done yet."""
+        cancelled = super().cancel()
+        if cancelled:
+            self._on_cancel()
+        return cancelled
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
 class RequestHandle:
     """A submitted request: wait for its result, or cancel it.
 
@@ -36,20 +50,18 @@ class RequestHandle:
     on_preview: PreviewCallback | None
     on_cancel: Callable[[], None]
     """Called in the canceller's thread."""
-    future: Future[ImageResult] = field(init=False, default_factory=Future)
+    future: Future[ImageResult] = field(init=False)
     submitted_s: float = field(init=False, default_factory=time.monotonic)
-    cancelled: bool = field(init=False, default=False)
+    _dropped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        # Weak: a future keeps its callbacks, so a finished image would wait for the cycle collector.
-        handle = ref(self)
+        # Not the handle's own method: in a cycle, a finished image would wait for the cycle collector.
+        self.future = _ImageFuture(self.on_cancel)
 
-        def follow(future: Future[ImageResult]) -> None:
-            followed = handle()
-            if future.cancelled() and followed is not None:
-                followed._cancel()
-
-        self.future.add_done_callback(follow)
+    @property
+    def cancelled(self) -> bool:
+        """Whether the request or its future was cancelled."""
+        return self._dropped or self.future.cancelled()
 
     def result(self, timeout_s: float | None = None) -> ImageResult:
         """Wait for the image; raises the request's error."""
@@ -58,7 +70,8 @@ class RequestHandle:
     def cancel(self) -> None:
         """Drop the request at the next step; its future then raises :class:`Cancelled`."""
         if not self.future.done():
-            self._cancel()
+            self._dropped = True
+            self.on_cancel()
 
     def settle(self, outcome: ImageResult | ZImageError) -> None:
         """Give the waiting caller its image or its error."""
@@ -68,7 +81,3 @@ class RequestHandle:
             self.future.set_exception(outcome)
         else:
             self.future.set_result(outcome)
-
-    def _cancel(self) -> None:
-        self.cancelled = True
-        self.on_cancel()

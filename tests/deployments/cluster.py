@@ -51,6 +51,10 @@ class Cluster:
         name = re.compile(rf"ray::ServeReplica:default:{re.escape(deployment)}(\.|$)")
         return [process for process, title in self._titles() if name.match(title)]
 
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Find the processes whose titles begin so."""
+        return [process for process, whole_title in self._titles() if whole_title.startswith(title)]
+
     def samples(self, name: str, **labels: str) -> list[float]:
         """Read a metric's values with these labels, one a replica, from the text for Prometheus."""
         text = httpx.get(f"http://127.0.0.1:{self._port('metrics_export')}/metrics", timeout=30).text
@@ -111,6 +115,10 @@ class Driver:
     def num_running(self, model_id: str) -> int:
         """Count a model's replicas that take requests."""
         return int(self._ask({"num_running": model_id}))
+
+    def num_placement_groups(self) -> int:
+        """Count the placement groups that hold or wait for resources."""
+        return int(self._ask({"num_placement_groups": True}))
 
     def deploy(self, **args: Any) -> None:
         """Deploy the app with these arguments, and wait until it runs."""

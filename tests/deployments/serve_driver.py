@@ -1,8 +1,8 @@
 """A driver in the Ray cluster of a running endpoint: `python -m tests.deployments.serve_driver ADDRESS`.
 
 A process of its own, for a process has one Ray at a time. Answers JSON requests, one a line:
-{"stats": model id} with an engine's stats, {"num_running": model id} with a number, {"deploy": args} by
-deploying the app anew.
+{"stats": model id} with an engine's stats, {"num_running": model id} and {"num_placement_groups": true} with
+a number, {"deploy": args} by deploying the app anew.
 """
 
 import json
@@ -25,6 +25,9 @@ def _answer(request: dict[str, Any]) -> Any:
     if "num_running" in request:
         deployment = serve.status().applications[APP_NAME].deployments[request["num_running"]]
         return deployment.replica_states.get("RUNNING", 0)
+    if "num_placement_groups" in request:
+        groups = ray.util.placement_group_table().values()
+        return sum(group["state"] != "REMOVED" for group in groups)
     serve.run(build_app(AppArgs.model_validate(request["deploy"])), name=APP_NAME, route_prefix="/")
     return None
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import load_pipeline
+from tests.zimage_models.divided_engine import KeptLauncher
 from zimage_models.tiny import build_tiny_checkpoint
 
 
@@ -37,3 +38,31 @@ def pipeline_of() -> Callable[[Path], ZImagePipeline]:
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what the product caches for a user out of the home of whoever runs the tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def rank_launcher() -> Iterator[KeptLauncher]:
+    """Start the server that forks ranks, once: it imports torch and diffusers."""
+    launcher = KeptLauncher()
+    yield launcher
+    launcher.shut_down()
+
+
+@pytest.fixture(scope="session")
+def six_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a checkpoint whose heads divide by 2 and 3, not by 4, and its hidden units not by 3."""
+    return build_tiny_checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "six", dim=48, num_heads=6, num_layers=2
+    )
+
+
+@pytest.fixture(scope="session")
+def thirty_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a checkpoint with as many heads as the release; over 4 ranks they are padded to 32."""
+    return build_tiny_checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "thirty",
+        dim=240,
+        num_heads=30,
+        num_layers=2,
+        num_refiner_layers=1,
+    )

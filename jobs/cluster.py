@@ -1,0 +1,124 @@
+"""``zimage cluster``: check the files that a cluster is started from, and keep them in step."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from deployments.cluster_check.demand import Demand
+from jobs.engine_range import parse_range
+from jobs.generate import EngineHost
+from zimage_models.errors import InvalidRequest
+
+app = typer.Typer(
+    name="cluster",
+    help="Check the files that a cluster is started from.",
+    no_args_is_help=True,
+)
+
+SERVE_YAML = Path("deployments/serve.yaml")
+KUBERAY = Path("deployments/kuberay")
+_SERVICE = KUBERAY / "rayservice.yaml"
+_SERVE_CONFIG_KEY = "  serveConfigV2: |\n"
+
+
+@app.command("check")
+def check(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Without:"
+            " those of the checkout you are in."
+        ),
+    ] = None,
+) -> int:
+    """Find offline what would go wrong on a cluster.
+
+    Each file is checked by its schema and by Ray's own code, and all are compared with each other. Exit code
+    2 when something is wrong; placeholders are only listed.
+    """
+    paths = files or files_of(Path())
+    for path in paths:
+        if not path.is_file():
+            raise InvalidRequest(f"files: {path} is not a file", field="files")
+    # A second of imports: not for --help.
+    from deployments.cluster_check.check import check_files
+
+    # Ray's autoscaler warns on its own of what is told better here.
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
+    found = check_files(paths, read_command)
+    problems = [problem for problem in found if not problem.to_fill_in]
+    to_fill_in = [problem for problem in found if problem.to_fill_in]
+    for problem in problems:
+        print(problem)
+    for problem in to_fill_in:
+        print(f"{problem}: fill it in")
+    wrong = {problem.file for problem in problems}
+    for path in paths:
+        if str(path) not in wrong:
+            print(f"{path}: ok")
+    return 2 if problems else 0
+
+
+@app.command("sync")
+def sync() -> int:
+    """Copy deployments/serve.yaml into the RayService of deployments/kuberay/rayservice.yaml."""
+    for path in (SERVE_YAML, _SERVICE):
+        if not path.is_file():
+            raise InvalidRequest(f"{path} is not here", field="files")
+    service = _SERVICE.read_text(encoding="utf-8")
+    head, key, rest = service.partition(_SERVE_CONFIG_KEY)
+    if not key:
+        raise InvalidRequest(f"{_SERVICE}: spec has no `serveConfigV2: |`", field="files")
+    lines = rest.splitlines(keepends=True)
+    # The block ends with the first line that stands as far left as its key.
+    end = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("   ")), len(lines))
+    block = "".join(
+        f"    {line}" if line.strip() else line
+        for line in SERVE_YAML.read_text(encoding="utf-8").splitlines(keepends=True)
+    )
+    _SERVICE.write_text(head + key + block + "".join(lines[end:]), encoding="utf-8")
+    print(f"{_SERVICE}: serves what {SERVE_YAML} says")
+    return 0
+
+
+def read_command(arguments: list[str]) -> Demand | None:
+    """Read a command line as ``zimage`` itself would, without running it; return the engines it asks for."""
+    from typer.main import get_command
+
+    from jobs import cli  # which imports this module
+
+    name, *rest = arguments or [""]
+    commands: dict[str, Any] = getattr(get_command(cli.app), "commands", {})
+    command = commands.get(name)
+    if command is None:
+        raise InvalidRequest(f"{name or 'nothing'} is no command", field="command")
+    try:
+        options = command.make_context(name, rest).params
+    except typer.TyperException as error:
+        raise InvalidRequest(error.format_message(), field="command") from error
+    if name != "generate" or options["engine"] is not EngineHost.OWN or options["fake"]:
+        return None
+    _, most = parse_range(options["engines"], field="engines")
+    gpus = 1.0 if options["engine_gpus"] is None else options["engine_gpus"]
+    return Demand(
+        what="an engine",
+        count=most,
+        num_cpus=(options["engine_cpus"] or 0) * options["tp"],
+        num_gpus=gpus * options["tp"],
+        accelerator_type=options["accelerator_type"],
+    )
+
+
+def files_of(checkout: Path) -> list[Path]:
+    """Return the files of a checkout that a cluster is started from.
+
+    Raises:
+        InvalidRequest: there are none.
+    """
+    paths = [checkout / name for name in (Path("cluster.yaml"), Path("Dockerfile"), SERVE_YAML)]
+    paths = [*(path for path in paths if path.is_file()), *sorted((checkout / KUBERAY).glob("*.yaml"))]
+    if not paths:
+        raise InvalidRequest("files: none here; run it in a checkout or name some", field="files")
+    return paths

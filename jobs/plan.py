@@ -1,0 +1,242 @@
+"""``zimage plan``: how much work a job is, and which engines, nodes and money it takes by when."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import typer
+
+from jobs.durations import parse_duration
+from jobs.generate import S3Endpoint, S3Region, parse_pairs
+from jobs.plan_text import NARROW_DIM, plan_text
+from pipelines.capacity.cluster_file import Cluster, any_machine, read_cluster, this_machine
+from pipelines.capacity.fleet import plan_fleet
+from pipelines.capacity.fleet_plan import DEGREES, Assumptions, FleetPlan
+from pipelines.capacity.image_work import ImageKind, image_work
+from pipelines.capacity.measured import CapacityTable, read_table
+from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
+from pipelines.capacity.table_work import plan_table
+from pipelines.capacity.workload import Workload
+from pipelines.options import GenerateOptions
+from zimage_models.build_engine import resolve_model
+from zimage_models.config import EngineConfig
+from zimage_models.errors import InvalidRequest
+from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, released_spec
+from zimage_models.requests import build_request
+
+_WORK = "The work: a table, or a number of images"
+_IMAGE = "What to make"
+_FLEET = "Where it runs"
+_GIVEN = "What is taken for granted"
+_PROMPT_TOKENS = 128
+_DEFAULTS = Assumptions()
+
+
+def command(
+    input: Annotated[str | None, typer.Argument(help="Prompt table, as for zimage generate.")] = None,
+    output: Annotated[
+        str | None, typer.Argument(help="Folder of the data set; what it holds already is not counted.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Plan so many images instead of a table.", rich_help_panel=_WORK)
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="As for zimage generate.", rich_help_panel=_WORK),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)] = None,
+    limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_WORK)] = None,
+    variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_WORK)] = 1,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="As for zimage generate; with --images the released models need not be at hand.",
+            rich_help_panel=_IMAGE,
+        ),
+    ] = DEFAULT_MODEL,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
+    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=_IMAGE)] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_IMAGE)] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; above 0 doubles the work.", rich_help_panel=_IMAGE)
+    ] = None,
+    prompt_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Tokens of a prompt, with --images [{_PROMPT_TOKENS}]; a table's are counted.",
+            rich_help_panel=_IMAGE,
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Done in: 90m, 8h, 2d.", rich_help_panel=_FLEET)
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Cluster file that says which nodes there are; without, any machine of the price table "
+            "(for the tiny models: this one).",
+            rich_help_panel=_FLEET,
+        ),
+    ] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option(
+            help="GPUs of one engine; by default as few as memory and --max-latency allow.",
+            rich_help_panel=_FLEET,
+        ),
+    ] = None,
+    max_latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Longest time of one image.", rich_help_panel=_FLEET)
+    ] = None,
+    commit_rows: Annotated[
+        int, typer.Option(min=1, help="Rows written together.", rich_help_panel=_FLEET)
+    ] = _DEFAULTS.commit_rows,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Speeds and prices in place of the table's: a result of benchmarks.gpu_latency, or YAML; "
+            "repeatable.",
+            rich_help_panel=_GIVEN,
+        ),
+    ] = None,
+    node_start: Annotated[
+        str, typer.Option(metavar="TIME", help="A node's start.", rich_help_panel=_GIVEN)
+    ] = f"{_DEFAULTS.node_start_s:g}s",
+    engine_start: Annotated[
+        str, typer.Option(metavar="TIME", help="An engine's start.", rich_help_panel=_GIVEN)
+    ] = f"{_DEFAULTS.engine_start_s:g}s",
+    interruptions: Annotated[
+        float, typer.Option(min=0, help="Of one spot node in an hour.", rich_help_panel=_GIVEN)
+    ] = _DEFAULTS.interruptions_per_h,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    s3_endpoint: S3Endpoint = None,
+    s3_region: S3Region = None,
+) -> int:
+    """Say how much work a job is, and which engines and nodes finish it by when, for how much, and why.
+
+    Nothing is started or written. docs/capacity.md has the formulas and their sources.
+    """
+    if (input is None) == (images is None):
+        raise InvalidRequest("input: give a prompt table or --images, one of the two", field="input")
+    if tp is not None and tp not in DEGREES:
+        raise InvalidRequest(f"tp: {tp} is not one of {', '.join(map(str, DEGREES))}", field="tp")
+    engine = EngineConfig(model=model, variant=variant, s3_endpoint_url=s3_endpoint)
+    values = {"size": size, "num_inference_steps": steps, "guidance_scale": guidance}
+    fields = {name: value for name, value in values.items() if value is not None}
+    if images is not None:
+        workload = _counted(engine, images * variants, fields, prompt_tokens or _PROMPT_TOKENS)
+        rows = None
+    else:
+        if prompt_tokens is not None:
+            raise InvalidRequest("prompt_tokens: a table's prompts are counted", field="prompt_tokens")
+        with tempfile.TemporaryDirectory() as nothing:
+            options = GenerateOptions.model_validate(
+                dict(
+                    input=input,
+                    output=output or nothing,
+                    input_format=format,
+                    columns=parse_pairs(columns or [], field="map", form="FIELD=COLUMN"),
+                    template=template,
+                    where=where,
+                    limit=limit,
+                    variants=variants,
+                    fields=fields,
+                    engine=engine,
+                    storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
+                )
+            )
+            table_work = plan_table(options, count_made=output is not None)
+        workload, rows = table_work.workload, table_work.counts
+    table = read_table(measured or [])
+    plan = plan_fleet(
+        workload,
+        _cluster(cluster, workload, table),
+        table,
+        deadline_s=parse_duration(deadline, field="deadline") if deadline else None,
+        degree=tp,
+        max_latency_s=parse_duration(max_latency, field="max_latency") if max_latency else None,
+        assumptions=replace(
+            _DEFAULTS,
+            node_start_s=parse_duration(node_start, field="node_start"),
+            engine_start_s=parse_duration(engine_start, field="engine_start"),
+            interruptions_per_h=interruptions,
+            commit_rows=commit_rows,
+        ),
+    )
+    if as_json:
+        print(json.dumps(_report(workload, plan) | {"rows": rows and asdict(rows)}, indent=1))
+    else:
+        print(plan_text(model, workload, plan, table, deadline=deadline))
+    return 0
+
+
+def _cluster(path: str | None, workload: Workload, table: CapacityTable) -> Cluster:
+    """Read the cluster file; without one, any machine will do, or for the tiny models this one."""
+    if path is not None:
+        return read_cluster(path, table)
+    if workload.shape.transformer.dim < NARROW_DIM:
+        return this_machine(os.cpu_count() or 1)
+    return any_machine(table)
+
+
+def _counted(config: EngineConfig, num_images: int, fields: dict[str, Any], prompt_tokens: int) -> Workload:
+    if num_images < 1:
+        raise InvalidRequest(f"images: {num_images} is below 1", field="images")
+    spec, shape = _model(config)
+    if not 1 <= prompt_tokens <= spec.max_prompt_tokens:
+        raise InvalidRequest(
+            f"prompt_tokens: {prompt_tokens} is outside 1..{spec.max_prompt_tokens}", field="prompt_tokens"
+        )
+    request = build_request(spec, {"prompt": "any", "seed": 0, **fields})
+    kind = ImageKind(
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.num_inference_steps,
+        is_guided=request.guidance_scale > 0,
+        prompt_tokens=prompt_tokens,
+    )
+    return Workload(shape=shape, kinds={kind: num_images})
+
+
+def _model(config: EngineConfig) -> tuple[ModelSpec, Any]:
+    """Find a model's limits and shape; of a released one without fetching it."""
+    known = KNOWN_MODELS.get(config.model)
+    if known is not None and known.directory is None:
+        return released_spec(config.model), RELEASED_SHAPE
+    spec = resolve_model(config)
+    return spec, read_model_shape(spec.directory)
+
+
+def _report(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
+    return {
+        "images": workload.num_images,
+        "forwards": workload.num_forwards,
+        "flops": workload.flops,
+        "kinds": [
+            {**asdict(kind), "images": number, **asdict(image_work(workload.shape, kind))}
+            for kind, number in workload.kinds.items()
+        ],
+        "options": [_finite(asdict(option)) for option in plan.options],
+        "chosen": [_finite(asdict(option)) for option in plan.chosen],
+        "why": plan.why,
+    }
+
+
+def _finite(value: Any) -> Any:
+    """Put None for what is infinite: JSON has no such number."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value in (float("inf"), float("-inf")) else value

@@ -1,0 +1,100 @@
+"""The work of a prompt table, from the same planning pass that a run begins with."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.capacity.image_work import ImageKind
+from pipelines.capacity.model_shape import read_model_shape
+from pipelines.capacity.workload import Workload
+from pipelines.generate import new_run_id
+from pipelines.ledger import finished_units
+from pipelines.options import GenerateOptions
+from pipelines.plan import PlanCounts, write_plan
+from pipelines.storage import Storage, open_storage
+from pipelines.work import read_work
+from zimage_models.build_engine import FAKE_WEIGHTS, model_weights_sha256, resolve_model
+from zimage_models.errors import InvalidRequest
+from zimage_models.model_spec import ModelSpec
+
+_SAMPLE = 1000
+"""Prompts whose tokens are counted, of each size: their mean stands for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableWork:
+    """What a table asks for."""
+
+    counts: PlanCounts
+    workload: Workload
+
+
+def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
+    """Plan a table and count its images by the work they are; nothing is written to its output.
+
+    Args:
+        options: what a run would be given.
+        count_made: leave out what the output holds already, which takes reading the weights once.
+
+    Raises:
+        InvalidRequest: the table or the options can't be used, or there is nothing to make.
+    """
+    spec = resolve_model(options.engine)
+    output = open_storage(options.output, options.storage)
+    with tempfile.TemporaryDirectory(prefix="zimage-plan-") as folder:
+        store = open_storage(folder)
+        plan = write_plan(
+            options,
+            run_id=new_run_id(),
+            spec=spec,
+            weights_sha256=model_weights_sha256(options.engine, spec) if count_made else FAKE_WEIGHTS,
+            output=store,
+            finished=finished_units(output if count_made else store),
+        )
+        if not plan.counts.new:
+            raise InvalidRequest(
+                f"input: {options.input} has nothing to make: {plan.counts.unchanged} images made before, "
+                f"{plan.counts.rejected} rows rejected",
+                field="input",
+            )
+        kinds = _kinds(store, plan.work_files, spec)
+    return TableWork(
+        counts=plan.counts, workload=Workload(shape=read_model_shape(spec.directory), kinds=kinds)
+    )
+
+
+def _kinds(store: Storage, work_files: Sequence[str], spec: ModelSpec) -> dict[ImageKind, int]:
+    from zimage_models.prompts import PromptTokenizer  # it brings torch
+
+    tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
+    names = ["height", "width", "num_inference_steps", "is_guided"]
+    counts: Counter[tuple[int, int, int, bool]] = Counter()
+    prompts: dict[tuple[int, int, int, bool], list[str]] = {}
+    for path in work_files:
+        work = read_work(store, [path], ["todo", "prompt", "guidance_scale", *names[:3]])
+        work = work.filter(work["todo"])
+        work = work.append_column("is_guided", pc.greater(work["guidance_scale"], pa.scalar(0.0)))
+        grouped = work.group_by(names).aggregate([("prompt", "count"), ("prompt", "list")])
+        for row in grouped.to_pylist():
+            key = (row["height"], row["width"], row["num_inference_steps"], row["is_guided"])
+            counts[key] += row["prompt_count"]
+            sample = prompts.setdefault(key, [])
+            step = max(1, row["prompt_count"] // _SAMPLE)
+            sample += row["prompt_list"][::step][: _SAMPLE - len(sample)]
+    kinds: Counter[ImageKind] = Counter()
+    for (height, width, steps, is_guided), number in counts.items():
+        tokens = tokenizer.count(prompts[height, width, steps, is_guided])
+        kinds[
+            ImageKind(
+                height=height,
+                width=width,
+                num_inference_steps=steps,
+                is_guided=is_guided,
+                prompt_tokens=min(spec.max_prompt_tokens, round(sum(tokens) / len(tokens))),
+            )
+        ] += number
+    return dict(kinds)
