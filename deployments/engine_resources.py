@@ -64,8 +64,8 @@ class EngineResources:
             if name in ("GPU", "CPU")
         ]
         text = " and ".join(words) or "nothing"
-        if self.accelerator_type:
-            text += f" on {self.accelerator_type} nodes"
+        if self.accelerator_type or self.node_labels:
+            text += f" on {self.accelerator_type} nodes" if self.accelerator_type else " on nodes"
         if self.node_labels:
             text += " with " + ", ".join(f"{name}={value}" for name, value in self.node_labels.items())
         return text

@@ -217,7 +217,7 @@ def _ask_for_nodes_by_engines_only() -> None:
     """
     for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
         # The use of the cluster from which it asks for more; read when the first run of this process begins.
-        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "inf")
+        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "1e9")
 
 
 def _cap_reached(options: GenerateOptions, counts: RunCounts, elapsed_s: float) -> str | None:

@@ -1,4 +1,4 @@
-"""An endpoint on a cluster without GPU nodes: those of each model come with its requests and go after them."""
+"""An endpoint on a cluster without GPU nodes: those of a model come with its requests and go after them."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,11 +7,14 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.cluster import PROMPT_METRICS, eventually, load
+from tests.deployments.cluster import PROMPT_METRICS, Load, eventually, load
 from tests.deployments.conftest import Endpoint, Serve
 from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 
 TURBO, BASE = "z-image-turbo", "z-image-base"
+
+# Without the time that cluster and endpoint take to start.
+pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +48,28 @@ def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint:
     assert answer.status_code == 200
     assert 0 < float(answer.headers["x-zimage-cold-start-s"]) <= answer.elapsed.total_seconds()
     assert cluster.nodes() == {"h100": 1}
-    with load(endpoint, clients=24) as many, load(endpoint, clients=1) as few:
+    with load(endpoint, clients=16) as burst:
         eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 2}, "a replica on each of two nodes")
-        many.stop()
-        # The other drains while requests go on.
-        eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 1}, "one replica is enough")
-        few.stop()
-        for summary in (many.summary(), few.summary()):
-            assert summary["outcomes"].keys() == {"200"}
-            assert summary["unanswered"] == {}
+        burst.stop()
+        _assert_all_answered(burst)
     eventually(lambda: not cluster.nodes(), "no node is kept")
     assert max(nodes["l40s"] for _, nodes in cluster.history()) == 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_node_goes_while_requests_go_on(cluster: FakeCluster, endpoint: Endpoint) -> None:
+    with load(endpoint, clients=24) as many, load(endpoint, clients=1) as few:
+        eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 2}, "two replicas", timeout_s=180)
+        many.stop()
+        _assert_all_answered(many)
+        eventually(lambda: cluster.nodes() == {"l40s": 1}, "one node is enough", timeout_s=180)
+        few.stop()
+        _assert_all_answered(few)
+    eventually(lambda: not cluster.nodes(), "no node is kept", timeout_s=180)
+
+
+def _assert_all_answered(requests: Load) -> None:
+    summary = requests.summary()
+    assert summary["outcomes"].keys() == {"200"}
+    assert summary["unanswered"] == {}

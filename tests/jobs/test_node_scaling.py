@@ -14,6 +14,9 @@ from tests.deployments.cluster import eventually
 from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 from tests.jobs.test_kill import Command, assert_whole
 
+# Without the time that the cluster takes to start.
+pytestmark = pytest.mark.timeout(120, func_only=True)
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[FakeCluster]:
