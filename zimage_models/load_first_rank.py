@@ -3,6 +3,7 @@
 import logging
 
 import torch
+import torch.distributed as dist
 
 from zimage_models.checkpoint import (
     Components,
@@ -13,6 +14,7 @@ from zimage_models.checkpoint import (
 )
 from zimage_models.compiled_blocks import compile_blocks
 from zimage_models.config import EngineConfig
+from zimage_models.errors import InvalidRequest
 from zimage_models.local_ranks import LocalRankLauncher
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec
@@ -42,13 +44,20 @@ def load_first_rank(
 
     Raises:
         CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
-        InvalidRequest: more ranks than attention heads.
+        InvalidRequest: more ranks than attention heads, or the process is in a process group already.
         EngineDead: a rank could not start or load its share.
     """
     directory = spec.directory
     # What can be refused is refused before anything is started.
+    num_ranks = config.parallel.tensor_parallel_size
+    if dist.is_initialized():
+        raise InvalidRequest(
+            f"tensor_parallel_size: {num_ranks} ranks need a process that is in no process group yet, "
+            "and this one is",
+            field="tensor_parallel_size",
+        )
     check_files(directory)
-    check_degree(config.parallel.tensor_parallel_size, transformer_config(directory)["n_heads"])
+    check_degree(num_ranks, transformer_config(directory)["n_heads"])
     group = RankGroup(config, launcher or LocalRankLauncher(), device)
     try:
         shares = {"transformer": load_transformer_share(directory, group.mesh, device=device, dtype=dtype)}

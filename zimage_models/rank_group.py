@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from zimage_models.config import EngineConfig
-from zimage_models.errors import EngineDead, InvalidRequest
+from zimage_models.errors import EngineDead
 from zimage_models.group_member import GroupMember
 from zimage_models.parallel import disconnect
 from zimage_models.rank_follower import OUT_OF_MEMORY
@@ -43,12 +43,6 @@ class RankGroup:
         Raises:
             EngineDead: a rank could not start.
         """
-        if dist.is_initialized():
-            raise InvalidRequest(
-                f"tensor_parallel_size: {config.parallel.tensor_parallel_size} ranks need a process that is "
-                "in no process group yet, and this one is",
-                field="tensor_parallel_size",
-            )
         self._config = config
         self._launcher = launcher
         self._device = device
