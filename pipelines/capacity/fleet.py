@@ -53,8 +53,10 @@ def plan_fleet(
     return planner.together(options)
 
 
-def _preference(option: FleetOption) -> tuple[float, float]:
-    return (option.usd[1] if option.usd else math.inf, option.finish_s[1])
+def _preference(option: FleetOption) -> tuple[float, float, int]:
+    """Order by cost to the dollar, then by time to the minute, then fewer nodes."""
+    cost = round(option.usd[1]) if option.usd else math.inf
+    return cost, round(option.finish_s[1] / 60), option.nodes
 
 
 class _Planner:

@@ -189,6 +189,12 @@ def test_cheapest_node_type_is_chosen() -> None:
     assert plan(dear, cheap).chosen[0].node_type.name == "cheap"
 
 
+def test_fewer_nodes_are_chosen_at_the_same_price() -> None:
+    single = node_type("single", num_accelerators=1, usd_per_hour=55.04 / 8, max_nodes=8)
+    whole = node_type("whole", max_nodes=1)
+    assert plan(single, whole, hours=None).chosen[0].node_type.name == "whole"
+
+
 def test_node_types_go_together_where_none_suffices() -> None:
     [alone] = plan(node_type(max_nodes=None)).chosen
     first = node_type("cheap", usd_per_hour=50.0, max_nodes=alone.nodes - 1)
