@@ -31,13 +31,14 @@ from zimage_models.requests import build_request
 OBJECTS = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 
 
-def bare_images_per_s(num_rows: int, num_engines: int) -> float:
-    """Measure engines alone, each in a process, all its requests in a queue of 256."""
+def bare_images_per_s(num_rows: int, num_engines: int, *, num_threads: int | None = None) -> float:
+    """Measure engines alone, each in a process, its requests in a queue of 256."""
+    num_threads = num_threads or _threads(num_engines)
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(num_engines)
     with ProcessPoolExecutor(num_engines, context, initializer=_share, initargs=(ready,)) as pool:
         spans = list(
-            pool.map(_run_engine, [num_rows // num_engines] * num_engines, [num_engines] * num_engines)
+            pool.map(_run_engine, [num_rows // num_engines] * num_engines, [num_threads] * num_engines)
         )
     return num_rows / (max(end for _, end in spans) - min(start for start, _ in spans))
 
@@ -48,8 +49,8 @@ def _share(ready: Any) -> None:
     globals()["_ready"] = ready
 
 
-def _run_engine(num_rows: int, num_engines: int) -> tuple[float, float]:
-    engine = build_engine(EngineConfig(num_threads=_threads(num_engines)))
+def _run_engine(num_rows: int, num_threads: int) -> tuple[float, float]:
+    engine = build_engine(EngineConfig(num_threads=num_threads))
     warm_up(engine)
     requests = [
         build_request(engine.spec, {"prompt": OBJECTS[row % len(OBJECTS)], "seed": row})
