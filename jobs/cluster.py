@@ -8,7 +8,7 @@ import typer
 
 from deployments.cluster_check.demand import Demand
 from jobs.engine_range import parse_range
-from jobs.generate import EngineHost
+from jobs.shared_options import EngineHost
 from zimage_models.errors import InvalidRequest
 
 app = typer.Typer(

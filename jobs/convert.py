@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.generate import S3Endpoint
+from jobs.shared_options import S3Endpoint
 from zimage_models.checkpoint_source import resolve_checkpoint
 
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.generate import S3Endpoint, S3Region
 from jobs.outputs import open_output
+from jobs.shared_options import S3Endpoint, S3Region
 from pipelines.exports import EXPORTS
 from pipelines.generate import export
 from zimage_models.errors import InvalidRequest

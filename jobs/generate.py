@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import redirect_stdout
-from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
 
@@ -11,48 +10,19 @@ import typer
 from jobs.engine_range import parse_range
 from jobs.progress import make_progress
 from jobs.ray_session import connect
+from jobs.shared_options import EngineHost, ImageFormat, ProgressMode, S3Endpoint, S3Region, parse_pairs
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
 from zimage_models.config import EngineConfig, ParallelConfig
-from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
-
-
-class ProgressMode(StrEnum):
-    """How progress is told."""
-
-    AUTO = "auto"
-    BAR = "bar"
-    JSON = "json"
-    QUIET = "quiet"
-
-
-class ImageFormat(StrEnum):
-    """Formats of image files."""
-
-    PNG = "png"
-    JPEG = "jpeg"
-    WEBP = "webp"
-    AVIF = "avif"
-
-
-class EngineHost(StrEnum):
-    """Whose engines make the images."""
-
-    OWN = "own"
-    SERVE = "serve"
-
 
 _INPUT = "What to read"
 _IMAGE = "What to make (rows may set the same fields themselves)"
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
 _RUN = "The run"
-
-S3Endpoint = Annotated[str | None, typer.Option("--s3-endpoint", help="S3-compatible server instead of AWS.")]
-S3Region = Annotated[str | None, typer.Option("--s3-region")]
 
 
 def command(
@@ -311,18 +281,3 @@ def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -
             print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed; to see why:")
             print(f"zimage status {options.output}")
     return int(result.exit_code)
-
-
-def parse_pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
-    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
-
-    Raises:
-        InvalidRequest: a text is not of the form.
-    """
-    pairs = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not (name and separator and value):
-            raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
-        pairs[name] = value
-    return pairs

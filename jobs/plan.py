@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from jobs.durations import parse_duration
-from jobs.generate import S3Endpoint, S3Region, parse_pairs
 from jobs.plan_text import NARROW_DIM, plan_text
+from jobs.shared_options import S3Endpoint, S3Region, parse_pairs
 from pipelines.capacity.cluster_file import Cluster, any_machine, read_cluster, this_machine
 from pipelines.capacity.fleet import plan_fleet
 from pipelines.capacity.fleet_plan import DEGREES, Assumptions, FleetPlan

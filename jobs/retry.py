@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from jobs.generate import ProgressMode, S3Endpoint, S3Region, run
+from jobs.generate import run
 from jobs.outputs import open_output
+from jobs.shared_options import ProgressMode, S3Endpoint, S3Region
 from pipelines.options import GenerateOptions
 
 

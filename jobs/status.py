@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.generate import S3Endpoint, S3Region
 from jobs.outputs import open_folder
+from jobs.shared_options import S3Endpoint, S3Region
 from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
 from pipelines.manifest import RunManifest, read_manifest
 from pipelines.parts import read_part

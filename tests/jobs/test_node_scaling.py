@@ -64,6 +64,7 @@ def test_nodes_of_the_right_type_come_with_a_job_and_go_after_it(
     assert {name for _, nodes in cluster.history() for name in nodes} == {"l40s"}
 
 
+@pytest.mark.soak
 def test_engine_that_fits_no_node_type_says_what_it_waits_for(cluster: FakeCluster, tmp_path: Path) -> None:
     source = table(tmp_path / "table.parquet", 8)
     command = ClusterCommand(
