@@ -14,7 +14,7 @@ from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 TURBO, BASE = "z-image-turbo", "z-image-base"
 
 # Without the time that cluster and endpoint take to start.
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,19 @@ def endpoint(cluster: FakeCluster, serve_endpoint: Serve) -> Iterator[Endpoint]:
 def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint: Endpoint) -> None:
     assert cluster.nodes() == Counter()
     body = {"prompt": "owl", "model": BASE}
-    answer = httpx.post(f"{endpoint.url}/v1/images/generations", json=body, timeout=90)
+    answer = httpx.post(f"{endpoint.url}/v1/images/generations", json=body, timeout=180)
     assert answer.status_code == 200
     assert 0 < float(answer.headers["x-zimage-cold-start-s"]) <= answer.elapsed.total_seconds()
     assert cluster.nodes() == {"h100": 1}
     with load(endpoint, clients=16) as burst:
-        eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 2}, "a replica on each of two nodes")
+        eventually(
+            lambda: cluster.workers(f":{TURBO}") == {"l40s": 2},
+            "a replica on each of two nodes",
+            timeout_s=180,
+        )
         burst.stop()
         _assert_all_answered(burst)
-    eventually(lambda: not cluster.nodes(), "no node is kept")
+    eventually(lambda: not cluster.nodes(), "no node is kept", timeout_s=120)
     assert max(nodes["l40s"] for _, nodes in cluster.history()) == 2
 
 
