@@ -125,7 +125,8 @@ class FakeCluster:
     def stop(self) -> None:
         """End everything, and make sure that it ended."""
         self._done.set()
-        self._watcher.join()
+        if self._watcher.is_alive():
+            self._watcher.join()
         # The head goes first, or its autoscaler would replace what ends; that is the parent of the nodes.
         # Workers are found by their parents, for the title that Ray gives them overwrites their environment.
         head = psutil.Process(self._head.pid)

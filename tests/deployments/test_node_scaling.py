@@ -14,7 +14,7 @@ from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 TURBO, BASE = "z-image-turbo", "z-image-base"
 
 # Without the time that cluster and endpoint take to start.
-pytestmark = pytest.mark.timeout(600, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,11 @@ def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint:
     assert 0 < float(answer.headers["x-zimage-cold-start-s"]) <= answer.elapsed.total_seconds()
     assert cluster.nodes() == {"h100": 1}
     with load(endpoint, clients=16) as burst:
-        on_both = {"l40s": 2}
-        eventually(lambda: cluster.workers(f":{TURBO}") == on_both, "a replica on each node", timeout_s=180)
+        eventually(
+            lambda: cluster.workers(f":{TURBO}") == {"l40s": 2},
+            "a replica on each of two nodes",
+            timeout_s=180,
+        )
         burst.stop()
         _assert_all_answered(burst)
     eventually(lambda: not cluster.nodes(), "no node is kept", timeout_s=120)
@@ -58,6 +61,7 @@ def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_node_goes_while_requests_go_on(cluster: FakeCluster, endpoint: Endpoint) -> None:
     with load(endpoint, clients=24) as many, load(endpoint, clients=1) as few:
         eventually(lambda: cluster.workers(f":{TURBO}") == {"l40s": 2}, "two replicas", timeout_s=180)

@@ -14,8 +14,11 @@ from tests.deployments.cluster import eventually
 from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 from tests.jobs.test_kill import Command, assert_whole
 
+NUM_ROWS = 192
+"""So many that the run is not over before the second node is there."""
+
 # Without the time that the cluster takes to start.
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +51,25 @@ def test_nodes_of_the_right_type_come_with_a_job_and_go_after_it(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
     # Fake engines answer at once; large images keep the run busy with encoding, and so full of work.
-    source = table(tmp_path / "table.parquet", 128)
+    source = table(tmp_path / "table.parquet", NUM_ROWS)
     made = ("--fake", "--size", "1024x1024", "--commit-rows", 4)
     engines = ("--engines", "1:3", "--engine-gpus", 1, "--accelerator-type", "L40S")
     assert cluster.nodes() == Counter()
     command = ClusterCommand(cluster, source, tmp_path / "out", *made, *engines)
     # The pool is as large as its queue keeps busy, so all nodes come at once. There are no three of the
     # type, and another would be of no use.
-    eventually(lambda: cluster.workers("MapWorker") == {"l40s": 2}, "an engine on each of two nodes")
+    eventually(lambda: _on_two_nodes(cluster, command), "an engine on each of two nodes", timeout_s=180)
     command.until(written=4)
     cluster.remove_node("l40s")
     assert command.finish() == 0
-    assert_whole(tmp_path / "out", 128)
-    eventually(lambda: not cluster.nodes(), "no node is kept")
+    assert_whole(tmp_path / "out", NUM_ROWS)
+    eventually(lambda: not cluster.nodes(), "no node is kept", timeout_s=120)
     assert {name for _, nodes in cluster.history() for name in nodes} == {"l40s"}
+
+
+def _on_two_nodes(cluster: FakeCluster, command: ClusterCommand) -> bool:
+    assert command.process.poll() is None, "the run ended before there were two nodes"
+    return cluster.workers("MapWorker") == {"l40s": 2}
 
 
 @pytest.mark.soak
