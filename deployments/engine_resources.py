@@ -12,7 +12,7 @@ _ANY_OF_TYPE = 0.001
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResources:
-    """Reserved for each engine, all of it on one node unless it is divided into :meth:`bundles`."""
+    """Reserved for each engine: all on one node, unless ``deployments.app`` places its ranks one by one."""
 
     num_cpus: float
     """Of each rank."""
