@@ -1,7 +1,8 @@
 """Run one `zimage generate` in a process of its own and measure it: the driver's peak memory, phases, speed.
 
-`python -m benchmarks.timed_job WARM_UP INPUT OUTPUT ...` prints one JSON object on its last line. A job over
-the table WARM_UP (or none, if "-") comes first, so that Ray and its workers are up.
+`python -m benchmarks.timed_job REPORT WARM_UP INPUT OUTPUT ...` writes one JSON object to the file REPORT, as
+standard output is Ray's too. A job over the table WARM_UP (or none, if "-") comes first, so that Ray and its
+workers are up.
 """
 
 import json
@@ -18,13 +19,10 @@ from jobs import cli
 
 def timed_job(*arguments: object, warm_up: Path | None = None) -> dict[str, Any]:
     """Run the job; returns its exit code, seconds, the driver's peak memory and its published manifest."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.timed_job", str(warm_up or "-"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        given = [file.name, str(warm_up or "-"), *map(str, arguments)]
+        subprocess.run([sys.executable, "-m", "benchmarks.timed_job", *given], check=True)
+        report: dict[str, Any] = json.load(file)
     manifest = json.loads(_newest_manifest(Path(str(arguments[1]))).read_text(encoding="utf-8"))
     return {**report, "manifest": manifest}
 
@@ -35,7 +33,7 @@ def _newest_manifest(output: Path) -> Path:
 
 def main() -> None:
     """Run the job in this process and report what it took."""
-    warm_up, table, output, *options = sys.argv[1:]
+    report, warm_up, table, output, *options = sys.argv[1:]
     options += ["--progress", "quiet"]
     if warm_up != "-":
         with tempfile.TemporaryDirectory() as folder:
@@ -44,9 +42,8 @@ def main() -> None:
     code = cli.run(["generate", table, output, *options])
     wall_s = time.monotonic() - start_s
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps({"exit_code": int(code), "wall_s": round(wall_s, 2), "driver_peak_mb": round(peak_mb, 1)})
-    )
+    measured = {"exit_code": int(code), "wall_s": round(wall_s, 2), "driver_peak_mb": round(peak_mb, 1)}
+    Path(report).write_text(json.dumps(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":
