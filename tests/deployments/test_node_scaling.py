@@ -13,8 +13,8 @@ from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 
 TURBO, BASE = "z-image-turbo", "z-image-base"
 
-# Without the time that cluster and endpoint take to start.
-pytestmark = pytest.mark.timeout(300, func_only=True)
+# Without the time that cluster and endpoint take to start. The jobs' twin of these tests is no soak.
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(300, func_only=True)]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,6 @@ def test_nodes_come_with_a_burst_and_go_after_it(cluster: FakeCluster, endpoint:
     assert max(nodes["l40s"] for _, nodes in cluster.history()) == 2
 
 
-@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_node_goes_while_requests_go_on(cluster: FakeCluster, endpoint: Endpoint) -> None:
     with load(endpoint, clients=24) as many, load(endpoint, clients=1) as few:

@@ -32,10 +32,12 @@ def parti_table() -> pa.Table:
 
 
 @needs_parti
-def test_parti_prompts_are_published_each_exactly_once(zimage: Zimage, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [1, pytest.param(8, marks=pytest.mark.soak)])
+def test_parti_prompts_are_published_each_exactly_once(zimage: Zimage, tmp_path: Path, steps: int) -> None:
     pq.write_table(parti_table(), tmp_path / "parti.parquet")
     done = zimage(
-        "generate", tmp_path / "parti.parquet", tmp_path / "out", "--engines", "2:2", "--progress", "json"
+        *("generate", tmp_path / "parti.parquet", tmp_path / "out", "--engines", "2:2"),
+        *("--steps", steps, "--progress", "json"),
     )
     assert done.code == 0, done.err
     rows = published(tmp_path / "out").rows
