@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zimage_models.denoiser import num_image_tokens, padded_length
 from zimage_models.image_state import ImageState
 from zimage_models.model_spec import ModelSpec
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.request_handle import RequestHandle
 from zimage_models.requests import ImageResult, Timings
+from zimage_models.sequence_layout import num_caption_tokens, num_image_tokens
 from zimage_models.step_scheduler import Bucket, Entry
 
 
@@ -60,8 +60,8 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
     if request.guidance_scale > 0:
         negative = tokenizer.tokenize(request.negative_prompt, truncate=truncate, field="negative_prompt")
     image_tokens = num_image_tokens(request.height, request.width, spec.size_multiple)
-    caption_tokens = padded_length(len(prompt.ids))
-    negative_tokens = padded_length(len(negative.ids)) if negative else 0
+    caption_tokens = num_caption_tokens(prompt.lengths)
+    negative_tokens = num_caption_tokens(negative.lengths) if negative else 0
     return Entry(
         priority=int(request.priority),
         arrival=arrival,

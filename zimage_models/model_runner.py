@@ -1,9 +1,9 @@
 """The tensor work behind each verb of the engine: encode, denoise one step, decode. It knows no queue.
 
-Shape legend: B batch, C latent channels, H W height and width, L caption tokens, D model width.
+Shape legend: B batch, C latent channels, H W height and width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zimage_models.checkpoint import Components
-from zimage_models.denoiser import Denoiser, padded_length
+from zimage_models.condition import Condition
+from zimage_models.denoiser import Denoiser
 from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
 from zimage_models.image_encoder import ImageEncoder
@@ -23,8 +24,11 @@ from zimage_models.pictures import painted
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
 from zimage_models.ranks import OneRank, Ranks
 from zimage_models.requests import ImageRequest
+from zimage_models.sequence_layout import num_caption_tokens, padded_length
 from zimage_models.tensor_cache import TensorCache
 
+Segments = tuple[tuple[int, ...], ...]
+"""The token ids of a prompt: what its refined caption is kept by."""
 _PREVIEW_LATENT_SIDE = 16
 _MAX_DECODE_PIXELS = 4 * 1024 * 1024
 
@@ -61,7 +65,7 @@ class ModelRunner:
         self._scheduler = components.scheduler
         self._num_channels = self._denoiser.num_channels
         self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self.captions: TensorCache[tuple[int, ...]] = TensorCache(caption_cache_bytes)
+        self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
         self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
         self._steps_under_way: list[torch.Event] = []
 
@@ -78,7 +82,7 @@ class ModelRunner:
         for state, canvas in zip(states, canvases, strict=True):
             state.canvas = canvas
 
-    def _new_canvas(self, state: ImageState, captions: Mapping[tuple[int, ...], Tensor]) -> Canvas:
+    def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
         request = state.request
         step_times = self._step_times(request.num_inference_steps)
         # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
@@ -98,28 +102,44 @@ class ModelRunner:
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
         return Canvas(
             latents_CHW=latents_CHW,
-            caption_LD=captions[state.prompt.ids],
-            negative_caption_LD=captions[state.negative.ids] if state.negative else None,
+            condition=self._denoiser.condition(captions[state.prompt.segments]),
+            negative_condition=(
+                self._denoiser.condition(captions[state.negative.segments]) if state.negative else None
+            ),
             step_times=step_times,
             inpainting=inpainting,
         )
 
-    def _captions_of(self, states: Sequence[ImageState]) -> dict[tuple[int, ...], Tensor]:
-        prompts = {p.ids: p for state in states for p in (state.prompt, state.negative) if p is not None}
+    def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
+        prompts = {p.segments: p for state in states for p in (state.prompt, state.negative) if p is not None}
         captions = {}
         missing: dict[int, list[TokenizedPrompt]] = {}
-        for ids, prompt in prompts.items():
-            caption = self.captions.get(ids)
+        for key, prompt in prompts.items():
+            caption = self.captions.get(key)
             if caption is not None:
-                captions[ids] = caption
+                captions[key] = caption
             else:
-                missing.setdefault(padded_length(len(ids)), []).append(prompt)
+                missing.setdefault(num_caption_tokens(prompt.lengths), []).append(prompt)
+        embeddings = self._embed({s for bucket in missing.values() for p in bucket for s in p.segments})
         for same_bucket in missing.values():
-            refined = self._denoiser.refine_captions(self._encoder.encode(same_bucket))
+            refined = self._denoiser.refine_captions(
+                [[embeddings[segment] for segment in prompt.segments] for prompt in same_bucket]
+            )
             for prompt, caption in zip(same_bucket, refined, strict=True):
-                captions[prompt.ids] = caption
-                self.captions.put(prompt.ids, caption)
+                captions[prompt.segments] = caption
+                self.captions.put(prompt.segments, caption)
         return captions
+
+    def _embed(self, segments: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Run the text encoder over segments, those of like length together."""
+        buckets: dict[int, list[tuple[int, ...]]] = {}
+        for segment in sorted(segments):
+            buckets.setdefault(padded_length(len(segment)), []).append(segment)
+        return {
+            segment: embedding
+            for bucket in buckets.values()
+            for segment, embedding in zip(bucket, self._encoder.encode(bucket), strict=True)
+        }
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[ImageState]) -> None:
@@ -172,30 +192,30 @@ class ModelRunner:
     def _guided_velocity(
         self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
     ) -> Tensor:
-        """Predict velocities, each half of a guided pair in its own caption bucket: padding changes it."""
-        captions_BLD = torch.stack([canvas.caption_LD for canvas in canvases])
-        negatives: dict[int, Tensor] = {}
+        """Predict velocities, each half of a guided pair in its own bucket: padding changes it."""
+        conditions = [canvas.condition for canvas in canvases]
+        negatives: dict[int, Condition] = {}
         for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
             time = canvas.step_times.times[state.step]
-            if canvas.negative_caption_LD is not None and time <= state.request.cfg_truncation:
-                negatives[row] = canvas.negative_caption_LD
+            if canvas.negative_condition is not None and time <= state.request.cfg_truncation:
+                negatives[row] = canvas.negative_condition
         if not negatives:
-            return self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+            return self._denoiser.velocity(latents_BCHW, time_B, conditions)
         rows = list(negatives)
+        negative_conditions = list(negatives.values())
         negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
         negative_time_B = torch.stack([time_B[row] for row in rows])
-        negative_captions_BLD = torch.stack(list(negatives.values()))
-        if negative_captions_BLD.shape[1] == captions_BLD.shape[1]:
+        if negative_conditions[0].bucket == conditions[0].bucket:
             both_BCHW = self._denoiser.velocity(
                 torch.cat([latents_BCHW, negative_latents_BCHW]),
                 torch.cat([time_B, negative_time_B]),
-                torch.cat([captions_BLD, negative_captions_BLD]),
+                conditions + negative_conditions,
             )
             velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
         else:
-            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, conditions)
             negative_BCHW = self._denoiser.velocity(
-                negative_latents_BCHW, negative_time_B, negative_captions_BLD
+                negative_latents_BCHW, negative_time_B, negative_conditions
             )
         velocities = list(velocity_BCHW)
         for row, negative_CHW in zip(rows, negative_BCHW, strict=True):

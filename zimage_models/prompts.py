@@ -6,6 +6,7 @@ state of its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -28,8 +29,19 @@ _SENTINEL = " <<prompt>>\n"
 class TokenizedPrompt:
     """A prompt as token ids, chat template included."""
 
-    ids: tuple[int, ...]
-    truncated: bool
+    segments: tuple[tuple[int, ...], ...]
+    """Each is encoded on its own; there are several where images stand between them."""
+    truncated: bool = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All token ids."""
+        return tuple(chain.from_iterable(self.segments))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each segment."""
+        return [len(segment) for segment in self.segments]
 
 
 class PromptTokenizer:
@@ -95,11 +107,11 @@ class PromptTokenizer:
         """
         ids: list[int] = self._tokenizer.encode(self._in_template(prompt)).ids
         if len(ids) <= self.max_tokens:
-            return TokenizedPrompt(ids=tuple(ids), truncated=False)
+            return TokenizedPrompt(segments=(tuple(ids),))
         if not truncate:
             raise InvalidRequest(self.too_long(len(ids), field), field=field)
         kept = ids[: self.max_tokens - len(self._suffix_ids)]
-        return TokenizedPrompt(ids=(*kept, *self._suffix_ids), truncated=True)
+        return TokenizedPrompt(segments=((*kept, *self._suffix_ids),), truncated=True)
 
     def too_long(self, num_tokens: int, field: str = "prompt") -> str:
         """Word the error for a prompt of too many tokens."""
@@ -145,16 +157,16 @@ class PromptEncoder:
         self._run_together = (ranks or OneRank()).together(Verb.ENCODE, self._run)
 
     @torch.inference_mode()
-    def encode(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
-        """Embed prompts in one forward, padded to the longest of them.
+    def encode(self, segments: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Embed token sequences in one forward, padded to the longest of them.
 
-        The encoder is causal and padding is on the right, so no prompt sees it and no mask is needed. (A mask
-        would also cost a wait for the device, and the fast attention kernels.)
+        The encoder is causal and padding is on the right, so no sequence sees it and no mask is needed. (A
+        mask would also cost a wait for the device, and the fast attention kernels.)
 
         Returns:
             One (tokens, text width) tensor each, in the encoder's dtype.
         """
-        rows = [torch.tensor(prompt.ids) for prompt in prompts]
+        rows = [torch.tensor(segment) for segment in segments]
         ids = upload(pad_sequence(rows, batch_first=True), self._text_encoder.device)
         hidden = self._run_together(self._text_encoder.get_input_embeddings()(ids))
         return [tokens[: len(row)] for tokens, row in zip(hidden, rows, strict=True)]

@@ -475,7 +475,7 @@ def test_what_is_kept_does_not_keep_its_batch(make_engine: MakeEngine, ask: Ask,
     run(engine)
     assert all(handle.result(0).pixels_HWC.base is None for handle in handles)
     tokenizer = PromptTokenizer(spec.directory, max_tokens=512)
-    caption = runner.captions.get(tokenizer.tokenize("owl 2", truncate=False).ids)
+    caption = runner.captions.get(tokenizer.tokenize("owl 2", truncate=False).segments)
     assert caption is not None
     assert caption.untyped_storage().nbytes() == caption.nbytes
 

@@ -107,11 +107,13 @@ def test_velocities_are_those_of_one_rank(engines: tuple[Engine, Engine]) -> Non
     for engine in engines:
         denoiser = engine._runner._denoiser
         generator = torch.Generator().manual_seed(0)
-        embeddings = [torch.randn(n, 32, generator=generator) for n in (40, 50)]
-        captions_BLD = torch.stack(denoiser.refine_captions(embeddings))
+        embeddings = [[torch.randn(n, 32, generator=generator)] for n in (40, 50)]
+        captions = denoiser.refine_captions(embeddings)
         latents_BCHW = torch.randn(2, 16, 8, 12, generator=generator)
-        velocity_BCHW = denoiser.velocity(latents_BCHW, torch.tensor([0.1, 0.7]), captions_BLD)
-        found.append((captions_BLD, velocity_BCHW))
+        velocity_BCHW = denoiser.velocity(
+            latents_BCHW, torch.tensor([0.1, 0.7]), [denoiser.condition(caption) for caption in captions]
+        )
+        found.append((torch.stack(captions), velocity_BCHW))
     for divided, whole in zip(*found, strict=True):
         assert relative_difference(divided, whole) < 1e-5
 

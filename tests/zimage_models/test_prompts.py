@@ -87,7 +87,7 @@ def test_embeddings_are_those_of_diffusers(
     )
     tokenizer = PromptTokenizer(directory, max_tokens=512)
     prompts = [tokenizer.tokenize(prompt, truncate=False) for prompt in PROMPTS]
-    embeddings = PromptEncoder(components.text_encoder).encode(prompts)
+    embeddings = PromptEncoder(components.text_encoder).encode([prompt.ids for prompt in prompts])
     with torch.no_grad():
         expected = pipeline_of(directory)._encode_prompt(list(PROMPTS), max_sequence_length=512)
     for embedding, reference in zip(embeddings, expected, strict=True):
