@@ -1,10 +1,33 @@
-"""What a denoiser knows of a request at every step, beside its latents and its time."""
+"""What a denoiser knows of a request at every step beside its latents and time, and what that is made of.
+
+Shape legend: C latent channels, H W height and width, L caption tokens, D model width, F feature width.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Caption:
+    """A refined prompt."""
+
+    tokens_LD: Tensor
+    """Padded, segment by segment."""
+    lengths: Sequence[int]
+    """Tokens of each segment, without padding."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """An image that a model reads beside the prompt, encoded."""
+
+    latents_CHW: Tensor
+    """float32."""
+    features_HWF: Tensor | None
+    """By rows and columns of patches, whose numbers are not those of the latents; None without SigLIP."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zimage_models.condition import Condition, stack
+from zimage_models.condition import Caption, Condition, Reference, stack
 from zimage_models.device_memory import upload
 from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.ranks import OneRank, Ranks, Verb
@@ -77,9 +77,19 @@ class Denoiser:
             captions_BLD = layer(captions_BLD, None, frequencies)
         return captions_BLD
 
-    def condition(self, caption_LD: Tensor) -> Condition:
-        """Put together what every step needs of a request."""
-        return Condition((caption_LD,))
+    def conditions(
+        self, captions: Sequence[Caption], references: Sequence[Reference], height: int, width: int
+    ) -> list[Condition]:
+        """Put together what every step needs of a request, once for each of its prompts.
+
+        Args:
+            captions: the prompt's, and with guidance the negative one's.
+            references: images to read; none here.
+            height: of the request's latents.
+            width: of the request's latents.
+        """
+        assert not references, "this denoiser reads none"
+        return [Condition((caption.tokens_LD,)) for caption in captions]
 
     @torch.inference_mode()
     def velocity(self, latents_BCHW: Tensor, time_B: Tensor, conditions: Sequence[Condition]) -> Tensor:

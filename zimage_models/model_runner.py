@@ -11,16 +11,18 @@ import numpy.typing as npt
 import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from torch import Tensor
-from torch.nn import functional
 
 from zimage_models.checkpoint import Components
-from zimage_models.condition import Condition
+from zimage_models.condition import Caption, Condition, Reference
 from zimage_models.denoiser import Denoiser
 from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
+from zimage_models.feature_encoder import FeatureEncoder
+from zimage_models.image_decoder import ImageDecoder
 from zimage_models.image_encoder import ImageEncoder
 from zimage_models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
-from zimage_models.pictures import painted
+from zimage_models.model_spec import PATCH_SIZE
+from zimage_models.pictures import Picture, crop_to_multiple, painted
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
 from zimage_models.ranks import OneRank, Ranks
 from zimage_models.requests import ImageRequest
@@ -29,8 +31,6 @@ from zimage_models.tensor_cache import TensorCache
 
 Segments = tuple[tuple[int, ...], ...]
 """The token ids of a prompt: what its refined caption is kept by."""
-_PREVIEW_LATENT_SIDE = 16
-_MAX_DECODE_PIXELS = 4 * 1024 * 1024
 
 
 class ModelRunner:
@@ -45,6 +45,7 @@ class ModelRunner:
         *,
         caption_cache_bytes: int,
         image_cache_bytes: int = 64 * 2**20,
+        denoiser_class: type[Denoiser] = Denoiser,
         ranks: Ranks | None = None,
         text_encoder_ranks: Ranks | None = None,
     ) -> None:
@@ -53,18 +54,24 @@ class ModelRunner:
         Args:
             components: the models; of a divided one, this rank's share.
             caption_cache_bytes: refined captions to keep.
-            image_cache_bytes: encoded pictures to keep.
+            image_cache_bytes: encoded pictures to keep; of their features as many bytes again.
+            denoiser_class: the variant's (:func:`zimage_models.omni_denoiser.denoiser_class`).
             ranks: those that the transformer is divided over; None when it is whole.
             text_encoder_ranks: the same for the text encoder.
         """
         self.ranks = ranks or OneRank()
-        self._denoiser = Denoiser(components.transformer, ranks=ranks)
+        self._denoiser = denoiser_class(components.transformer, ranks=ranks)
         self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
-        self._vae = components.vae
+        self._image_decoder = ImageDecoder(components.vae)
         self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
+        self._feature_encoder = (
+            FeatureEncoder(components.siglip, components.siglip_processor, cache_bytes=image_cache_bytes)
+            if components.siglip is not None
+            else None
+        )
         self._scheduler = components.scheduler
         self._num_channels = self._denoiser.num_channels
-        self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
+        self._latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
         self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
         self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
         self._steps_under_way: list[torch.Event] = []
@@ -88,8 +95,8 @@ class ModelRunner:
         # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         # The image before the noise: diffusers' prepare_latents draws in this order.
-        pictures = request.reference_images
-        image_CHW = self._image_encoder.encode(pictures[0], generator) if pictures else None
+        start = request.start_image
+        image_CHW = self._image_encoder.encode(start, generator) if start else None
         sides = (side // self._latent_scale for side in (request.height, request.width))
         noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
         latents_CHW = noise_CHW = upload(noise_CHW, self.device)
@@ -100,14 +107,25 @@ class ModelRunner:
                 seen = painted(request.mask)[:: self._latent_scale, :: self._latent_scale]
                 painted_HW = upload(torch.from_numpy(seen.copy()), self.device)
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
+        prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
+        condition, *negative = self._denoiser.conditions(
+            [Caption(captions[prompt.segments], prompt.lengths) for prompt in prompts],
+            [self._reference(picture) for picture in request.condition_images],
+            *noise_CHW.shape[1:],
+        )
         return Canvas(
             latents_CHW=latents_CHW,
-            condition=self._denoiser.condition(captions[state.prompt.segments]),
-            negative_condition=(
-                self._denoiser.condition(captions[state.negative.segments]) if state.negative else None
-            ),
+            condition=condition,
+            negative_condition=negative[0] if negative else None,
             step_times=step_times,
             inpainting=inpainting,
+        )
+
+    def _reference(self, picture: Picture) -> Reference:
+        cropped = crop_to_multiple(picture, self._latent_scale * PATCH_SIZE)
+        return Reference(
+            latents_CHW=self._image_encoder.mode(cropped),
+            features_HWF=self._feature_encoder.encode(picture) if self._feature_encoder else None,
         )
 
     def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
@@ -222,44 +240,16 @@ class ModelRunner:
             velocities[row] = _guide(velocities[row], negative_CHW, states[row].request)
         return torch.stack(velocities)
 
-    @torch.inference_mode()
     def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
         """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one."""
-        request = states[0].request
-        chunk = max(1, _MAX_DECODE_PIXELS // (request.height * request.width))
-        results: list[npt.NDArray[np.uint8] | BlankImage] = []
-        for start in range(0, len(states), chunk):
-            part = states[start : start + chunk]
-            images_BCHW = self._decode_latents(torch.stack([_canvas(state).latents_CHW for state in part]))
-            finite_B = images_BCHW.isfinite().flatten(1).all(1)
-            pixels_BHWC = _to_pixels(images_BCHW)
-            uniform_B = (pixels_BHWC == pixels_BHWC[:, :1, :1]).flatten(1).all(1)
-            pixels = pixels_BHWC.cpu().numpy()
-            flags = zip(finite_B.tolist(), uniform_B.tolist(), strict=True)
-            results += [
-                _finished(image, state.request, finite=finite, uniform=uniform)
-                for image, state, (finite, uniform) in zip(pixels, part, flags, strict=True)
-            ]
-        return results
+        latents = [_canvas(state).latents_CHW for state in states]
+        return self._image_decoder.decode(latents, [state.request for state in states])
 
-    @torch.inference_mode()
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
-        """Decode a small estimate of where a running image is going; uint8 (h, w, 3).
-
-        The estimate is shrunk to at most 16 x 16 latents before the VAE: far cheaper than a step.
-        """
+        """Decode a small estimate of where a running image is going; uint8 (h, w, 3)."""
         estimate_CHW = _canvas(state).estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
-        factor = -(-max(estimate_CHW.shape[-2:]) // _PREVIEW_LATENT_SIDE)
-        images_BCHW = self._decode_latents(functional.avg_pool2d(estimate_CHW[None], factor))
-        pixels: npt.NDArray[np.uint8] = _to_pixels(images_BCHW)[0].cpu().numpy()
-        return pixels
-
-    def _decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        config = self._vae.config
-        scaled = latents_BCHW.to(self._vae.dtype) / config.scaling_factor + config.shift_factor
-        image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
-        return image
+        return self._image_decoder.preview(estimate_CHW)
 
     def _compute_step_times(self, num_steps: int) -> StepTimes:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
@@ -279,29 +269,6 @@ def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:
         limit = torch.linalg.vector_norm(positive) * request.cfg_normalization
         guided = guided * torch.clamp(limit / torch.linalg.vector_norm(guided), max=1.0)
     return guided
-
-
-def _to_pixels(images_BCHW: Tensor) -> Tensor:
-    """Round images in [-1, 1] to uint8 (B, H, W, C) as diffusers' VaeImageProcessor does; NaN becomes 0."""
-    unit = (images_BCHW.float() / 2 + 0.5).clamp(0, 1).nan_to_num()
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def _finished(
-    pixels_HWC: npt.NDArray[np.uint8], request: ImageRequest, *, finite: bool, uniform: bool
-) -> npt.NDArray[np.uint8] | BlankImage:
-    if not finite:
-        return BlankImage(
-            "the image came out as NaN or infinity: use bfloat16 or float32, or check the weights"
-        )
-    if uniform:
-        red, green, blue = pixels_HWC[0, 0].tolist()
-        return BlankImage(f"the image is one uniform colour (every pixel is {red}, {green}, {blue})")
-    if request.mask is not None:
-        # What is kept is kept to the pixel, not as the VAE renders it.
-        return np.where(painted(request.mask)[:, :, None], pixels_HWC, request.reference_images[0].pixels)
-    # A copy: an image that is kept must not keep its batch.
-    return pixels_HWC.copy()
 
 
 def _canvas(state: ImageState) -> Canvas:

@@ -6,15 +6,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImageOmniPipeline, ZImagePipeline
 from PIL import Image
 
+from zimage_models.component_config import read_json
 from zimage_models.pictures import painted
 from zimage_models.requests import ImageRequest, ImageResult
+from zimage_models.siglip_spec import has_siglip
+
+
+class OmniPipeline(ZImageOmniPipeline):
+    """diffusers' pipeline with two steps that it cannot take in diffusers 0.42."""
+
+    def prepare_image_latents(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
+        """As the original, which casts the images to bfloat16: a VAE in float32 then raises."""
+        config, latents = self.vae.config, []
+        for image in images:
+            mode = self.vae.encode(image.to(self.vae.dtype)).latent_dist.mode()[0]
+            latents.append(((mode - config.shift_factor) * config.scaling_factor).unsqueeze(1).to(dtype))
+        return [list(latents) for _ in range(batch_size)]
+
+    def prepare_siglip_embeds(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
+        """As the original, which calls the encoder of a checkpoint that has none too."""
+        if self.siglip is None:
+            return [[] for _ in range(batch_size)]
+        return super().prepare_siglip_embeds(images, batch_size, device, dtype)
 
 
 def load_pipeline(directory: Path) -> ZImagePipeline:
-    pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+    if read_json(directory / "model_index.json")["_class_name"] == "ZImageOmniPipeline":
+        # A component that is null in the index has to be given as none.
+        none = {} if has_siglip(directory) else {"siglip": None, "siglip_processor": None}
+        pipeline = OmniPipeline.from_pretrained(
+            str(directory), dtype=torch.float32, local_files_only=True, **none
+        )
+    else:
+        pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -22,10 +49,12 @@ def load_pipeline(directory: Path) -> ZImagePipeline:
 def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDArray[np.uint8]:
     pictures: dict[str, Any] = {}
     pipeline_class = ZImagePipeline
-    if request.reference_images:
+    if request.condition_images:
+        pictures["image"] = [Image.fromarray(image.pixels) for image in request.condition_images]
+    if request.start_image:
         pipeline_class = ZImageImg2ImgPipeline
         pictures = {
-            "image": Image.fromarray(request.reference_images[0].pixels),
+            "image": Image.fromarray(request.start_image.pixels),
             "strength": request.strength,
         }
     if request.mask:

@@ -25,6 +25,7 @@ from zimage_models.errors import (
     InvalidRequest,
     OutOfMemory,
 )
+from zimage_models.image_decoder import ImageDecoder
 from zimage_models.image_state import ImageState
 from zimage_models.load_engine import load_engine
 from zimage_models.model_runner import ModelRunner
@@ -393,7 +394,7 @@ def test_a_uniform_image_fails(make_engine: MakeEngine, ask: Ask, spec: ModelSpe
         spec.directory, device=torch.device("cpu"), dtype=torch.float32, vae_dtype=torch.float32
     )
     components.vae.decoder.conv_out.weight.zero_()
-    runner._vae = components.vae
+    runner._image_decoder = ImageDecoder(components.vae)
     handle = engine.submit(ask(1))
     run(engine)
     with pytest.raises(BlankImage, match=r"one uniform colour \(every pixel is \d+, \d+, \d+\)"):
