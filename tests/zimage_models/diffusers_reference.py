@@ -6,42 +6,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImageOmniPipeline, ZImagePipeline
+from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from PIL import Image
 
+from benchmarks.omni_pipeline import load_omni_pipeline
 from zimage_models.component_config import read_json
 from zimage_models.pictures import painted
 from zimage_models.requests import ImageRequest, ImageResult
-from zimage_models.siglip_spec import has_siglip
 
 
-class OmniPipeline(ZImageOmniPipeline):
-    """diffusers' pipeline with two steps that it cannot take in diffusers 0.42."""
-
-    def prepare_image_latents(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
-        """As the original, which casts the images to bfloat16: a VAE in float32 then raises."""
-        config, latents = self.vae.config, []
-        for image in images:
-            mode = self.vae.encode(image.to(self.vae.dtype)).latent_dist.mode()[0]
-            latents.append(((mode - config.shift_factor) * config.scaling_factor).unsqueeze(1).to(dtype))
-        return [list(latents) for _ in range(batch_size)]
-
-    def prepare_siglip_embeds(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
-        """As the original, which calls the encoder of a checkpoint that has none too."""
-        if self.siglip is None:
-            return [[] for _ in range(batch_size)]
-        return super().prepare_siglip_embeds(images, batch_size, device, dtype)
-
-
-def load_pipeline(directory: Path) -> ZImagePipeline:
+def load_pipeline(directory: Path) -> Any:
     if read_json(directory / "model_index.json")["_class_name"] == "ZImageOmniPipeline":
-        # A component that is null in the index has to be given as none.
-        none = {} if has_siglip(directory) else {"siglip": None, "siglip_processor": None}
-        pipeline = OmniPipeline.from_pretrained(
-            str(directory), dtype=torch.float32, local_files_only=True, **none
-        )
-    else:
-        pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
+        return load_omni_pipeline(directory, dtype=torch.float32)
+    pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

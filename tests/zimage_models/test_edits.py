@@ -21,6 +21,7 @@ from zimage_models.image_state import ImageState
 from zimage_models.load_engine import load_engine
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageRequest, Priority, build_request
+from zimage_models.tiny import build_tiny_checkpoint
 
 PipelineOf = Callable[[Path], ZImagePipeline]
 
@@ -261,12 +262,14 @@ def test_a_prompt_past_the_limit_is_cut_or_refused(omni_checkpoint: Path) -> Non
     assert handles[1].result(0).prompt_truncated
 
 
-def test_warming_up_reads_references(tmp_path: Path, siglip_checkpoint: Path) -> None:
-    engine = build_engine(EngineConfig(model=str(siglip_checkpoint)))
-    assert isinstance(engine, Engine)
-    # Of its own size, 1024, a warm-up would take a while.
-    object.__setattr__(engine.spec, "default_height", 64)
-    object.__setattr__(engine.spec, "default_width", 64)
-    warm_up(engine)
-    assert engine.stats().num_images == 2 * 2 * 6
-    engine.close()
+def test_warming_up_reads_references(tmp_path: Path) -> None:
+    directory = build_tiny_checkpoint(
+        tmp_path / "m", num_layers=1, num_refiner_layers=1, reads_references=True, siglip_width=16
+    )
+    engine = build_engine(EngineConfig(model=str(directory)))
+    try:
+        warm_up(engine)
+        # Of one, two and three; guided or not; with a reference or without.
+        assert engine.stats().num_images == 2 * 2 * 6
+    finally:
+        engine.close()
