@@ -27,9 +27,9 @@ from benchmarks.latency_sides import NUM_STEPS, Sides
 from benchmarks.released_shape import RELEASED, TINY, Shape, decode_flops, step_flops
 from benchmarks.report import device_name, write_result
 from zimage_models.compiled_blocks import compile_blocks
-from zimage_models.denoiser import num_image_tokens
 from zimage_models.load_engine import ACCELERATOR_STEP_TOKENS
 from zimage_models.requests import ImageRequest
+from zimage_models.sequence_layout import num_image_tokens
 from zimage_models.tiny import build_tiny_checkpoint
 
 

@@ -12,13 +12,13 @@ from transformers import AutoTokenizer
 from benchmarks.device_timing import seconds
 from benchmarks.released_shape import Shape, build_models
 from zimage_models.checkpoint import Components, without_unread_layers
-from zimage_models.denoiser import padded_length
 from zimage_models.engine import Engine
 from zimage_models.image_state import ImageState
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.requests import ImageRequest, build_request
+from zimage_models.sequence_layout import padded_length
 
 NUM_STEPS = 8
 

@@ -1,16 +1,21 @@
 """From an EngineConfig to a running engine; torch is imported only for a real one."""
 
+from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.engine_stats import EngineStats
-from zimage_models.errors import CheckpointError, EngineDead
+from zimage_models.errors import EngineDead
 from zimage_models.fake_engine import FakeEngine
 from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.pictures import Picture
 from zimage_models.rank_launcher import RankLauncher
 from zimage_models.request_handle import PreviewCallback, RequestHandle
+from zimage_models.request_pictures import MIN_REFERENCE_SIDE
 from zimage_models.requests import ImageRequest, build_request
 
 FAKE_WEIGHTS = "fake"
@@ -49,15 +54,9 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
     directory = resolve_checkpoint(
         config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
     )
-    spec = read_model_spec(
+    return read_model_spec(
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
     )
-    if spec.variant.supports_reference_images:
-        raise CheckpointError(
-            f"variant: {spec.variant.name} is known, but this release's engine makes no edits yet",
-            field="variant",
-        )
-    return spec
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
@@ -94,23 +93,31 @@ def _load(config: EngineConfig, launcher: RankLauncher | None) -> EngineLike:
 def warm_up(engine: EngineLike) -> None:
     """Make a few images of few steps, so that the first real request pays no set-up.
 
-    Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape.
+    Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape. A
+    model that reads reference images makes them with and without one.
     """
     spec = engine.spec
     small = 4 * spec.size_multiple
-    for guidance_scale in {0.0, spec.default_guidance_scale}:
+    shapes = (
+        (1, {"prompt": "warm up"}),
+        (2, {"prompt": "warm up " * 32, "height": small, "width": small}),
+        (3, {"prompt": "warm up", "height": small, "width": small}),
+    )
+    grey = Picture(pixels=np.full((MIN_REFERENCE_SIDE, MIN_REFERENCE_SIDE, 3), 128, np.uint8))
+    images: list[dict[str, Any]] = (
+        [{}, {"reference_images": [grey]}] if spec.variant.max_reference_images else [{}]
+    )
+    for guidance_scale, pictures in product({0.0, spec.default_guidance_scale}, images):
         # Three steps: an image may miss the first step of those submitted with it.
         common = {
             "seed": 0,
             "num_inference_steps": 3,
             "guidance_scale": guidance_scale,
             "truncate_prompt": True,
+            "height": spec.default_height,
+            "width": spec.default_width,
+            **pictures,
         }
-        shapes = (
-            (1, {"prompt": "warm up"}),
-            (2, {"prompt": "warm up " * 32, "height": small, "width": small}),
-            (3, {"prompt": "warm up", "height": small, "width": small}),
-        )
         for num_images, shape in shapes:
             request = build_request(spec, {**common, **shape})
             for handle in [engine.submit(request) for _ in range(num_images)]:

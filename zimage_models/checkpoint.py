@@ -18,11 +18,12 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import Qwen3Model
+from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
 from transformers.utils import logging as transformers_logging
 
 from zimage_models.checkpoint_source import default_cache_dir
 from zimage_models.errors import CheckpointError
+from zimage_models.siglip_spec import has_siglip
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Components:
     """An AutoencoderKL."""
     scheduler: Any
     """A FlowMatchEulerDiscreteScheduler."""
+    siglip: Any = None
+    """A Siglip2VisionModel; None where the transformer reads no features."""
+    siglip_processor: Any = None
+    """A Siglip2ImageProcessorPil."""
 
 
 def load_components(
@@ -61,13 +66,18 @@ def load_components(
         text_encoder=load_text_encoder(directory, device=device, dtype=dtype),
         vae=load_vae(directory, device=device, dtype=vae_dtype),
         scheduler=load_scheduler(directory),
+        **load_siglip(directory, device=device, dtype=dtype),
     )
 
 
 def check_files(directory: Path) -> None:
     """See that all components have weights, before any of them is read."""
-    for part in _WEIGHT_PARTS:
+    for part in _weight_parts(directory):
         weight_files(directory, part)
+
+
+def _weight_parts(directory: Path) -> tuple[str, ...]:
+    return (*_WEIGHT_PARTS, "siglip") if has_siglip(directory) else _WEIGHT_PARTS
 
 
 def load_text_encoder(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
@@ -85,6 +95,19 @@ def load_vae(directory: Path, *, device: torch.device, dtype: torch.dtype) -> An
 def load_scheduler(directory: Path) -> Any:
     """Load the FlowMatchEulerDiscreteScheduler, which has no weights."""
     return FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
+
+
+def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Load the SigLIP2 encoder of :class:`Components` and its processor, where a checkpoint has them."""
+    if not has_siglip(directory):
+        return {}
+    transformers_logging.disable_progress_bar()
+    # The processor on PIL: the one on torchvision scales a picture a little differently.
+    processor = Siglip2ImageProcessorPil.from_pretrained(
+        str(directory / "siglip_processor"), local_files_only=True
+    )
+    siglip = _on_device(_load(Siglip2VisionModel, directory, "siglip", dtype), device)
+    return {"siglip": siglip, "siglip_processor": processor}
 
 
 def without_unread_layers(text_encoder: Any) -> Any:
@@ -163,7 +186,7 @@ def weights_sha256(directory: Path, *, cache_dir: Path | None = None) -> str:
         cache = {}
     total = hashlib.sha256()
     num_cached = len(cache)
-    for part in _WEIGHT_PARTS:
+    for part in _weight_parts(directory):
         for file in weight_files(directory, part):
             real = file.resolve()
             status = real.stat()
@@ -204,7 +227,8 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
     """
     if target.exists():
         raise CheckpointError(f"target: {target} exists", field="target")
-    weights = {file for part in _WEIGHT_PARTS for file in weight_files(source, part)}
+    weight_parts = _weight_parts(source)
+    weights = {file for part in weight_parts for file in weight_files(source, part)}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         # A folder inside it: the temporary one itself is closed to other users.
@@ -218,7 +242,7 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
             if hidden or not file.is_file() or file.suffix in (".safetensors", *_OTHER_WEIGHT_FORMATS):
                 continue
             (copy / relative).parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix == ".json" and file.parent.name in _WEIGHT_PARTS:
+            if file.suffix == ".json" and file.parent.name in weight_parts:
                 _convert_json(file, copy / relative, dtype)
             else:
                 shutil.copyfile(file, copy / relative)

@@ -16,21 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
+from zimage_models.condition import Caption, Condition, Reference, stack
+from zimage_models.device_memory import upload
+from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.ranks import OneRank, Ranks, Verb
+from zimage_models.sequence_layout import caption_positions, num_caption_tokens, padded_length
 
-_PATCH_KEY = f"{PATCH_SIZE}-1"
+PATCH_KEY = f"{PATCH_SIZE}-1"
 _MAX_GEOMETRIES = 32
-
-
-def padded_length(num_tokens: int) -> int:
-    """Round a token count up to the multiple that Z-Image pads to (its bucket)."""
-    return -(-num_tokens // CAPTION_MULTIPLE) * CAPTION_MULTIPLE
-
-
-def num_image_tokens(height: int, width: int, size_multiple: int) -> int:
-    """Count the padded image tokens of a picture of ``height`` x ``width`` pixels."""
-    return padded_length((height // size_multiple) * (width // size_multiple))
 
 
 class Denoiser:
@@ -53,54 +46,71 @@ class Denoiser:
         self.device: torch.device = transformer.x_pad_token.device
 
     @torch.inference_mode()
-    def refine_captions(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
+    def refine_captions(self, captions: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Embed, pad and refine captions, once for all steps.
 
         Args:
-            embeddings: text-encoder outputs, each (tokens, text width), all of one bucket.
+            captions: text-encoder outputs by segment, each (tokens, text width); all captions of one bucket.
 
         Returns:
             One (L, D) tensor each, L being the bucket.
         """
         model = self._transformer
-        lengths = [len(embedding) for embedding in embeddings]
-        bucket = padded_length(lengths[0])
-        embedded = model.cap_embedder(torch.cat([e.to(self.device, self.dtype) for e in embeddings]))
-        captions_BLD = model.cap_pad_token.to(embedded).repeat(len(lengths), bucket, 1)
-        for row, tokens in enumerate(embedded.split(lengths)):
-            captions_BLD[row, : len(tokens)] = tokens
+        lengths = [[len(segment) for segment in caption] for caption in captions]
+        segments = [segment.to(self.device, self.dtype) for caption in captions for segment in caption]
+        embedded = iter(model.cap_embedder(torch.cat(segments)).split([len(s) for s in segments]))
+        padding = model.cap_pad_token.to(self.dtype)
+        captions_BLD = padding.repeat(len(captions), num_caption_tokens(lengths[0]), 1)
+        for row, in_caption in enumerate(lengths):
+            start = 0
+            for length in in_caption:
+                captions_BLD[row, start : start + length] = next(embedded)
+                start += padded_length(length)
+        positions_BL = torch.tensor([caption_positions(row) for row in lengths], dtype=torch.int32)
+        refined_BLD = self._refine_together(captions_BLD, upload(positions_BL, self.device))
         # A copy each: a caption that is cached must not keep its batch.
-        return [caption_LD.clone() for caption_LD in self._refine_together(captions_BLD)]
+        return [caption_LD.clone() for caption_LD in refined_BLD]
 
-    def _refine(self, captions_BLD: Tensor) -> Tensor:
-        frequencies = self._caption_frequencies(captions_BLD.shape[1]).expand(len(captions_BLD), -1, -1)
+    def _refine(self, captions_BLD: Tensor, positions_BL: Tensor) -> Tensor:
+        frequencies = self._rope(functional.pad(positions_BL[..., None], (0, 2)))
         for layer in self._transformer.context_refiner:
             captions_BLD = layer(captions_BLD, None, frequencies)
         return captions_BLD
 
+    def conditions(
+        self, captions: Sequence[Caption], references: Sequence[Reference], height: int, width: int
+    ) -> list[Condition]:
+        """Put together what every step needs of a request, once for each of its prompts.
+
+        Args:
+            captions: the prompt's, and with guidance the negative one's.
+            references: images to read; none here.
+            height: of the request's latents.
+            width: of the request's latents.
+        """
+        assert not references, "this denoiser reads none"
+        return [Condition((caption.tokens_LD,)) for caption in captions]
+
     @torch.inference_mode()
-    def velocity(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
+    def velocity(self, latents_BCHW: Tensor, time_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
         """Predict the velocity of every item.
 
         Args:
             latents_BCHW: float32 noisy latents.
             time_B: float32 normalised time, 0 (noise) .. 1 (image); each item has its own.
-            captions_BLD: refined captions of one bucket.
+            conditions: of one bucket.
 
         Returns:
             (B, C, H, W) float32, pointing from image to noise (the sign diffusers' scheduler expects).
         """
-        return self._predict_together(latents_BCHW, time_B, captions_BLD)
+        return self._predict_together(latents_BCHW, time_B, *stack(conditions))
 
     def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
         model = self._transformer
-        batch, channels, height, width = latents_BCHW.shape
+        batch, _, height, width = latents_BCHW.shape
         rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
         image_frequencies, all_frequencies = self._image_frequencies(rows, columns, captions_BLD.shape[1])
-        # Patch order is "h w ph pw c", as in ZImageTransformer2DModel._patchify_image with one frame.
-        patches = latents_BCHW.to(self.dtype).view(batch, channels, rows, PATCH_SIZE, columns, PATCH_SIZE)
-        patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
-        x_BSD = model.all_x_embedder[_PATCH_KEY](patches)
+        x_BSD = model.all_x_embedder[PATCH_KEY](patchify(latents_BCHW.to(self.dtype)))
         num_padding = padded_length(rows * columns) - rows * columns
         if num_padding:
             padding = model.x_pad_token.to(x_BSD).expand(batch, num_padding, -1)
@@ -111,32 +121,49 @@ class Denoiser:
         x_BSD = torch.cat([x_BSD, captions_BLD], dim=1)
         for layer in model.layers:
             x_BSD = layer(x_BSD, None, all_frequencies.expand(batch, -1, -1), time_embedding)
-        output = model.all_final_layer[_PATCH_KEY](x_BSD[:, : rows * columns], c=time_embedding)
-        output = output.view(batch, rows, columns, PATCH_SIZE, PATCH_SIZE, channels)
-        output = output.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
-        velocity_BCHW: Tensor = -output.float()
-        return velocity_BCHW
-
-    def _caption_frequencies(self, bucket: int) -> Tensor:
-        positions = torch.arange(1, bucket + 1, dtype=torch.int32, device=self.device)
-        return self._rope(functional.pad(positions[:, None], (0, 2)))
+        output = model.all_final_layer[PATCH_KEY](x_BSD[:, : rows * columns], c=time_embedding)
+        return -unpatchify(output, height, width).float()
 
     def _image_frequencies(self, rows: int, columns: int, bucket: int) -> tuple[Tensor, Tensor]:
         """Return rotary frequencies of the image tokens, and of image then caption; (1, S, head dim / 2)."""
         key = (rows, columns, bucket)
         if key not in self._frequencies:
-            axes = [torch.arange(n, dtype=torch.int32, device=self.device) for n in (rows, columns)]
-            row_ids, column_ids = torch.meshgrid(*axes, indexing="ij")
-            frame_ids = torch.full_like(row_ids, bucket + 1)
-            positions = torch.stack([frame_ids, row_ids, column_ids], dim=-1).flatten(0, 1)
-            num_padding = padded_length(len(positions)) - len(positions)
-            image = self._rope(functional.pad(positions, (0, 0, 0, num_padding)))
-            self._frequencies[key] = image, torch.cat([image, self._caption_frequencies(bucket)], dim=1)
+            image = self._rope(upload(image_positions(rows, columns, bucket + 1), self.device))[None]
+            in_caption = torch.arange(1, bucket + 1, dtype=torch.int32, device=self.device)
+            caption = self._rope(functional.pad(in_caption[:, None], (0, 2)))[None]
+            self._frequencies[key] = image, torch.cat([image, caption], dim=1)
             if len(self._frequencies) > _MAX_GEOMETRIES:
                 self._frequencies.popitem(last=False)
         self._frequencies.move_to_end(key)
         return self._frequencies[key]
 
     def _rope(self, positions: Tensor) -> Tensor:
-        frequencies: Tensor = self._transformer.rope_embedder(positions)
-        return frequencies.unsqueeze(0)
+        """Look rotary frequencies up; (..., 3) int32 to (..., head dim / 2) complex."""
+        frequencies: Tensor = self._transformer.rope_embedder(positions.reshape(-1, 3))
+        return frequencies.view(*positions.shape[:-1], -1)
+
+
+def image_positions(rows: int, columns: int, frame: int) -> Tensor:
+    """Say the positions of an image's patches at ``frame``, and zeros for its padding; int32 (N, 3), host."""
+    axes = [torch.arange(n, dtype=torch.int32) for n in (rows, columns)]
+    row_ids, column_ids = torch.meshgrid(*axes, indexing="ij")
+    positions = torch.stack([torch.full_like(row_ids, frame), row_ids, column_ids], dim=-1).flatten(0, 1)
+    return functional.pad(positions, (0, 0, 0, padded_length(len(positions)) - len(positions)))
+
+
+def patchify(latents_BCHW: Tensor) -> Tensor:
+    """Cut latents into patches; (B, N, patch), by rows.
+
+    Patch order is "h w ph pw c", as in ZImageTransformer2DModel._patchify_image with one frame.
+    """
+    batch, channels, height, width = latents_BCHW.shape
+    rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
+    patches = latents_BCHW.reshape(batch, channels, rows, PATCH_SIZE, columns, PATCH_SIZE)
+    return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(patches_BNP: Tensor, height: int, width: int) -> Tensor:
+    """Put patches together again; the reverse of :func:`patchify`."""
+    rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
+    patches = patches_BNP.view(len(patches_BNP), rows, columns, PATCH_SIZE, PATCH_SIZE, -1)
+    return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(patches_BNP), -1, height, width)

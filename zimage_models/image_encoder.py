@@ -35,6 +35,18 @@ class ImageEncoder:
         latents_CHW: Tensor = (posterior.sample(generator)[0] - config.shift_factor) * config.scaling_factor
         return latents_CHW
 
+    @torch.inference_mode()
+    def mode(self, picture: Picture) -> Tensor:
+        """Return the likeliest latents of an RGB picture, as omni mode reads them; float32 (C, H, W).
+
+        Args:
+            picture: its sides are multiples of the VAE's scale.
+        """
+        config = self._vae.config
+        latents = DiagonalGaussianDistribution(self._moments_of(picture)).mode()[0]
+        scaled: Tensor = (latents - config.shift_factor) * config.scaling_factor
+        return scaled
+
     def _moments_of(self, picture: Picture) -> Tensor:
         moments = self._kept.get(picture.sha256)
         if moments is None:

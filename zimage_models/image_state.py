@@ -1,6 +1,6 @@
 """One image on its way: what a preempted request keeps between its steps.
 
-Shape legend: C latent channels, H W latent height and width, L caption tokens, D model width.
+Shape legend: C latent channels, H W latent height and width.
 """
 
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from zimage_models.condition import Condition
 from zimage_models.prompts import TokenizedPrompt
 from zimage_models.requests import ImageRequest
 
@@ -51,8 +52,8 @@ class Canvas:
 
     latents_CHW: Tensor
     """float32."""
-    caption_LD: Tensor
-    negative_caption_LD: Tensor | None
+    condition: Condition
+    negative_condition: Condition | None
     """None without guidance."""
     step_times: StepTimes
     inpainting: Inpainting | None = None

@@ -1,17 +1,22 @@
 """One accepted request inside an engine: its handle, its state, and its place in the scheduler."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from zimage_models.denoiser import num_image_tokens, padded_length
+from zimage_models.feature_encoder import feature_grid
 from zimage_models.image_state import ImageState
 from zimage_models.model_spec import ModelSpec
+from zimage_models.omni_denoiser import TARGET_FEATURES
+from zimage_models.pictures import Picture
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.request_handle import RequestHandle
 from zimage_models.requests import ImageResult, Timings
+from zimage_models.sequence_layout import num_caption_tokens, num_image_tokens, padded_length
+from zimage_models.siglip_spec import SiglipSpec
 from zimage_models.step_scheduler import Bucket, Entry
 
 
@@ -54,24 +59,43 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
         InvalidRequest: a prompt has too many tokens.
     """
     request = handle.request
-    truncate = request.truncate_prompt
-    prompt = tokenizer.tokenize(request.prompt, truncate=truncate)
+    truncate, num_references = request.truncate_prompt, len(request.condition_images)
+    prompt = tokenizer.tokenize(request.prompt, truncate=truncate, num_references=num_references)
     negative = None
     if request.guidance_scale > 0:
-        negative = tokenizer.tokenize(request.negative_prompt, truncate=truncate, field="negative_prompt")
+        negative = tokenizer.tokenize(
+            request.negative_prompt,
+            truncate=truncate,
+            field="negative_prompt",
+            num_references=num_references,
+        )
+    bucket = Bucket(
+        height=request.height,
+        width=request.width,
+        caption_tokens=num_caption_tokens(prompt.lengths),
+        negative_tokens=num_caption_tokens(negative.lengths) if negative else 0,
+        reference_tokens=sum(
+            num_image_tokens(image.height, image.width, spec.size_multiple)
+            for image in request.condition_images
+        ),
+        feature_tokens=_num_feature_tokens(request.condition_images, spec.siglip),
+    )
     image_tokens = num_image_tokens(request.height, request.width, spec.size_multiple)
-    caption_tokens = padded_length(len(prompt.ids))
-    negative_tokens = padded_length(len(negative.ids)) if negative else 0
+    image_tokens += bucket.reference_tokens + bucket.feature_tokens
     return Entry(
         priority=int(request.priority),
         arrival=arrival,
-        bucket=Bucket(
-            height=request.height,
-            width=request.width,
-            caption_tokens=caption_tokens,
-            negative_tokens=negative_tokens,
-        ),
-        # With guidance every step runs the image twice, once for each prompt.
-        num_step_tokens=(2 if negative else 1) * image_tokens + caption_tokens + negative_tokens,
+        bucket=bucket,
+        # With guidance every step runs the images twice, once for each prompt.
+        num_step_tokens=(2 if negative else 1) * image_tokens
+        + bucket.caption_tokens
+        + bucket.negative_tokens,
         payload=Job(handle=handle, state=ImageState(request=request, prompt=prompt, negative=negative)),
     )
+
+
+def _num_feature_tokens(images: Sequence[Picture], siglip: SiglipSpec | None) -> int:
+    if siglip is None or not images:
+        return 0
+    grids = (feature_grid(image.height, image.width, siglip) for image in images)
+    return sum(padded_length(rows * columns) for rows, columns in grids) + TARGET_FEATURES

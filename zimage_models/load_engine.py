@@ -10,6 +10,7 @@ from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.engine import Engine
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec
+from zimage_models.omni_denoiser import denoiser_class
 from zimage_models.prompts import PromptTokenizer
 from zimage_models.rank_launcher import RankLauncher
 
@@ -30,7 +31,9 @@ def load_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -
     limit_threads(config)
     device = resolve_device(config)
     on_cpu = device.type == "cpu"
-    tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
+    tokenizer = PromptTokenizer(
+        spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
+    )
     return Engine(
         spec=spec,
         tokenizer=tokenizer,
@@ -56,4 +59,8 @@ def _load_runner(
     components = load_components(spec.directory, device=device, dtype=dtype, vae_dtype=vae_dtype)
     if config.compile:
         compile_blocks(components.transformer)
-    return ModelRunner(components, caption_cache_bytes=config.caption_cache_bytes)
+    return ModelRunner(
+        components,
+        caption_cache_bytes=config.caption_cache_bytes,
+        denoiser_class=denoiser_class(spec.variant),
+    )

@@ -9,6 +9,7 @@ from zimage_models.checkpoint import (
     Components,
     check_files,
     load_scheduler,
+    load_siglip,
     load_text_encoder,
     load_vae,
 )
@@ -18,6 +19,7 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.local_ranks import LocalRankLauncher
 from zimage_models.model_runner import ModelRunner
 from zimage_models.model_spec import ModelSpec
+from zimage_models.omni_denoiser import denoiser_class
 from zimage_models.parallel import check_degree, parallelize, parallelize_text_encoder
 from zimage_models.rank_follower import share_report
 from zimage_models.rank_group import RankGroup
@@ -76,6 +78,7 @@ def load_first_rank(
             text_encoder=text_encoder,
             vae=load_vae(directory, device=device, dtype=vae_dtype),
             scheduler=load_scheduler(directory),
+            **load_siglip(directory, device=device, dtype=dtype),
         )
         if config.compile:
             compile_blocks(transformer)
@@ -88,6 +91,7 @@ def load_first_rank(
     return ModelRunner(
         components,
         caption_cache_bytes=config.caption_cache_bytes,
+        denoiser_class=denoiser_class(spec.variant),
         ranks=group,
         text_encoder_ranks=group if config.parallel.text_encoder == "sharded" else None,
     )

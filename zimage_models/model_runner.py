@@ -1,9 +1,9 @@
 """The tensor work behind each verb of the engine: encode, denoise one step, decode. It knows no queue.
 
-Shape legend: B batch, C latent channels, H W height and width, L caption tokens, D model width.
+Shape legend: B batch, C latent channels, H W height and width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -11,22 +11,26 @@ import numpy.typing as npt
 import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from torch import Tensor
-from torch.nn import functional
 
 from zimage_models.checkpoint import Components
-from zimage_models.denoiser import Denoiser, padded_length
+from zimage_models.condition import Caption, Condition, Reference
+from zimage_models.denoiser import Denoiser
 from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
+from zimage_models.feature_encoder import FeatureEncoder
+from zimage_models.image_decoder import ImageDecoder
 from zimage_models.image_encoder import ImageEncoder
 from zimage_models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
-from zimage_models.pictures import painted
+from zimage_models.model_spec import PATCH_SIZE
+from zimage_models.pictures import Picture, crop_to_multiple, painted
 from zimage_models.prompts import PromptEncoder, TokenizedPrompt
 from zimage_models.ranks import OneRank, Ranks
 from zimage_models.requests import ImageRequest
+from zimage_models.sequence_layout import num_caption_tokens, padded_length
 from zimage_models.tensor_cache import TensorCache
 
-_PREVIEW_LATENT_SIDE = 16
-_MAX_DECODE_PIXELS = 4 * 1024 * 1024
+Segments = tuple[tuple[int, ...], ...]
+"""The token ids of a prompt: what its refined caption is kept by."""
 
 
 class ModelRunner:
@@ -41,6 +45,7 @@ class ModelRunner:
         *,
         caption_cache_bytes: int,
         image_cache_bytes: int = 64 * 2**20,
+        denoiser_class: type[Denoiser] = Denoiser,
         ranks: Ranks | None = None,
         text_encoder_ranks: Ranks | None = None,
     ) -> None:
@@ -49,19 +54,25 @@ class ModelRunner:
         Args:
             components: the models; of a divided one, this rank's share.
             caption_cache_bytes: refined captions to keep.
-            image_cache_bytes: encoded pictures to keep.
+            image_cache_bytes: encoded pictures to keep; of their features as many bytes again.
+            denoiser_class: the variant's (:func:`zimage_models.omni_denoiser.denoiser_class`).
             ranks: those that the transformer is divided over; None when it is whole.
             text_encoder_ranks: the same for the text encoder.
         """
         self.ranks = ranks or OneRank()
-        self._denoiser = Denoiser(components.transformer, ranks=ranks)
+        self._denoiser = denoiser_class(components.transformer, ranks=ranks)
         self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
-        self._vae = components.vae
+        self._image_decoder = ImageDecoder(components.vae)
         self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
+        self._feature_encoder = (
+            FeatureEncoder(components.siglip, components.siglip_processor, cache_bytes=image_cache_bytes)
+            if components.siglip is not None
+            else None
+        )
         self._scheduler = components.scheduler
         self._num_channels = self._denoiser.num_channels
-        self._latent_scale = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        self.captions: TensorCache[tuple[int, ...]] = TensorCache(caption_cache_bytes)
+        self._latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
+        self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
         self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
         self._steps_under_way: list[torch.Event] = []
 
@@ -78,14 +89,14 @@ class ModelRunner:
         for state, canvas in zip(states, canvases, strict=True):
             state.canvas = canvas
 
-    def _new_canvas(self, state: ImageState, captions: Mapping[tuple[int, ...], Tensor]) -> Canvas:
+    def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
         request = state.request
         step_times = self._step_times(request.num_inference_steps)
         # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         # The image before the noise: diffusers' prepare_latents draws in this order.
-        pictures = request.reference_images
-        image_CHW = self._image_encoder.encode(pictures[0], generator) if pictures else None
+        start = request.start_image
+        image_CHW = self._image_encoder.encode(start, generator) if start else None
         sides = (side // self._latent_scale for side in (request.height, request.width))
         noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
         latents_CHW = noise_CHW = upload(noise_CHW, self.device)
@@ -96,30 +107,57 @@ class ModelRunner:
                 seen = painted(request.mask)[:: self._latent_scale, :: self._latent_scale]
                 painted_HW = upload(torch.from_numpy(seen.copy()), self.device)
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
+        prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
+        condition, *negative = self._denoiser.conditions(
+            [Caption(captions[prompt.segments], prompt.lengths) for prompt in prompts],
+            [self._reference(picture) for picture in request.condition_images],
+            *noise_CHW.shape[1:],
+        )
         return Canvas(
             latents_CHW=latents_CHW,
-            caption_LD=captions[state.prompt.ids],
-            negative_caption_LD=captions[state.negative.ids] if state.negative else None,
+            condition=condition,
+            negative_condition=negative[0] if negative else None,
             step_times=step_times,
             inpainting=inpainting,
         )
 
-    def _captions_of(self, states: Sequence[ImageState]) -> dict[tuple[int, ...], Tensor]:
-        prompts = {p.ids: p for state in states for p in (state.prompt, state.negative) if p is not None}
+    def _reference(self, picture: Picture) -> Reference:
+        cropped = crop_to_multiple(picture, self._latent_scale * PATCH_SIZE)
+        return Reference(
+            latents_CHW=self._image_encoder.mode(cropped),
+            features_HWF=self._feature_encoder.encode(picture) if self._feature_encoder else None,
+        )
+
+    def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
+        prompts = {p.segments: p for state in states for p in (state.prompt, state.negative) if p is not None}
         captions = {}
         missing: dict[int, list[TokenizedPrompt]] = {}
-        for ids, prompt in prompts.items():
-            caption = self.captions.get(ids)
+        for key, prompt in prompts.items():
+            caption = self.captions.get(key)
             if caption is not None:
-                captions[ids] = caption
+                captions[key] = caption
             else:
-                missing.setdefault(padded_length(len(ids)), []).append(prompt)
+                missing.setdefault(num_caption_tokens(prompt.lengths), []).append(prompt)
+        embeddings = self._embed({s for bucket in missing.values() for p in bucket for s in p.segments})
         for same_bucket in missing.values():
-            refined = self._denoiser.refine_captions(self._encoder.encode(same_bucket))
+            refined = self._denoiser.refine_captions(
+                [[embeddings[segment] for segment in prompt.segments] for prompt in same_bucket]
+            )
             for prompt, caption in zip(same_bucket, refined, strict=True):
-                captions[prompt.ids] = caption
-                self.captions.put(prompt.ids, caption)
+                captions[prompt.segments] = caption
+                self.captions.put(prompt.segments, caption)
         return captions
+
+    def _embed(self, segments: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Run the text encoder over segments, those of like length together."""
+        buckets: dict[int, list[tuple[int, ...]]] = {}
+        for segment in sorted(segments):
+            buckets.setdefault(padded_length(len(segment)), []).append(segment)
+        return {
+            segment: embedding
+            for bucket in buckets.values()
+            for segment, embedding in zip(bucket, self._encoder.encode(bucket), strict=True)
+        }
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[ImageState]) -> None:
@@ -172,74 +210,46 @@ class ModelRunner:
     def _guided_velocity(
         self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
     ) -> Tensor:
-        """Predict velocities, each half of a guided pair in its own caption bucket: padding changes it."""
-        captions_BLD = torch.stack([canvas.caption_LD for canvas in canvases])
-        negatives: dict[int, Tensor] = {}
+        """Predict velocities, each half of a guided pair in its own bucket: padding changes it."""
+        conditions = [canvas.condition for canvas in canvases]
+        negatives: dict[int, Condition] = {}
         for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
             time = canvas.step_times.times[state.step]
-            if canvas.negative_caption_LD is not None and time <= state.request.cfg_truncation:
-                negatives[row] = canvas.negative_caption_LD
+            if canvas.negative_condition is not None and time <= state.request.cfg_truncation:
+                negatives[row] = canvas.negative_condition
         if not negatives:
-            return self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+            return self._denoiser.velocity(latents_BCHW, time_B, conditions)
         rows = list(negatives)
+        negative_conditions = list(negatives.values())
         negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
         negative_time_B = torch.stack([time_B[row] for row in rows])
-        negative_captions_BLD = torch.stack(list(negatives.values()))
-        if negative_captions_BLD.shape[1] == captions_BLD.shape[1]:
+        if negative_conditions[0].bucket == conditions[0].bucket:
             both_BCHW = self._denoiser.velocity(
                 torch.cat([latents_BCHW, negative_latents_BCHW]),
                 torch.cat([time_B, negative_time_B]),
-                torch.cat([captions_BLD, negative_captions_BLD]),
+                conditions + negative_conditions,
             )
             velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
         else:
-            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, captions_BLD)
+            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, conditions)
             negative_BCHW = self._denoiser.velocity(
-                negative_latents_BCHW, negative_time_B, negative_captions_BLD
+                negative_latents_BCHW, negative_time_B, negative_conditions
             )
         velocities = list(velocity_BCHW)
         for row, negative_CHW in zip(rows, negative_BCHW, strict=True):
             velocities[row] = _guide(velocities[row], negative_CHW, states[row].request)
         return torch.stack(velocities)
 
-    @torch.inference_mode()
     def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
         """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one."""
-        request = states[0].request
-        chunk = max(1, _MAX_DECODE_PIXELS // (request.height * request.width))
-        results: list[npt.NDArray[np.uint8] | BlankImage] = []
-        for start in range(0, len(states), chunk):
-            part = states[start : start + chunk]
-            images_BCHW = self._decode_latents(torch.stack([_canvas(state).latents_CHW for state in part]))
-            finite_B = images_BCHW.isfinite().flatten(1).all(1)
-            pixels_BHWC = _to_pixels(images_BCHW)
-            uniform_B = (pixels_BHWC == pixels_BHWC[:, :1, :1]).flatten(1).all(1)
-            pixels = pixels_BHWC.cpu().numpy()
-            flags = zip(finite_B.tolist(), uniform_B.tolist(), strict=True)
-            results += [
-                _finished(image, state.request, finite=finite, uniform=uniform)
-                for image, state, (finite, uniform) in zip(pixels, part, flags, strict=True)
-            ]
-        return results
+        latents = [_canvas(state).latents_CHW for state in states]
+        return self._image_decoder.decode(latents, [state.request for state in states])
 
-    @torch.inference_mode()
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
-        """Decode a small estimate of where a running image is going; uint8 (h, w, 3).
-
-        The estimate is shrunk to at most 16 x 16 latents before the VAE: far cheaper than a step.
-        """
+        """Decode a small estimate of where a running image is going; uint8 (h, w, 3)."""
         estimate_CHW = _canvas(state).estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
-        factor = -(-max(estimate_CHW.shape[-2:]) // _PREVIEW_LATENT_SIDE)
-        images_BCHW = self._decode_latents(functional.avg_pool2d(estimate_CHW[None], factor))
-        pixels: npt.NDArray[np.uint8] = _to_pixels(images_BCHW)[0].cpu().numpy()
-        return pixels
-
-    def _decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        config = self._vae.config
-        scaled = latents_BCHW.to(self._vae.dtype) / config.scaling_factor + config.shift_factor
-        image: Tensor = self._vae.decode(scaled, return_dict=False)[0]
-        return image
+        return self._image_decoder.preview(estimate_CHW)
 
     def _compute_step_times(self, num_steps: int) -> StepTimes:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
@@ -259,29 +269,6 @@ def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:
         limit = torch.linalg.vector_norm(positive) * request.cfg_normalization
         guided = guided * torch.clamp(limit / torch.linalg.vector_norm(guided), max=1.0)
     return guided
-
-
-def _to_pixels(images_BCHW: Tensor) -> Tensor:
-    """Round images in [-1, 1] to uint8 (B, H, W, C) as diffusers' VaeImageProcessor does; NaN becomes 0."""
-    unit = (images_BCHW.float() / 2 + 0.5).clamp(0, 1).nan_to_num()
-    return (unit * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def _finished(
-    pixels_HWC: npt.NDArray[np.uint8], request: ImageRequest, *, finite: bool, uniform: bool
-) -> npt.NDArray[np.uint8] | BlankImage:
-    if not finite:
-        return BlankImage(
-            "the image came out as NaN or infinity: use bfloat16 or float32, or check the weights"
-        )
-    if uniform:
-        red, green, blue = pixels_HWC[0, 0].tolist()
-        return BlankImage(f"the image is one uniform colour (every pixel is {red}, {green}, {blue})")
-    if request.mask is not None:
-        # What is kept is kept to the pixel, not as the VAE renders it.
-        return np.where(painted(request.mask)[:, :, None], pixels_HWC, request.reference_images[0].pixels)
-    # A copy: an image that is kept must not keep its batch.
-    return pixels_HWC.copy()
 
 
 def _canvas(state: ImageState) -> Canvas:

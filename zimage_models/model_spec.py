@@ -1,11 +1,11 @@
 """What a checkpoint's configuration files say about the requests it takes. It loads no weights."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from zimage_models.component_config import ComponentConfig, names_class, read_json
 from zimage_models.errors import CheckpointError
+from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
 from zimage_models.variants import VARIANTS, VariantSpec
 
 # Captions are padded to this multiple with attended pad tokens (diffusers transformer_z_image.SEQ_MULTI_OF).
@@ -34,6 +34,21 @@ class ModelSpec:
     """Largest prompt in tokens, chat template included."""
     shift: float
     """The scheduler's time shift, from this checkpoint's own scheduler config."""
+    num_caption_positions: int
+    """Positions that a caption and its images may take, 0 included."""
+    siglip: SiglipSpec | None = None
+    """How features of reference images are made; None where the transformer reads none."""
+
+    @property
+    def max_reference_pixels(self) -> int:
+        """Larger reference images are shrunk: to the model's own size, 1024 x 1024 for the release."""
+        return self.default_height * self.default_width
+
+    @property
+    def max_reference_side(self) -> int:
+        """Largest height or width of a reference image that the positional encoding covers."""
+        # Features are given the positions of latents, of which a patch has two a side.
+        return self.max_side // PATCH_SIZE if self.siglip else self.max_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +72,8 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "Tongyi-MAI/Z-Image": KnownModel(variant="base"),
 }
 DEFAULT_MODEL = "tiny-zimage-turbo"
+_OMNI_PIPELINE = "ZImageOmniPipeline"
+"""The pipeline of checkpoints that read reference images as conditions."""
 
 
 def read_model_spec(
@@ -78,8 +95,10 @@ def read_model_spec(
     Raises:
         CheckpointError: a missing or foreign file, or an unknown variant.
     """
+    index_path = directory / "model_index.json"
+    pipeline = read_json(index_path).get("_class_name")
     known = _known_model(model_id) or _known_model(directory.name)
-    variant_name = variant or (known.variant if known else None)
+    variant_name = variant or _variant_of(pipeline) or (known.variant if known else None)
     if variant_name is None:
         raise CheckpointError(
             f"variant: {model_id} is not known by name; say which variant it is: {', '.join(VARIANTS)}",
@@ -91,10 +110,16 @@ def read_model_spec(
         )
     spec = VARIANTS[variant_name]
     _check_classes(directory)
-    transformer = _Config(directory, "transformer")
-    vae = _Config(directory, "vae")
-    text_encoder = _Config(directory, "text_encoder")
-    scheduler = _Config(directory, "scheduler")
+    if bool(spec.max_reference_images) != (pipeline == _OMNI_PIPELINE):
+        needed = _OMNI_PIPELINE if spec.max_reference_images else "another pipeline"
+        raise CheckpointError(
+            f"variant: {variant_name} needs a checkpoint of {needed}; {index_path} says {pipeline}",
+            field="variant",
+        )
+    transformer = ComponentConfig(directory, "transformer")
+    vae = ComponentConfig(directory, "vae")
+    text_encoder = ComponentConfig(directory, "text_encoder")
+    scheduler = ComponentConfig(directory, "scheduler")
     for name in ("use_dynamic_shifting", "stochastic_sampling"):
         if scheduler.content.get(name):
             raise CheckpointError(f"{scheduler.path}: {name} is not supported")
@@ -135,6 +160,8 @@ def read_model_spec(
         default_guidance_scale=spec.default_guidance_scale if default_guidance is None else default_guidance,
         max_prompt_tokens=limit,
         shift=scheduler.number("shift"),
+        num_caption_positions=caption_positions,
+        siglip=read_siglip_spec(directory) if spec.max_reference_images else None,
     )
 
 
@@ -157,7 +184,14 @@ def released_spec(model_id: str) -> ModelSpec:
         default_guidance_scale=variant.default_guidance_scale,
         max_prompt_tokens=RELEASED_PROMPT_TOKENS,
         shift=variant.released_shift,
+        num_caption_positions=1536,
     )
+
+
+def _variant_of(pipeline: object) -> str | None:
+    """Say which variant a pipeline is of, where that alone decides it."""
+    readers = (name for name, variant in VARIANTS.items() if variant.max_reference_images)
+    return next(readers) if pipeline == _OMNI_PIPELINE else None
 
 
 def _known_model(name: str) -> KnownModel | None:
@@ -177,56 +211,14 @@ _CLASSES = {
 
 def _check_classes(directory: Path) -> None:
     path = directory / "model_index.json"
-    index = _read_json(path)
+    index = read_json(path)
     if not str(index.get("_class_name", "")).startswith("ZImage"):
         raise CheckpointError(f"{path}: _class_name is {index.get('_class_name')!r}, not a Z-Image pipeline")
     for part, classes in _CLASSES.items():
-        entry = index.get(part)
-        if not (isinstance(entry, list) and len(entry) == 2 and entry[1] in classes):
-            raise CheckpointError(f"{path}: {part} is {entry!r}, expected {' or '.join(classes)}")
-        config = _Config(directory, part)
+        if not names_class(index, part, classes):
+            raise CheckpointError(f"{path}: {part} is {index.get(part)!r}, expected {' or '.join(classes)}")
+        config = ComponentConfig(directory, part)
         # diffusers names the class itself, transformers a list of them; either may be left out.
         names = config.content.get("_class_name") or config.content.get("architectures")
         if names and not set(classes) & set([names] if isinstance(names, str) else names):
             raise CheckpointError(f"{config.path}: its class is {names!r}, expected {' or '.join(classes)}")
-
-
-class _Config:
-    """One component's configuration file."""
-
-    def __init__(self, directory: Path, part: str) -> None:
-        name = "scheduler_config.json" if part == "scheduler" else "config.json"
-        self.path = directory / part / name
-        self.content = _read_json(self.path)
-
-    def integer(self, name: str) -> int:
-        value = self.content.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a whole number above 0")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self.content.get(name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a number above 0")
-        return float(value)
-
-    def integers(self, name: str) -> list[int]:
-        value = self.content.get(name)
-        if not (isinstance(value, list) and value and all(isinstance(item, int) for item in value)):
-            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a list of whole numbers")
-        return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: missing; a Z-Image checkpoint is a folder in diffusers layout"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: unreadable ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content

@@ -25,7 +25,7 @@ from zimage_models.errors import InvalidRequest
 
 _HIDDEN_UNITS = 8
 """Hidden units that stay together: matrix kernels want rows of whole 16 bytes."""
-_BLOCK_STACKS = ("layers", "noise_refiner", "context_refiner")
+_BLOCK_STACKS = ("layers", "noise_refiner", "context_refiner", "siglip_refiner")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +149,9 @@ def parallelize(transformer: Any, mesh: DeviceMesh) -> None:
     head_dim = config.dim // config.n_heads
     check_degree(mesh.size(), config.n_heads)
     plan: dict[str, ParallelStyle] = {}
-    for stack in _BLOCK_STACKS:
+    # Only a model that reads features has the last one.
+    stacks = [stack for stack in _BLOCK_STACKS if getattr(transformer, stack) is not None]
+    for stack in stacks:
         for name in ("to_q", "to_k", "to_v"):
             plan[f"{stack}.*.attention.{name}"] = _ByOutputs(head_dim)
         plan[f"{stack}.*.attention.to_out.0"] = _ByInputs(head_dim)
@@ -157,7 +159,7 @@ def parallelize(transformer: Any, mesh: DeviceMesh) -> None:
             plan[f"{stack}.*.feed_forward.{name}"] = _ByOutputs(_HIDDEN_UNITS)
         plan[f"{stack}.*.feed_forward.w2"] = _ByInputs(_HIDDEN_UNITS)
     parallelize_module(transformer, mesh, plan)
-    for stack in _BLOCK_STACKS:
+    for stack in stacks:
         for block in getattr(transformer, stack):
             block.attention.heads = block.attention.to_q.weight.shape[0] // head_dim
 

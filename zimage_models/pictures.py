@@ -1,4 +1,4 @@
-"""Pictures that requests bring along: images to start from, and masks. It knows no file format."""
+"""Pictures that requests bring along: images to start from or to read, masks. It knows no file format."""
 
 import hashlib
 import math
@@ -61,6 +61,27 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
     method = Image.Resampling.NEAREST if picture.is_mask else Image.Resampling.LANCZOS
     fitted = ImageOps.fit(Image.fromarray(picture.pixels), (width, height), method=method)
     return Picture(pixels=np.asarray(fitted))
+
+
+def area_size(height: int, width: int, area: int) -> tuple[int, int]:
+    """Say the size of an image scaled to an area in pixels (Flux2ImageProcessor._resize_to_target_area)."""
+    scale = math.sqrt(area / (width * height))
+    return int(height * scale), int(width * scale)
+
+
+def resize_to(picture: Picture, height: int, width: int) -> Picture:
+    """Scale an image to a size in pixels, whatever its aspect."""
+    resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return Picture(pixels=np.asarray(resized))
+
+
+def crop_to_multiple(picture: Picture, size_multiple: int) -> Picture:
+    """Cut a picture's edges off evenly until its sides are multiples (Flux2ImageProcessor, ``crop``)."""
+    height, width = (side // size_multiple * size_multiple for side in (picture.height, picture.width))
+    if (height, width) == (picture.height, picture.width):
+        return picture
+    top, left = (picture.height - height) // 2, (picture.width - width) // 2
+    return Picture(pixels=picture.pixels[top : top + height, left : left + width])
 
 
 def nearest_size(picture: Picture, *, size_multiple: int, max_side: int, max_pixels: int) -> tuple[int, int]:

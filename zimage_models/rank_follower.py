@@ -8,9 +8,9 @@ import torch
 from zimage_models.build_engine import resolve_model
 from zimage_models.compiled_blocks import compile_blocks
 from zimage_models.config import EngineConfig
-from zimage_models.denoiser import Denoiser
 from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.group_member import GroupMember
+from zimage_models.omni_denoiser import denoiser_class
 from zimage_models.prompts import PromptEncoder
 from zimage_models.rank_launcher import Rendezvous
 from zimage_models.rank_store import FAILED, LOADED, STARTED, RankStore
@@ -86,7 +86,8 @@ def _run(
     limit_threads(config)
     device = resolve_device(config, index=device_index)
     dtype = resolve_dtype(config.dtype, device)
-    directory = resolve_model(config).directory
+    spec = resolve_model(config)
+    directory = spec.directory
     store.tell(rank, STARTED)
     member = GroupMember(
         store.store,
@@ -103,7 +104,7 @@ def _run(
     transformer = shares["transformer"].model
     if config.compile:
         compile_blocks(transformer)
-    Denoiser(transformer, ranks=ranks)
+    denoiser_class(spec.variant)(transformer, ranks=ranks)
     store.tell(rank, LOADED, json.dumps(share_report(shares)))
     ranks.follow()
     ranks.close()

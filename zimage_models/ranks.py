@@ -20,6 +20,7 @@ class Verb(IntEnum):
     ENCODE = 1
     REFINE = 2
     VELOCITY = 3
+    FEATURES = 4
 
 
 class Ranks(Protocol):

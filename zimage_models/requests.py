@@ -16,12 +16,11 @@ import numpy.typing as npt
 
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_boolean, read_integer, read_number, read_text, shown
-from zimage_models.model_spec import PATCH_SIZE, ModelSpec
-from zimage_models.pictures import Picture, fit, nearest_size, painted
+from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture
+from zimage_models.request_pictures import picture_fields, read_images, size_of_images
 
 MAX_SEED = 2**63 - 1
-IMAGE_TO_IMAGE_STRENGTH = 0.6
-INPAINTING_STRENGTH = 1.0
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 
 
@@ -50,16 +49,26 @@ class ImageRequest:
     truncate_prompt: bool = False
     """Cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
     reference_images: tuple[Picture, ...] = ()
-    """Of this size; the one to start from."""
+    """With a strength: the one to start from, of this size. Without: conditions, each of its own size."""
     mask: Picture | None = None
     """Where to paint (128 and more) and where to keep the reference image; of this size."""
     strength: float | None = None
-    """Share of the steps to run on a reference image, above 0 .. 1; None without one."""
+    """Share of the steps to run on the image to start from, above 0 .. 1; None without one."""
     priority: Priority = Priority.BATCH
     deadline_s: float | None = None
     """Seconds from submission after which the request is dropped at the next step."""
     preview_every: int = 0
     """Emit a small preview image every so many steps; 0 for none."""
+
+    @property
+    def start_image(self) -> Picture | None:
+        """The image that noise is added to."""
+        return None if self.strength is None else self.reference_images[0]
+
+    @property
+    def condition_images(self) -> tuple[Picture, ...]:
+        """The images that the model reads beside the prompt."""
+        return self.reference_images if self.strength is None else ()
 
     @property
     def first_step(self) -> int:
@@ -75,7 +84,7 @@ class ImageRequest:
 
 
 EDIT_FIELDS = ("reference_images", "mask", "strength")
-"""The fields of a request that starts from an image; no table has them."""
+"""The fields of a request that has pictures; no table has them."""
 GENERATION_FIELDS = tuple(
     f.name
     for f in fields(ImageRequest)
@@ -116,8 +125,10 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     Args:
         spec: the model the request is for.
         values: fields by name (:data:`GENERATION_FIELDS`, :data:`EDIT_FIELDS`, and ``size`` as
-            ``"WIDTHxHEIGHT"``); None counts as absent. ``seed`` is required. Reference image and mask are
-            scaled and cropped to the size; without one it is the nearest to the reference image's own.
+            ``"WIDTHxHEIGHT"``); None counts as absent. ``seed`` is required. An image to start from and its
+            mask are scaled and cropped to the size; without one it is the nearest to the image's own. Images
+            that a model reads keep their sizes, but shrink from ``spec.max_reference_pixels`` on to the
+            output's area; the size is that of the last one unless it is given.
         hosting: ``priority``, ``deadline_s`` and ``preview_every``, set by the host.
 
     Raises:
@@ -129,7 +140,7 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         name = min(unknown)
         known = ", ".join(sorted(_VALUE_FIELDS))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
-    images = _reference_images(spec, given) if "reference_images" in given else ()
+    images = read_images(spec, given)
     height, width = _size(spec, given, images)
     guidance = read_number(
         given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
@@ -156,7 +167,7 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     _check_guidance(spec, request)
     _check_hosting(request)
     if images:
-        return _start_from(images, spec, given, request)
+        return replace(request, **picture_fields(spec, given, images, height, width))
     for name in ("mask", "strength"):
         if name in given:
             raise InvalidRequest(
@@ -183,74 +194,8 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def _reference_images(spec: ModelSpec, given: Mapping[str, Any]) -> Sequence[Picture]:
-    images = given.get("reference_images", ())
-    if not isinstance(images, list | tuple) or not all(_is_rgb(image) for image in images):
-        raise InvalidRequest(
-            f"reference_images: {shown(images)} is not a list of RGB pictures", field="reference_images"
-        )
-    limit = spec.variant.max_start_images
-    if len(images) > limit:
-        raise InvalidRequest(
-            f"reference_images: {len(images)} images; {spec.variant.name} takes at most {limit}",
-            field="reference_images",
-        )
-    return images
-
-
-def _is_rgb(image: Any) -> bool:
-    return isinstance(image, Picture) and not image.is_mask
-
-
-def _start_from(
-    images: Sequence[Picture], spec: ModelSpec, given: Mapping[str, Any], plain: ImageRequest
-) -> ImageRequest:
-    return replace(
-        plain,
-        reference_images=tuple(fit(image, plain.height, plain.width) for image in images),
-        mask=_mask(spec, given, images[0], plain) if "mask" in given else None,
-        strength=_strength(given),
-    )
-
-
-def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, plain: ImageRequest) -> Picture:
-    mask = given["mask"]
-    if not isinstance(mask, Picture) or not mask.is_mask:
-        raise InvalidRequest(f"mask: {shown(mask)} is not a picture of one channel", field="mask")
-    if (mask.height, mask.width) != (image.height, image.width):
-        raise InvalidRequest(
-            f"mask: {mask.width}x{mask.height} px is not the size of the reference image,"
-            f" {image.width}x{image.height} px",
-            field="mask",
-        )
-    fitted = fit(mask, plain.height, plain.width)
-    latent_scale = spec.size_multiple // PATCH_SIZE
-    if not painted(fitted)[::latent_scale, ::latent_scale].any():
-        raise InvalidRequest(
-            f"mask: paints nothing: no pixel is 128 or more in every {latent_scale}th row and column,"
-            f" which are those that the model sees, at {plain.width}x{plain.height} px",
-            field="mask",
-        )
-    return fitted
-
-
-def _strength(given: Mapping[str, Any]) -> float:
-    default = INPAINTING_STRENGTH if "mask" in given else IMAGE_TO_IMAGE_STRENGTH
-    strength = read_number(given, "strength", default, 0.0, 1.0)
-    if not strength:
-        raise InvalidRequest("strength: 0 leaves no step to run; it must be above 0", field="strength")
-    return strength
-
-
 def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) -> tuple[int, int]:
-    default_height, default_width = spec.default_height, spec.default_width
-    if images:
-        default_height, default_width = nearest_size(
-            images[0],
-            size_multiple=spec.size_multiple,
-            max_side=spec.max_side,
-            max_pixels=spec.variant.max_pixels,
-        )
+    default_height, default_width = size_of_images(spec, images)
     if "size" in given:
         if "height" in given or "width" in given:
             raise InvalidRequest("size: give either size or height and width, not both", field="size")

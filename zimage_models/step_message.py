@@ -1,6 +1,6 @@
 """What rank 0 tells the other ranks of each call: a small header, then all tensors in one flat payload.
 
-The header is 32 whole numbers: the verb, the number of tensors, and each one's type, dimensions and shape (so
+The header is 44 whole numbers: the verb, the number of tensors, and each one's type, dimensions and shape (so
 batch, height, width and caption length). No Python object travels.
 """
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from zimage_models.ranks import Verb
 
-HEADER_NUMBERS = 32
-_MAX_TENSORS = 5
+_MAX_TENSORS = 7
 _MAX_DIMENSIONS = 4
-_DTYPES = (torch.float32, torch.bfloat16)
+HEADER_NUMBERS = 2 + _MAX_TENSORS * (2 + _MAX_DIMENSIONS)
+_DTYPES = (torch.float32, torch.bfloat16, torch.int32)
 _ALIGNMENT = 16
 """Bytes; each tensor starts at a multiple of it, as views of another type must."""
 
@@ -35,7 +35,7 @@ class TensorLayout:
 
 def write_header(verb: Verb, tensors: Sequence[Tensor]) -> Tensor:
     """Describe a call in one int64 tensor of ``HEADER_NUMBERS``, on the CPU."""
-    assert len(tensors) <= _MAX_TENSORS, "the header has room for five tensors"
+    assert len(tensors) <= _MAX_TENSORS, "the header has room for seven tensors"
     numbers = [int(verb), len(tensors)]
     for tensor in tensors:
         assert tensor.ndim <= _MAX_DIMENSIONS, "the header has room for four dimensions"

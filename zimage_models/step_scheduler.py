@@ -27,6 +27,10 @@ class Bucket:
     """Padded caption length of the positive prompt."""
     negative_tokens: int
     """Padded caption length of the negative prompt; 0 without guidance."""
+    reference_tokens: int = 0
+    """Padded tokens of the images that are read."""
+    feature_tokens: int = 0
+    """Padded tokens of their features."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

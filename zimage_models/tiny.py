@@ -8,11 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImagePipeline, ZImageTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    ZImageOmniPipeline,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
+)
 from torch import nn
-from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3Model
+from transformers import (
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
+    Siglip2ImageProcessorPil,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+)
 
 _TEXT_WIDTH = 32
+_SIGLIP_PATCH, _SIGLIP_PATCHES, _SIGLIP_POSITIONS = 8, 40, 36
 _SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 # The part of Qwen3's chat template that Z-Image uses.
 _CHAT_TEMPLATE = """\
@@ -42,6 +56,8 @@ def build_tiny_checkpoint(
     axes_lens: Sequence[int] = (1536, 512, 512),
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
+    reads_references: bool = False,
+    siglip_width: int | None = None,
 ) -> Path:
     """Write a checkpoint with random weights.
 
@@ -59,6 +75,8 @@ def build_tiny_checkpoint(
         axes_lens: positions of the rotary encoding: captions, rows, columns.
         dtype: of the stored weights.
         max_shard_size: larger components are written in several files, with an index.
+        reads_references: write a ZImageOmniPipeline, of the edit variant.
+        siglip_width: width of its SigLIP2 features; None for a model without them.
 
     Returns:
         The directory.
@@ -73,23 +91,41 @@ def build_tiny_checkpoint(
     # diffusers and transformers draw weights as they build a model; ours come from a generator of our own.
     with torch.random.fork_rng(devices=[]):
         models = {
-            "transformer": _transformer(dim, num_heads, num_layers, num_refiner_layers, axes_lens),
+            "transformer": _transformer(
+                dim, num_heads, num_layers, num_refiner_layers, axes_lens, siglip_width
+            ),
             "vae": _vae(vae_levels, sample_size),
             "text_encoder": _text_encoder(num_text_layers, len(tokenizer)),
         }
+        if siglip_width:
+            models["siglip"] = _siglip(siglip_width)
     generator = torch.Generator().manual_seed(seed)
     for model in models.values():
         _randomise(model, generator)
         # Not model.to: diffusers' warns.
         nn.Module.to(model, dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
-    pipeline: Any = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **models)
+    parts: dict[str, Any] = {"scheduler": scheduler, "tokenizer": tokenizer, **models}
+    if reads_references:
+        processor = (
+            Siglip2ImageProcessorPil(patch_size=_SIGLIP_PATCH, max_num_patches=_SIGLIP_PATCHES)
+            if siglip_width
+            else None
+        )
+        pipeline: Any = ZImageOmniPipeline(**{"siglip": None, **parts, "siglip_processor": processor})
+    else:
+        pipeline = ZImagePipeline(**parts)
     pipeline.save_pretrained(str(directory), max_shard_size=max_shard_size)
     return directory
 
 
 def _transformer(
-    dim: int, num_heads: int, num_layers: int, num_refiner_layers: int, axes_lens: Sequence[int]
+    dim: int,
+    num_heads: int,
+    num_layers: int,
+    num_refiner_layers: int,
+    axes_lens: Sequence[int],
+    siglip_width: int | None,
 ) -> Any:
     head_dim = dim // num_heads
     side_dim = head_dim * 3 // 16 * 2
@@ -104,6 +140,7 @@ def _transformer(
         n_kv_heads=num_heads,
         qk_norm=True,
         cap_feat_dim=_TEXT_WIDTH,
+        siglip_feat_dim=siglip_width,
         axes_dims=[head_dim - 2 * side_dim, side_dim, side_dim],
         axes_lens=list(axes_lens),
     )
@@ -122,6 +159,19 @@ def _vae(vae_levels: int, sample_size: int) -> Any:
         shift_factor=0.1159,
         use_quant_conv=False,
         use_post_quant_conv=False,
+    )
+
+
+def _siglip(width: int) -> Any:
+    return Siglip2VisionModel(
+        Siglip2VisionConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_patches=_SIGLIP_POSITIONS,
+            patch_size=_SIGLIP_PATCH,
+        )
     )
 
 

@@ -19,8 +19,8 @@ class VariantSpec:
     supports_negative_prompt: bool
     max_start_images: int = 1
     """Reference images that an image may start from, noise added to them (img2img, inpainting)."""
-    supports_reference_images: bool = False
-    """Reads reference images as conditions that its instructions speak of."""
+    max_reference_images: int = 0
+    """Reference images read as conditions, which instructions speak of (diffusers' omni mode)."""
     released_shift: float
     """Time shift of the released scheduler; a checkpoint's own scheduler config always wins."""
     recommended_steps: tuple[int, int]
@@ -64,7 +64,7 @@ VARIANTS: dict[str, VariantSpec] = {
         max_guidance_scale=20.0,
         supports_negative_prompt=True,
         max_start_images=0,
-        supports_reference_images=True,
+        max_reference_images=4,
         released_shift=6.0,
         recommended_steps=(50, 50),
         recommended_guidance=(3.0, 5.0),

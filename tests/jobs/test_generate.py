@@ -230,7 +230,7 @@ def test_openai_batch_file_is_read_as_it_is(zimage: Zimage, tmp_path: Path) -> N
         (["generate", "nothing.csv", "out"], "nothing.csv"),
         (["generate", "t.csv", "gs://bucket/x"], "gs"),
         (["generate", "t.csv", "out", "--model", "nonsense"], "nonsense"),
-        (["generate", "t.csv", "out", "--variant", "edit"], "no edits yet"),
+        (["generate", "t.csv", "out", "--variant", "edit"], "edit needs a checkpoint of ZImageOmniPipeline"),
         (["generate", "t.csv", "out", "--engines", "many"], "engines: 'many'"),
         (["generate", "t.csv", "out", "--engines", "3:1"], "below the minimum 3"),
         (["generate", "t.csv", "out", "--variants", "0"], "variants"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,25 @@ def one_thread() -> Iterator[None]:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build a random checkpoint as the release is built: 8x VAE, sizes are multiples of 16. Read only."""
     return build_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def omni_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a random checkpoint that reads reference images; its own size is the release's. Read only."""
+    return _build_omni(tmp_path_factory.mktemp("checkpoints") / "omni")
+
+
+@pytest.fixture(scope="session")
+def siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build one that reads their SigLIP2 features too. Read only."""
+    return _build_omni(tmp_path_factory.mktemp("checkpoints") / "siglip", siglip_width=24)
+
+
+def _build_omni(directory: Path, **options: Any) -> Path:
+    # Heads that divide by 2 and 3.
+    return build_tiny_checkpoint(
+        directory, dim=48, num_heads=6, num_layers=2, sample_size=1024, reads_references=True, **options
+    )
 
 
 @pytest.fixture(scope="session")

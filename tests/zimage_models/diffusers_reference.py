@@ -9,11 +9,15 @@ import torch
 from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
 from PIL import Image
 
+from benchmarks.omni_pipeline import load_omni_pipeline
+from zimage_models.component_config import read_json
 from zimage_models.pictures import painted
 from zimage_models.requests import ImageRequest, ImageResult
 
 
-def load_pipeline(directory: Path) -> ZImagePipeline:
+def load_pipeline(directory: Path) -> Any:
+    if read_json(directory / "model_index.json")["_class_name"] == "ZImageOmniPipeline":
+        return load_omni_pipeline(directory, dtype=torch.float32)
     pipeline = ZImagePipeline.from_pretrained(str(directory), dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -22,10 +26,12 @@ def load_pipeline(directory: Path) -> ZImagePipeline:
 def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDArray[np.uint8]:
     pictures: dict[str, Any] = {}
     pipeline_class = ZImagePipeline
-    if request.reference_images:
+    if request.condition_images:
+        pictures["image"] = [Image.fromarray(image.pixels) for image in request.condition_images]
+    if request.start_image:
         pipeline_class = ZImageImg2ImgPipeline
         pictures = {
-            "image": Image.fromarray(request.reference_images[0].pixels),
+            "image": Image.fromarray(request.start_image.pixels),
             "strength": request.strength,
         }
     if request.mask:

@@ -1,5 +1,6 @@
 """What a divided engine can be made of: other models, other places for the text encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from tests.zimage_models.divided_engine import (
     divided_config,
     divided_engine,
     make_all,
+    relative_difference,
 )
-from zimage_models.engine import PreviewCallback, PreviewEvent, RequestHandle
+from tests.zimage_models.test_parallel import finished_latents, picture
+from zimage_models.config import ParallelConfig
+from zimage_models.engine import Engine, PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.errors import Cancelled, InvalidRequest
 from zimage_models.load_engine import load_engine
-from zimage_models.requests import build_request
+from zimage_models.requests import ImageRequest, build_request
 
 LONG = "a long way down " * 5
 
@@ -83,3 +87,33 @@ def test_more_ranks_than_heads_are_refused_before_any_starts(
     monkeypatch.setattr(rank_launcher, "on_launch", lambda: pytest.fail("a rank was started"))
     with pytest.raises(InvalidRequest, match=r"^tensor_parallel_size: 8 is above the .* 6 attention"):
         load_engine(divided_config(six_heads, 8), launcher=rank_launcher)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_edits_are_those_of_one_rank(
+    siglip_checkpoint: Path, rank_launcher: KeptLauncher, num_ranks: int
+) -> None:
+    def requests_of(engine: Engine) -> list[ImageRequest]:
+        images = [picture(64, 80), picture(96, 64)]
+        values: list[dict[str, Any]] = [
+            {"reference_images": images[:1], "guidance_scale": 0.0},
+            {"reference_images": images, "guidance_scale": 2.0, "negative_prompt": LONG},
+            {"guidance_scale": 0.0},
+        ]
+        common = {"prompt": "make it red", "num_inference_steps": 3, "size": "64x64"}
+        return [
+            build_request(engine.spec, {**common, **value, "seed": seed}) for seed, value in enumerate(values)
+        ]
+
+    config = replace(divided_config(siglip_checkpoint, num_ranks), variant=None)
+    divided = load_engine(config, launcher=rank_launcher)
+    try:
+        results, latents = finished_latents(divided, requests_of(divided))
+        assert divided.stats().num_rebuilds == 0
+    finally:
+        divided.close()
+    whole = load_engine(replace(config, parallel=ParallelConfig()))
+    expected, expected_latents = finished_latents(whole, requests_of(whole))
+    for seed, (result, reference) in enumerate(zip(results, expected, strict=True)):
+        assert relative_difference(latents[seed], expected_latents[seed]) < 1e-5
+        assert np.abs(result.pixels_HWC.astype(int) - reference.pixels_HWC).max() <= 1

@@ -25,6 +25,7 @@ from zimage_models.errors import (
     InvalidRequest,
     OutOfMemory,
 )
+from zimage_models.image_decoder import ImageDecoder
 from zimage_models.image_state import ImageState
 from zimage_models.load_engine import load_engine
 from zimage_models.model_runner import ModelRunner
@@ -393,7 +394,7 @@ def test_a_uniform_image_fails(make_engine: MakeEngine, ask: Ask, spec: ModelSpe
         spec.directory, device=torch.device("cpu"), dtype=torch.float32, vae_dtype=torch.float32
     )
     components.vae.decoder.conv_out.weight.zero_()
-    runner._vae = components.vae
+    runner._image_decoder = ImageDecoder(components.vae)
     handle = engine.submit(ask(1))
     run(engine)
     with pytest.raises(BlankImage, match=r"one uniform colour \(every pixel is \d+, \d+, \d+\)"):
@@ -475,7 +476,7 @@ def test_what_is_kept_does_not_keep_its_batch(make_engine: MakeEngine, ask: Ask,
     run(engine)
     assert all(handle.result(0).pixels_HWC.base is None for handle in handles)
     tokenizer = PromptTokenizer(spec.directory, max_tokens=512)
-    caption = runner.captions.get(tokenizer.tokenize("owl 2", truncate=False).ids)
+    caption = runner.captions.get(tokenizer.tokenize("owl 2", truncate=False).segments)
     assert caption is not None
     assert caption.untyped_storage().nbytes() == caption.nbytes
 

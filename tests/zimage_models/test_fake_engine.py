@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ def test_previews_are_sent_when_asked_for(engine: FakeEngine) -> None:
     assert steps() == []
     values |= {"reference_images": [image], "strength": 0.6}
     assert steps(preview_every=2) == [(2, 5), (4, 5)]
+
+
+def test_edits_are_answered_too(omni_checkpoint: Path) -> None:
+    engine = build_engine(EngineConfig(model=str(omni_checkpoint), fake=True))
+    images = [Picture(pixels=np.zeros((64, 80, 3), np.uint8))]
+    request = build_request(engine.spec, {"prompt": "a", "seed": 1, "reference_images": images})
+    assert engine.submit(request).result(0).pixels_HWC.shape == (64, 80, 3)
 
 
 def test_it_is_hosted_like_a_real_one(engine: FakeEngine) -> None:

@@ -9,6 +9,7 @@ from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
+from zimage_models.siglip_spec import SiglipSpec
 from zimage_models.tiny import build_tiny_checkpoint
 
 
@@ -87,7 +88,57 @@ def test_prompt_limit_is_checked(checkpoint: Path, num_tokens: int) -> None:
 )
 def test_variants_are_known_by_name(checkpoint: Path, model_id: str, variant: str) -> None:
     assert read_model_spec(checkpoint, model_id=model_id).variant.name == variant
-    assert read_model_spec(checkpoint, model_id=model_id, variant="edit").variant.name == "edit"
+    assert read_model_spec(checkpoint, model_id=model_id, variant="turbo").variant.name == "turbo"
+
+
+def test_omni_checkpoints_are_edit_whatever_their_name(
+    omni_checkpoint: Path, siglip_checkpoint: Path
+) -> None:
+    for directory, siglip in (
+        (omni_checkpoint, None),
+        (siglip_checkpoint, SiglipSpec(patch_size=8, max_num_patches=40)),
+    ):
+        spec = read_model_spec(directory, model_id="Tongyi-MAI/Z-Image")
+        assert (spec.variant.name, spec.variant.max_reference_images, spec.siglip) == ("edit", 4, siglip)
+        assert (spec.max_reference_pixels, spec.num_caption_positions) == (1024**2, 1536)
+        assert spec.max_reference_side == (8192 if siglip is None else 4096)
+
+
+def test_a_variant_of_another_pipeline_is_refused(checkpoint: Path, omni_checkpoint: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"^variant: edit needs .* ZImageOmniPipeline; .* ZImagePipeline$"
+    ):
+        spec_of(checkpoint, variant="edit")
+    with pytest.raises(CheckpointError, match=r"^variant: base needs .* another .* ZImageOmniPipeline$"):
+        spec_of(omni_checkpoint, variant="base")
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "told"),
+    [
+        ("model_index.json", {"siglip": [None, None]}, r"siglip is \[None, None\], .* siglip_feat_dim 24"),
+        ("model_index.json", {"siglip": ...}, "siglip is None, .* siglip_feat_dim 24"),
+        ("model_index.json", {"siglip": ["transformers", "CLIPVisionModel"]}, "expected Siglip2VisionModel"),
+        ("model_index.json", {"siglip_processor": ...}, "siglip_processor is None"),
+        ("transformer/config.json", {"siglip_feat_dim": None}, "has no siglip_feat_dim"),
+        ("transformer/config.json", {"siglip_feat_dim": 32}, "hidden_size 24 does not fit .* 32"),
+        (
+            "siglip_processor/preprocessor_config.json",
+            {"patch_size": 16},
+            "16 does not fit siglip patch_size 8",
+        ),
+        ("siglip_processor/preprocessor_config.json", {"max_num_patches": 0}, "max_num_patches is 0"),
+    ],
+)
+def test_siglip_has_to_fit_the_transformer(
+    siglip_checkpoint: Path, tmp_path: Path, file: str, values: dict[str, Any], told: str
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(siglip_checkpoint, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    spec_of(copy, variant=None)
+    change(copy / file, **values)
+    with pytest.raises(CheckpointError, match=told):
+        spec_of(copy, variant=None)
 
 
 def test_unknown_names_need_a_variant(checkpoint: Path) -> None:

@@ -3,9 +3,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
+from PIL import Image
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.pictures import Picture, fit, nearest_size, painted
+from zimage_models.pictures import Picture, crop_to_multiple, fit, nearest_size, painted
 
 LIMITS = {"size_multiple": 16, "max_side": 512, "max_pixels": 256 * 256}
 
@@ -104,3 +107,14 @@ def test_half_and_more_of_a_mask_is_painted() -> None:
 def test_the_nearest_size_allowed(height: int, width: int, expected: tuple[int, int]) -> None:
     mask = Picture(pixels=np.zeros((height, width), np.uint8))
     assert nearest_size(mask, **LIMITS) == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (75, 100), (95, 81)])
+def test_edges_are_cut_off_as_in_diffusers(height: int, width: int) -> None:
+    picture = image(height, width)
+    cropped = crop_to_multiple(picture, 16)
+    expected = Flux2ImageProcessor(vae_scale_factor=16).preprocess(
+        Image.fromarray(picture.pixels), height=height // 16 * 16, width=width // 16 * 16, resize_mode="crop"
+    )
+    found = torch.from_numpy(cropped.pixels.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
+    torch.testing.assert_close(found, expected)

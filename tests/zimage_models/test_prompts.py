@@ -4,16 +4,20 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import ZImagePipeline
+from diffusers import ZImageOmniPipeline, ZImagePipeline
+from transformers import AutoTokenizer
 
 from zimage_models.build_engine import resolve_model
 from zimage_models.checkpoint import load_components
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError, InvalidRequest
 from zimage_models.prompts import PromptEncoder, PromptTokenizer
+from zimage_models.sequence_layout import num_caption_positions
 
 PROMPTS = [
     "a",
@@ -52,6 +56,63 @@ def test_ids_are_those_of_diffusers(directory: Path, pipeline_of: Callable[[Path
         )
 
 
+@pytest.mark.parametrize("num_references", [0, 1, 3])
+def test_segments_are_those_of_diffusers(directory: Path, num_references: int) -> None:
+    tokenizer = PromptTokenizer(directory, max_tokens=512)
+    pipeline = SegmentsOf(directory)
+    for prompt in PROMPTS:
+        found = tokenizer.tokenize(prompt, truncate=False, num_references=num_references)
+        assert list(map(list, found.segments)) == pipeline.segments(prompt, num_references)
+        assert tokenizer.count([prompt], num_references=num_references) == [
+            len(found.segments[num_references])
+        ]
+
+
+class SegmentsOf:
+    """Shows which texts the omni pipeline encodes, and as which tokens."""
+
+    def __init__(self, directory: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(str(directory / "tokenizer"), local_files_only=True)
+
+    def segments(self, prompt: str, num_references: int) -> list[list[int]]:
+        ZImageOmniPipeline._encode_prompt(
+            self, prompt, torch.device("cpu"), num_condition_images=num_references
+        )
+        return self._segments
+
+    def tokenizer(self, texts: list[str], **options: Any) -> Any:
+        inputs = self._tokenizer(texts, **options)
+        pairs = zip(inputs.input_ids, inputs.attention_mask, strict=True)
+        self._segments = [ids[mask.bool()].tolist() for ids, mask in pairs]
+        return inputs
+
+    def text_encoder(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        return SimpleNamespace(hidden_states=[input_ids] * 3)
+
+
+def test_the_positions_of_the_model_bound_prompts_with_references(directory: Path) -> None:
+    tokenizer = PromptTokenizer(directory, max_tokens=512, num_positions=384)
+    prompt = "word " * 1000
+    whole = tokenizer.tokenize(prompt, truncate=True)
+    assert len(whole.ids) == 512
+    for num_references in (1, 2):
+        cut = tokenizer.tokenize(prompt, truncate=True, num_references=num_references)
+        assert num_caption_positions(cut.lengths) <= 384
+        longer = [length + 32 * (length == max(cut.lengths)) for length in cut.lengths]
+        assert num_caption_positions(longer) > 384
+        # Its end is kept, with the mark of the image to come.
+        end = tokenizer.tokenize("", truncate=False, num_references=num_references).segments[num_references]
+        assert cut.segments[num_references][-3:] == end[-3:]
+        limit = len(cut.segments[num_references])
+        with pytest.raises(InvalidRequest, match=f"^prompt: .* the limit is {limit}$"):
+            tokenizer.tokenize(prompt, truncate=False, num_references=num_references)
+        assert tokenizer.find_too_long(["a", prompt], num_references=num_references).keys() == {1}
+    [needed] = tokenizer.count([""], num_references=4)
+    for limits in ({"max_tokens": 512, "num_positions": 64}, {"max_tokens": needed}):
+        with pytest.raises(InvalidRequest, match=r"^reference_images: 4 images leave no room"):
+            PromptTokenizer(directory, **limits).tokenize("a", truncate=True, num_references=4)
+
+
 def test_counts_are_the_lengths(directory: Path) -> None:
     tokenizer = PromptTokenizer(directory, max_tokens=512)
     assert tokenizer.count(PROMPTS) == [len(tokenizer.tokenize(p, truncate=False).ids) for p in PROMPTS]
@@ -87,7 +148,7 @@ def test_embeddings_are_those_of_diffusers(
     )
     tokenizer = PromptTokenizer(directory, max_tokens=512)
     prompts = [tokenizer.tokenize(prompt, truncate=False) for prompt in PROMPTS]
-    embeddings = PromptEncoder(components.text_encoder).encode(prompts)
+    embeddings = PromptEncoder(components.text_encoder).encode([prompt.ids for prompt in prompts])
     with torch.no_grad():
         expected = pipeline_of(directory)._encode_prompt(list(PROMPTS), max_sequence_length=512)
     for embedding, reference in zip(embeddings, expected, strict=True):

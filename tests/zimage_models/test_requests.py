@@ -2,10 +2,13 @@ import dataclasses
 import math
 import pickle
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
+from PIL import Image
 
 from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
@@ -22,7 +25,6 @@ from zimage_models.requests import (
     build_request,
     parse_size,
 )
-from zimage_models.variants import VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -322,10 +324,68 @@ def test_a_mask_that_the_model_cannot_see_is_refused(turbo: ModelSpec) -> None:
         request(turbo, **values, size="64x64")
 
 
-def test_only_models_that_start_from_images_take_them(base: ModelSpec) -> None:
-    edit = dataclasses.replace(base, variant=VARIANTS["edit"])
-    with pytest.raises(InvalidRequest, match=r"^reference_images: 1 images; edit takes at most 0"):
-        request(edit, reference_images=[picture(8, 8)])
+@pytest.fixture(scope="module")
+def edit(omni_checkpoint: Path) -> ModelSpec:
+    return resolve_model(EngineConfig(model=str(omni_checkpoint)))
+
+
+def noise(height: int, width: int) -> Picture:
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Picture(pixels=pixels)
+
+
+def test_images_that_are_read_keep_their_sizes(edit: ModelSpec) -> None:
+    images = [noise(64, 130), noise(200, 100)]
+    made = request(edit, reference_images=images)
+    assert made.reference_images == made.condition_images == tuple(images)
+    assert (made.strength, made.start_image, made.first_step) == (None, None, 0)
+    # The size is the last one's, cropped.
+    assert (made.height, made.width) == (192, 96)
+    assert (request(edit, reference_images=images, width=48).width, made.height) == (48, 192)
+    assert request(edit, reference_images=images, size="64x32").height == 32
+
+
+def test_large_images_are_shrunk_as_in_diffusers(edit: ModelSpec) -> None:
+    image = noise(1000, 1100)
+    for size, area in (({}, 1024**2), ({"width": 64}, 1024**2), ({"size": "320x160"}, 320 * 160)):
+        shrunk = Flux2ImageProcessor._resize_to_target_area(Image.fromarray(image.pixels), area)
+        [found] = request(edit, reference_images=[image], **size).reference_images
+        assert np.array_equal(found.pixels, np.asarray(shrunk))
+    made = request(edit, reference_images=[image])
+    assert (made.width, made.height) == (1072, 976)
+    # One of exactly the model's own size is left alone.
+    assert request(edit, reference_images=[picture(1024, 1024)]).reference_images == (picture(1024, 1024),)
+
+
+BAD_REFERENCES = [
+    ({"reference_images": [picture(64, 64)] * 5}, "reference_images", ["5 images", "edit takes at most 4"]),
+    (
+        {"reference_images": [picture(64, 64), picture(63, 80)]},
+        "reference_images",
+        ["image 2", "80x63", "64"],
+    ),
+    ({"reference_images": [picture(64, 513)]}, "reference_images", ["image 1", "513x64", "8 times"]),
+    (
+        {"reference_images": [picture(1500, 9000)], "size": "32x16"},
+        "reference_images",
+        ["9000x1500", "shrunk to 55x9", "16..8192 px a side"],
+    ),
+    ({"reference_images": [picture(64, 64)], "strength": 0.5}, "strength", ["edit", "starts from none"]),
+    ({"reference_images": [picture(64, 64)], "mask": mask(64, 64)}, "mask", ["edit", "starts from none"]),
+    ({"strength": 0.5}, "strength", ["without reference_images"]),
+]
+
+
+@pytest.mark.parametrize(("values", "field", "told"), BAD_REFERENCES)
+def test_bad_references_are_told_by_field_value_and_limit(
+    edit: ModelSpec, values: dict[str, Any], field: str, told: list[str]
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request(edit, **values)
+    message = str(caught.value)
+    assert message.startswith(f"{field}: ")
+    assert [text for text in told if text not in message] == []
+    assert caught.value.field == field
 
 
 def test_previews_are_checked(turbo: ModelSpec) -> None:

@@ -18,6 +18,9 @@ def test_a_call_arrives_as_it_was_sent() -> None:
         # Of an odd number of bytes' worth, so that what follows has to be aligned.
         torch.randn(3, 7, 5).bfloat16(),
         torch.randn(2, 3).t(),
+        torch.arange(6, dtype=torch.int32).view(2, 3),
+        # A request without references has none of some.
+        torch.randn(2, 0, 5),
     ]
     header = write_header(Verb.VELOCITY, tensors)
     assert (header.dtype, header.shape) == (torch.int64, (HEADER_NUMBERS,))

@@ -1,0 +1,66 @@
+"""Read the JSON configuration files of a checkpoint in diffusers layout."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zimage_models.errors import CheckpointError
+
+_FILE_NAMES = {
+    "scheduler": "scheduler_config.json",
+    "siglip_processor": "preprocessor_config.json",
+}
+
+
+class ComponentConfig:
+    """One component's configuration file; a value that is not as it should be is a CheckpointError."""
+
+    def __init__(self, directory: Path, part: str) -> None:
+        self.path = directory / part / _FILE_NAMES.get(part, "config.json")
+        self.content = read_json(self.path)
+
+    def integer(self, name: str) -> int:
+        """Read a whole number above 0."""
+        value = self.content.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a whole number above 0")
+        return value
+
+    def number(self, name: str) -> float:
+        """Read a number above 0."""
+        value = self.content.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a number above 0")
+        return float(value)
+
+    def integers(self, name: str) -> list[int]:
+        """Read a list of whole numbers, at least one."""
+        value = self.content.get(name)
+        if not (isinstance(value, list) and value and all(isinstance(item, int) for item in value)):
+            raise CheckpointError(f"{self.path}: {name} is {value!r}, not a list of whole numbers")
+        return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path}: missing; a Z-Image checkpoint is a folder in diffusers layout"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path}: unreadable ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def names_class(index: dict[str, Any], part: str, classes: tuple[str, ...]) -> bool:
+    """Say whether a ``model_index.json`` names a component of one of the classes."""
+    entry = index.get(part)
+    return isinstance(entry, list) and len(entry) == 2 and entry[1] in classes

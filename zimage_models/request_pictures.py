@@ -1,0 +1,138 @@
+"""Check the pictures of a request and bring them to the sizes that its model wants.
+
+A model either starts from one image (img2img, inpainting) or reads several as conditions (edit).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import read_number, shown
+from zimage_models.model_spec import PATCH_SIZE, ModelSpec
+from zimage_models.pictures import Picture, area_size, fit, nearest_size, painted, resize_to
+
+IMAGE_TO_IMAGE_STRENGTH = 0.6
+INPAINTING_STRENGTH = 1.0
+# What a reference image must be at least (diffusers, Flux2ImageProcessor.check_image_input).
+MIN_REFERENCE_SIDE = 64
+MAX_REFERENCE_ASPECT = 8
+
+
+def read_images(spec: ModelSpec, given: Mapping[str, Any]) -> Sequence[Picture]:
+    """Read ``reference_images``: RGB pictures, no more than the model takes."""
+    images = given.get("reference_images", ())
+    if not isinstance(images, list | tuple) or not all(_is_rgb(image) for image in images):
+        raise InvalidRequest(
+            f"reference_images: {shown(images)} is not a list of RGB pictures", field="reference_images"
+        )
+    limit = spec.variant.max_reference_images or spec.variant.max_start_images
+    if len(images) > limit:
+        raise InvalidRequest(
+            f"reference_images: {len(images)} images; {spec.variant.name} takes at most {limit}",
+            field="reference_images",
+        )
+    return images
+
+
+def size_of_images(spec: ModelSpec, images: Sequence[Picture]) -> tuple[int, int]:
+    """Choose an output size, (height, width), where none is given: that of an image.
+
+    A start image decides by itself; of several references it is the last one, as diffusers reads it.
+    """
+    if not images:
+        return spec.default_height, spec.default_width
+    if spec.variant.max_reference_images:
+        height, width = _reference_size(spec, len(images), images[-1], spec.max_reference_pixels)
+        return (
+            height // spec.size_multiple * spec.size_multiple,
+            width // spec.size_multiple * spec.size_multiple,
+        )
+    return nearest_size(
+        images[0],
+        size_multiple=spec.size_multiple,
+        max_side=spec.max_side,
+        max_pixels=spec.variant.max_pixels,
+    )
+
+
+def picture_fields(
+    spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture], height: int, width: int
+) -> dict[str, Any]:
+    """Return the picture fields of a request of ``height`` x ``width`` pixels."""
+    if spec.variant.max_reference_images:
+        for name in ("mask", "strength"):
+            if name in given:
+                raise InvalidRequest(
+                    f"{name}: {spec.variant.name} reads reference images and starts from none of them",
+                    field=name,
+                )
+        is_sized = "size" in given or {"height", "width"} <= given.keys()
+        area = height * width if is_sized else spec.max_reference_pixels
+        return {"reference_images": tuple(_references(spec, images, area))}
+    return {
+        "reference_images": tuple(fit(image, height, width) for image in images),
+        "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
+        "strength": _strength(given),
+    }
+
+
+def _is_rgb(image: Any) -> bool:
+    return isinstance(image, Picture) and not image.is_mask
+
+
+def _references(spec: ModelSpec, images: Sequence[Picture], area: int) -> list[Picture]:
+    """Shrink references as diffusers does; they are cropped where they are read."""
+    resized = []
+    for number, image in enumerate(images, start=1):
+        size = _reference_size(spec, number, image, area)
+        resized.append(image if size == (image.height, image.width) else resize_to(image, *size))
+    return resized
+
+
+def _reference_size(spec: ModelSpec, number: int, image: Picture, area: int) -> tuple[int, int]:
+    height, width = image.height, image.width
+    name = f"reference_images: image {number} is {width}x{height} px"
+    if min(height, width) < MIN_REFERENCE_SIDE:
+        raise InvalidRequest(f"{name}; a side is at least {MIN_REFERENCE_SIDE} px", field="reference_images")
+    if max(height, width) > MAX_REFERENCE_ASPECT * min(height, width):
+        raise InvalidRequest(
+            f"{name}; one side is at most {MAX_REFERENCE_ASPECT} times the other", field="reference_images"
+        )
+    if height * width > spec.max_reference_pixels:
+        height, width = area_size(height, width, area)
+        name += f", shrunk to {width}x{height}"
+    if not (spec.size_multiple <= min(height, width) and max(height, width) <= spec.max_reference_side):
+        raise InvalidRequest(
+            f"{name}; the model reads {spec.size_multiple}..{spec.max_reference_side} px a side",
+            field="reference_images",
+        )
+    return height, width
+
+
+def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int, width: int) -> Picture:
+    mask = given["mask"]
+    if not isinstance(mask, Picture) or not mask.is_mask:
+        raise InvalidRequest(f"mask: {shown(mask)} is not a picture of one channel", field="mask")
+    if (mask.height, mask.width) != (image.height, image.width):
+        raise InvalidRequest(
+            f"mask: {mask.width}x{mask.height} px is not the size of the reference image,"
+            f" {image.width}x{image.height} px",
+            field="mask",
+        )
+    fitted = fit(mask, height, width)
+    latent_scale = spec.size_multiple // PATCH_SIZE
+    if not painted(fitted)[::latent_scale, ::latent_scale].any():
+        raise InvalidRequest(
+            f"mask: paints nothing: no pixel is 128 or more in every {latent_scale}th row and column,"
+            f" which are those that the model sees, at {width}x{height} px",
+            field="mask",
+        )
+    return fitted
+
+
+def _strength(given: Mapping[str, Any]) -> float:
+    default = INPAINTING_STRENGTH if "mask" in given else IMAGE_TO_IMAGE_STRENGTH
+    strength = read_number(given, "strength", default, 0.0, 1.0)
+    if not strength:
+        raise InvalidRequest("strength: 0 leaves no step to run; it must be above 0", field="strength")
+    return strength
