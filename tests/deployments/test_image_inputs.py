@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import struct
 import tracemalloc
@@ -11,9 +12,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
+from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask, read_outline
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_codec import IMAGE_FORMATS
+from zimage_models.image_codec import IMAGE_FORMATS, Encoding, encode_image
+from zimage_models.xmp import GENERATED
 
 LIMITS = ImageLimits()
 SIZE = (48, 32)
@@ -74,7 +76,7 @@ def webp_of_canvas(size: tuple[int, int]) -> bytes:
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_formats_are_read(image_format: str) -> None:
-    pixels = read_image(file_of(plain(), image_format, quality=95), field="image", limits=LIMITS)
+    pixels = read_image(file_of(plain(), image_format, quality=95), field="image", limits=LIMITS).pixels
     assert pixels.dtype == np.uint8
     assert pixels.shape == (32, 48, 3)
     assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
@@ -82,7 +84,7 @@ def test_formats_are_read(image_format: str) -> None:
 
 def test_avif_is_read_where_it_is_allowed() -> None:
     limits = ImageLimits(formats=IMAGE_FORMATS)
-    pixels = read_image(file_of(plain(), "avif", quality=95), field="image", limits=limits)
+    pixels = read_image(file_of(plain(), "avif", quality=95), field="image", limits=limits).pixels
     assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
 
 
@@ -118,7 +120,7 @@ def rgb_16(value: int) -> bytes:
     ids=without_bytes,
 )
 def test_colour_modes_become_rgb_on_white(data: bytes, expected: tuple[int, int, int]) -> None:
-    pixels = read_image(data, field="image", limits=LIMITS)
+    pixels = read_image(data, field="image", limits=LIMITS).pixels
     assert pixels.shape == (32, 48, 3)
     assert np.abs(pixels.astype(int) - expected).max() <= 3
 
@@ -129,15 +131,48 @@ def test_exif_orientation_is_applied(image_format: str) -> None:
     image.paste((0, 0, 255), (0, 0, 24, 32))  # left half blue
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: what is left belongs on top
-    pixels = read_image(file_of(image, image_format, exif=exif), field="image", limits=LIMITS)
+    pixels = read_image(file_of(image, image_format, exif=exif), field="image", limits=LIMITS).pixels
     assert pixels.shape == (48, 32, 3)
     assert pixels[4, 16, 2] > 200
     assert pixels[-4, 16, 2] < 100
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_outline_has_the_size_of_the_upright_image(image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file_of(plain(), image_format, exif=exif)
+    outline, image = (read(data, field="image", limits=LIMITS) for read in (read_outline, read_image))
+    assert (outline.height, outline.width) == (image.height, image.width)
+    assert outline.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_outline_of_a_png_with_orientation_behind_its_pixels_is_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rows = zlib.compress(bytes(32 * (1 + 48 * 3)))
+    data = png_of(SIZE, (b"IDAT", rows), (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    outline, image = (read(data, field="image", limits=LIMITS) for read in (read_outline, read_image))
+    assert (outline.height, outline.width) == (image.height, image.width) == (48, 32)
+
+
+def test_outline_decodes_no_pixel() -> None:
+    data = png_of((4000, 4000), (b"IDAT", b"not zlib"))
+    assert read_outline(data, field="image", limits=LIMITS).width == 4000
+    assert peak_bytes(lambda: read_outline(data, field="image", limits=LIMITS)) < 2**20
+
+
+def test_picture_keeps_what_its_file_said_of_itself() -> None:
+    data = encode_image(np.asarray(noise()), Encoding(), parameters={})
+    ingredient = read_image(data, field="image", limits=LIMITS).ingredient
+    assert ingredient.digital_source_type == GENERATED
+    assert ingredient.sha256 == hashlib.sha256(data).hexdigest()
+
+
 def test_camera_jpeg_with_previews_is_a_still_image() -> None:
     data = file_of(plain(), "MPO", save_all=True, append_images=[plain(colour="blue")])
-    assert np.abs(read_image(data, field="image", limits=LIMITS).astype(int) - ORANGE).max() <= 6
+    assert np.abs(read_image(data, field="image", limits=LIMITS).pixels.astype(int) - ORANGE).max() <= 6
 
 
 # Refusing the rest
@@ -268,7 +303,7 @@ LEFT_PAINTED: npt.NDArray[np.uint8] = np.repeat(np.array([[255, 0]], np.uint8), 
     ids=without_bytes,
 )
 def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
-    mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE)
+    mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE).pixels
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, LEFT_PAINTED)
 

@@ -1,11 +1,13 @@
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.pictures import Picture, fit, nearest_size, painted
+from zimage_models.pictures import Picture, fit, nearest_size, painted, stand_in
+from zimage_models.xmp import Ingredient
 
 LIMITS = {"size_multiple": 16, "max_side": 512, "max_pixels": 256 * 256}
 
@@ -104,3 +106,17 @@ def test_half_and_more_of_a_mask_is_painted() -> None:
 def test_the_nearest_size_allowed(height: int, width: int, expected: tuple[int, int]) -> None:
     mask = Picture(pixels=np.zeros((height, width), np.uint8))
     assert nearest_size(mask, **LIMITS) == expected
+
+
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_stand_in_takes_no_memory_and_keeps_its_hash(is_mask: bool) -> None:
+    outline = stand_in(40_000, 40_000, sha256="ab" * 32, is_mask=is_mask)
+    fitted = fit(outline, 20_000, 30_000)
+    assert (fitted.height, fitted.width, fitted.is_mask) == (20_000, 30_000, is_mask)
+    assert fitted == outline
+    assert not is_mask or painted(stand_in(2, 2, sha256="c", is_mask=True)).all()
+
+
+def test_fitted_picture_keeps_what_its_file_said() -> None:
+    one = replace(image(4, 6), ingredient=Ingredient(document_id="did"))
+    assert fit(one, 8, 8).ingredient.document_id == "did"
