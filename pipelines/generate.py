@@ -15,6 +15,7 @@ from pipelines.ledger import finished_units
 from pipelines.manifest import RunManifest, read_manifest
 from pipelines.options import GenerateOptions
 from pipelines.parts import read_part
+from pipelines.picture_plan import picture_folder
 from pipelines.plan import Plan, write_plan
 from pipelines.publish import publish
 from pipelines.run import RunOutcome, run_plan
@@ -138,6 +139,7 @@ def generate(
             plan,
             options,
             output=output,
+            spec=spec,
             weights_sha256=weights_sha256,
             engine=_engine(options, weights_sha256),
             resources=resources,
@@ -155,6 +157,8 @@ def generate(
         plan, options, output=output, spec=spec, weights_sha256=weights_sha256, outcome=outcome
     )
     _finish(output, manifest, options.exports)
+    for file in output.list(picture_folder(plan.run_id)):
+        output.delete(file.path)
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)

@@ -1,6 +1,8 @@
 """Plan a run: read the table, check every row before any engine starts, and write the work table."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +14,13 @@ from pipelines.columns import ColumnMap, map_columns
 from pipelines.ledger import FinishedUnits
 from pipelines.options import GenerateOptions
 from pipelines.parts import part_schema
+from pipelines.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
+from pipelines.picture_reader import PictureReader
 from pipelines.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources import RowError, Source, SourceBatch, open_source
 from pipelines.storage import Storage
 from pipelines.unit_ids import digest
-from pipelines.work import work_schema
+from pipelines.work import MADE_FROM_FIELDS, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 from zimage_models.requests import GENERATION_FIELDS
@@ -52,8 +56,11 @@ class Plan:
     work_files: tuple[str, ...]
     """Parquet files of the work table, relative to the output."""
     passthrough: pa.Schema
+    """Columns that parts take over from the work table: the input's own, and of pictures what is known."""
     rejected: tuple[RowError, ...]
     """In input order."""
+    source_folder: str
+    """Where the table lies."""
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
@@ -84,6 +91,7 @@ class _UsableRow:
     index: int
     """Its place in the batch."""
     row: dict[str, Any]
+    pictures: PlannedPictures
     resolved: ResolvedRow
 
 
@@ -109,7 +117,13 @@ class _Planner:
             has_template=options.template is not None,
             drop=options.drop,
         )
-        self._passthrough = pa.schema([source.schema.field(name) for name in self._columns.passthrough])
+        self._source_columns = list(self._columns.passthrough)
+        self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
+        self._pictures: PicturePlanner | None = None
+        if self._columns.image is not None:
+            reader = PictureReader(options.picture_access(source.folder))
+            self._pictures = PicturePlanner(reader, image=self._columns.image, mask=self._columns.mask)
+            self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
         part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
         # A column under another name or of another type makes another row.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
@@ -131,10 +145,11 @@ class _Planner:
         self._transformer_steps = 0
 
     def run(self) -> Plan:
-        for batch in self._source.batches():
-            self._add(batch)
-            if self._limit_reached():
-                break
+        with self._pictures or nullcontext():
+            for batch in self._source.batches():
+                self._add(batch)
+                if self._limit_reached():
+                    break
         self._write_work_file()
         self._counts["rejected"] = len(self._rejected)
         if not self._counts["rows"]:
@@ -145,6 +160,7 @@ class _Planner:
             work_files=tuple(self._work_files),
             passthrough=self._passthrough,
             rejected=tuple(sorted(self._rejected, key=lambda error: error.row)),
+            source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
         )
@@ -154,8 +170,30 @@ class _Planner:
         return limit is not None and self._counts["taken"] >= limit
 
     def _add(self, batch: SourceBatch) -> None:
+        wanted = list(self._wanted(batch))
         usable: list[_UsableRow] = []
         num_units = 0
+        for (index, row), pictures in zip(wanted, self._look_up(wanted), strict=True):
+            number = batch.rows[index]
+            try:
+                if isinstance(pictures, InvalidRequest):
+                    raise pictures
+                resolved = self._resolver.resolve(row, pictures)
+            except InvalidRequest as error:
+                self._reject(number, row, error)
+                continue
+            if not resolved.units:
+                self._counts["duplicate"] += 1
+                continue
+            usable.append(_UsableRow(index=index, row=row, pictures=pictures, resolved=resolved))
+            num_units += len(resolved.units)
+            if num_units >= _UNITS_AT_ONCE:
+                self._keep(batch, usable)
+                usable, num_units = [], 0
+        self._keep(batch, usable)
+
+    def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows that filter and limit let through, by their place in the batch."""
         last_row = -1
         for index, (number, row) in enumerate(batch.records()):
             if self._limit_reached():
@@ -166,23 +204,27 @@ class _Planner:
                 if not self._resolver.keeps(row):
                     self._counts["filtered"] += 1
                     continue
-                self._counts["taken"] += 1
-                resolved = self._resolver.resolve(row)
             except InvalidRequest as error:
-                self._rejected.append(RowError(row=number, key=self._resolver.key(row), message=str(error)))
+                self._reject(number, row, error)
                 continue
-            if not resolved.units:
-                self._counts["duplicate"] += 1
-                continue
-            usable.append(_UsableRow(index=index, row=row, resolved=resolved))
-            num_units += len(resolved.units)
-            if num_units >= _UNITS_AT_ONCE:
-                self._keep(batch, usable)
-                usable, num_units = [], 0
-        self._keep(batch, usable)
+            self._counts["taken"] += 1
+            yield index, row
         errors = [error for error in batch.errors if error.row < last_row or not self._limit_reached()]
         self._rejected += errors
         self._counts["rows"] += len(errors)
+
+    def _look_up(
+        self, wanted: Sequence[tuple[int, dict[str, Any]]]
+    ) -> Sequence[PlannedPictures | InvalidRequest]:
+        if self._pictures is None:
+            return [PlannedPictures()] * len(wanted)
+        return self._pictures.look_up([row for _, row in wanted])
+
+    def _reject(self, number: int, row: dict[str, Any], error: InvalidRequest) -> None:
+        key = self._resolver.key(row)
+        self._rejected.append(
+            RowError(row=number, key=key, message=str(error), error_class=error.error_class)
+        )
 
     def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
         messages: dict[int, str] = {}
@@ -217,7 +259,13 @@ class _Planner:
         for name in GENERATION_FIELDS:
             columns[name] = [getattr(unit.request, name) for _, unit in units]
         columns["todo"] = self._todo(columns)
-        beside = batch.table.select(self._passthrough.names)
+        if self._pictures:
+            columns |= picture_columns([(item.pictures, unit.request) for item, unit in units])
+            todo = [
+                item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
+            ]
+            self._pictures.store(todo, self._output, picture_folder(self._run_id))
+        beside = batch.table.select(self._source_columns)
         beside = beside.take(pa.array([item.index for item, _ in units], pa.int64()))
         schema = work_schema(self._passthrough)
         arrays = [
@@ -232,7 +280,7 @@ class _Planner:
             self._write_work_file()
 
     def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
-        beside = [item.row[name] for name in self._passthrough.names]
+        beside = [item.row[name] for name in self._source_columns]
         return digest([self._layout, item.resolved.key, unit.file_name, beside])
 
     def _todo(self, columns: dict[str, list[Any]]) -> list[bool]:

@@ -33,7 +33,7 @@ def unit_id(
     """Address one image by all that decides its pixels and its file.
 
     Args:
-        request: the resolved request.
+        request: the resolved request; its pictures count by their hashes.
         variant: index among the images of one row.
         weights_sha256: identity of the weights.
         shift: the checkpoint's time shift, which stands in its scheduler's configuration.
@@ -45,7 +45,11 @@ def unit_id(
     """
     # As text: JSON takes half a microsecond for each float.
     settings = [str(getattr(request, name)) for name in GENERATION_FIELDS]
-    return digest([settings, variant, weights_sha256, str(shift), _fields(encoding), salt])
+    content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
+    if request.reference_images:
+        mask = request.mask and request.mask.sha256
+        content.append([[image.sha256 for image in request.reference_images], mask, str(request.strength)])
+    return digest(content)
 
 
 @lru_cache

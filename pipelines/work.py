@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
+from zimage_models.requests import EDIT_FIELDS, GENERATION_FIELDS, ImageRequest, Priority
 
 WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("unit_id", pa.string()),
@@ -33,8 +33,22 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
 )
 """Columns of the work table before the passed-through ones."""
 
-_CACHED_FILES = 8
+_PICTURE_AT = pa.struct([pa.field("address", pa.string()), pa.field("sha256", pa.string())])
+PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
+    pa.field("reference_images", pa.list_(_PICTURE_AT)),
+    pa.field("mask", _PICTURE_AT),
+)
+"""Columns of the work table of a table with images: where each is (null: in the run's own folder), and the
+sha256 of its file."""
 
+MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
+    pa.field("strength", pa.float64()),
+    pa.field("reference_sha256", pa.list_(pa.string())),
+    pa.field("mask_sha256", pa.string()),
+)
+"""What such a table passes through beside its own columns: what an image was made from."""
+
+_CACHED_FILES = 8
 
 REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 """What an engine needs of a work row."""
@@ -42,18 +56,20 @@ REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 
 def work_schema(passthrough: pa.Schema) -> pa.Schema:
     """Return the work table's schema for a table with these passed-through columns."""
-    return pa.schema([*WORK_FIELDS, *passthrough])
+    return pa.schema(
+        [*WORK_FIELDS, *(PICTURE_WORK_FIELDS if has_pictures(passthrough) else ()), *passthrough]
+    )
 
 
-def passthrough_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the passed-through columns of a work table's schema."""
-    own = {field.name for field in WORK_FIELDS}
-    return pa.schema([field for field in schema if field.name not in own])
+def has_pictures(passthrough: pa.Schema) -> bool:
+    """Say whether the passed-through columns are those of a table with images."""
+    return all(field in passthrough for field in MADE_FROM_FIELDS)
 
 
 def to_request(row: Mapping[str, Any]) -> ImageRequest:
-    """Read one work row back as the request it was made from."""
-    return ImageRequest(**{name: row[name] for name in GENERATION_FIELDS}, priority=Priority.BATCH)
+    """Read one work row back as the request it was made from, with the pictures that were put into it."""
+    names = (*GENERATION_FIELDS, *(name for name in EDIT_FIELDS if name in row))
+    return ImageRequest(**{name: row[name] for name in names}, priority=Priority.BATCH)
 
 
 def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> pa.Table:

@@ -48,6 +48,7 @@ EMBEDDED_FIELDS = (
     "num_inference_steps",
     "guidance_scale",
     "seed",
+    "strength",
 )
 """The fields of a request that go into its image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
@@ -56,6 +57,7 @@ _A1111_LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "CFG scale",
     "seed": "Seed",
+    "strength": "Denoising strength",
     "model": "Model",
 }
 

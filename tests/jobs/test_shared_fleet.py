@@ -21,6 +21,7 @@ from ray import serve
 from deployments.app import build_app
 from deployments.app_args import AppArgs, IngressArgs, ModelArgs
 from tests.jobs.conftest import Zimage, published
+from tests.picture_files import file_of, noise
 
 NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 PORT = 8399
@@ -74,6 +75,25 @@ def test_results_and_resume_are_those_of_own_engines(zimage: Zimage, tmp_path: P
     again = zimage("generate", table, tmp_path / "own", *SERVED)
     assert (again.code, again.event("planned")["new"]) == (0, 0)
     assert zimage("verify", tmp_path / "served").code == 0
+
+
+def test_pictures_go_to_the_endpoint_as_to_own_engines(
+    zimage: Zimage, tmp_path: Path, online: openai.OpenAI
+) -> None:
+    picture = file_of(noise(), "png")
+    table = write_table(tmp_path / "table.parquet", 4, image=picture, strength=0.5)
+    assert zimage("generate", table, tmp_path / "own", "--progress", "json").code == 0
+    done = zimage("generate", table, tmp_path / "served", *SERVED)
+    assert done.code == 0, done.err
+    own, served = published(tmp_path / "own").by_key, published(tmp_path / "served").by_key
+    for key, row in own.items():
+        assert row["unit_id"] == served[key]["unit_id"]
+        answer = online.images.edit(
+            image=picture, prompt=row["prompt"], extra_body={"seed": row["seed"], "strength": 0.5}
+        )
+        assert answer.data
+        for other in (served[key]["image"]["bytes"], base64.b64decode(answer.data[0].b64_json or "")):
+            assert abs(pixels(row["image"]["bytes"]) - pixels(other)).max() <= 1
 
 
 def test_a_row_and_a_request_give_the_same_picture(
