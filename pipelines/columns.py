@@ -95,8 +95,8 @@ def map_columns(
             continue
         if field in ("mask", "strength") and "image" not in chosen:
             continue
-        fits = _FITTING.get(field, lambda type_: True)
-        candidates = [name for name in free if fits(schema.field(name).type)]
+        fits = _FITTING.get(field)
+        candidates = [name for name in free if fits is None or fits(schema.field(name).type)]
         guess = _guess(field, candidates)
         if guess is not None:
             chosen[field] = guess
