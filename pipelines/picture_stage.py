@@ -173,7 +173,7 @@ def _decoded(
     return {
         "reference_pixels": [_cell(picture) for picture in request.reference_images],
         "mask_pixels": [_cell(request.mask)] if request.mask else [],
-        "ingredients": [asdict(picture.ingredient) for picture in request.reference_images],
+        "ingredients": [asdict(image.ingredient) for image in images],
     }
 
 

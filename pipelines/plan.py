@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.columns import ColumnMap, map_columns
 from pipelines.ledger import FinishedUnits
@@ -20,13 +19,11 @@ from pipelines.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources import RowError, Source, SourceBatch, open_source
 from pipelines.storage import Storage
 from pipelines.unit_ids import digest
-from pipelines.work import MADE_FROM_FIELDS, work_schema
+from pipelines.work import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.requests import GENERATION_FIELDS
+from zimage_models.requests import GENERATION_FIELDS, ImageRequest
 
-_WORK_FILE_ROWS = 65_536
-_WORK_FILE_BYTES = 64 * 2**20
 _UNITS_AT_ONCE = 1024
 
 
@@ -74,14 +71,24 @@ def write_plan(
     weights_sha256: str,
     output: Storage,
     finished: FinishedUnits,
+    to_run: bool = True,
 ) -> Plan:
     """Check the whole input table and write its work table under ``_runs/<run_id>/``.
+
+    Args:
+        options: what to make.
+        run_id: name of the run.
+        spec: the model.
+        weights_sha256: identity of its weights.
+        output: where the work table goes.
+        finished: what needs no engine any more.
+        to_run: put the pictures that the table itself holds beside the work table.
 
     Raises:
         InvalidRequest: the table or the options as a whole can't be used; single bad rows are collected.
     """
     source = open_source(options.input, options=options.storage, format=options.input_format)
-    return _Planner(options, run_id, spec, weights_sha256, output, finished, source).run()
+    return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +112,10 @@ class _Planner:
         output: Storage,
         finished: FinishedUnits,
         source: Source,
+        to_run: bool,
     ) -> None:
         self._options = options
+        self._to_run = to_run
         self._run_id = run_id
         self._output = output
         self._finished = finished
@@ -140,8 +149,7 @@ class _Planner:
         )
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
-        self._work_files: list[str] = []
-        self._pending: list[pa.Table] = []
+        self._work = WorkWriter(output, run_id)
         self._transformer_steps = 0
 
     def run(self) -> Plan:
@@ -150,14 +158,14 @@ class _Planner:
                 self._add(batch)
                 if self._limit_reached():
                     break
-        self._write_work_file()
+        work_files = self._work.finish()
         self._counts["rejected"] = len(self._rejected)
         if not self._counts["rows"]:
             raise InvalidRequest(f"input: {self._options.input} has no rows", field="input")
         return Plan(
             run_id=self._run_id,
             counts=PlanCounts(**{name: self._counts[name] for name in PlanCounts.__dataclass_fields__}),
-            work_files=tuple(self._work_files),
+            work_files=work_files,
             passthrough=self._passthrough,
             rejected=tuple(sorted(self._rejected, key=lambda error: error.row)),
             source_folder=self._source.folder,
@@ -258,9 +266,10 @@ class _Planner:
         }
         for name in GENERATION_FIELDS:
             columns[name] = [getattr(unit.request, name) for _, unit in units]
-        columns["todo"] = self._todo(columns)
+        columns["todo"] = self._todo(columns["unit_id"], [unit.request for _, unit in units])
         if self._pictures:
             columns |= picture_columns([(item.pictures, unit.request) for item, unit in units])
+        if self._pictures and self._to_run:
             todo = [
                 item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
             ]
@@ -272,20 +281,15 @@ class _Planner:
             pa.array(columns[field.name], field.type) if field.name in columns else beside.column(field.name)
             for field in schema
         ]
-        self._pending.append(pa.Table.from_arrays(arrays, schema=schema))
-        if (
-            sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
-            or sum(table.nbytes for table in self._pending) >= _WORK_FILE_BYTES
-        ):
-            self._write_work_file()
+        self._work.add(pa.Table.from_arrays(arrays, schema=schema))
 
     def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
         beside = [item.row[name] for name in self._source_columns]
         return digest([self._layout, item.resolved.key, unit.file_name, beside])
 
-    def _todo(self, columns: dict[str, list[Any]]) -> list[bool]:
+    def _todo(self, unit_ids: list[str], requests: Sequence[ImageRequest]) -> list[bool]:
         """Say which units have to be made, and count them."""
-        ids = pa.array(columns["unit_id"], pa.string())
+        ids = pa.array(unit_ids, pa.string())
         made = self._finished.made.contains(ids)
         failed = self._finished.failed.contains(ids) & ~made
         todo = ~made & ~failed
@@ -293,18 +297,8 @@ class _Planner:
         self._counts["unchanged"] += int(made.sum())
         self._counts["failed_before"] += int(failed.sum())
         self._counts["new"] += int(todo.sum())
-        steps = np.array(columns["num_inference_steps"])
-        guided = np.array(columns["guidance_scale"]) > 0
+        steps = np.array([request.num_steps for request in requests])
+        guided = np.array([request.guidance_scale for request in requests]) > 0
         self._transformer_steps += int((steps * (1 + guided))[todo].sum())
         is_todo: list[bool] = todo.tolist()
         return is_todo
-
-    def _write_work_file(self) -> None:
-        if not self._pending:
-            return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(self._pending), sink, compression="zstd")
-        path = f"_runs/{self._run_id}/work/{len(self._work_files):05d}.parquet"
-        self._output.write(path, memoryview(sink.getvalue()))
-        self._work_files.append(path)
-        self._pending = []

@@ -193,6 +193,9 @@ class RowResolver:
                 field="seed",
             )
         first_seed = request.seed
+        # Of the files: what a request makes of its pictures depends on its size.
+        content = _by_content(own)
+        files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
         for variant in range(num_variants):
             if variant:
                 seed = derive_seed(self._options.seed, key, variant)
@@ -203,13 +206,13 @@ class RowResolver:
             if not self._names.add(file_name):
                 raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
             yield ResolvedUnit(
-                unit_id=self._address(request, variant, key),
+                unit_id=self._address(request, variant, key, files),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
-    def _address(self, request: ImageRequest, variant: int, key: str) -> str:
+    def _address(self, request: ImageRequest, variant: int, key: str, files: list[str | None]) -> str:
         address_of = partial(
             unit_id,
             request,
@@ -217,6 +220,7 @@ class RowResolver:
             weights_sha256=self._weights_sha256,
             shift=self._spec.shift,
             encoding=self._options.encoding,
+            files=files,
         )
         address = address_of()
         if not self._units.add(address):

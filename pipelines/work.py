@@ -49,6 +49,8 @@ MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
 """What such a table passes through beside its own columns: what an image was made from."""
 
 _CACHED_FILES = 8
+_WORK_FILE_ROWS = 65_536
+_WORK_FILE_BYTES = 64 * 2**20
 
 REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 """What an engine needs of a work row."""
@@ -81,6 +83,39 @@ def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]
     return pa.concat_tables(
         [_read(output, path, columns) for path in work_files] or [_NO_WORK.select(columns)]
     )
+
+
+class WorkWriter:
+    """Writes the work table of a run in files of bounded size."""
+
+    def __init__(self, output: Storage, run_id: str) -> None:
+        self._output = output
+        self._run_id = run_id
+        self._files: list[str] = []
+        self._pending: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows at the end."""
+        self._pending.append(rows)
+        if (
+            sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
+            or sum(table.nbytes for table in self._pending) >= _WORK_FILE_BYTES
+        ):
+            self._write()
+
+    def finish(self) -> tuple[str, ...]:
+        """Write what is left, and return the files' paths relative to the output."""
+        if self._pending:
+            self._write()
+        return tuple(self._files)
+
+    def _write(self) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(self._pending), sink, compression="zstd")
+        path = f"_runs/{self._run_id}/work/{len(self._files):05d}.parquet"
+        self._output.write(path, memoryview(sink.getvalue()))
+        self._files.append(path)
+        self._pending = []
 
 
 class WorkRows:

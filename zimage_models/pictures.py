@@ -57,10 +57,15 @@ class Picture:
 def stand_in(height: int, width: int, *, sha256: str, is_mask: bool) -> Picture:
     """Make a picture that is known by its size and hash alone, white all over; it takes no memory.
 
-    It serves to plan a request before its picture is decoded, and keeps its hash when it is fitted.
+    It serves to plan a request before its picture is decoded.
     """
     shape = (height, width) if is_mask else (height, width, 3)
     return Picture(pixels=np.broadcast_to(np.uint8(255), shape), sha256=sha256)
+
+
+def is_stand_in(picture: Picture) -> bool:
+    """Say whether a picture has no pixels of its own."""
+    return not any(picture.pixels.strides)
 
 
 def painted(mask: Picture) -> npt.NDArray[np.bool_]:
@@ -72,7 +77,7 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
     """Scale a picture until it covers a size in pixels, and crop what sticks out on both sides."""
     if (picture.height, picture.width) == (height, width):
         return picture
-    if not any(picture.pixels.strides):
+    if is_stand_in(picture):
         return stand_in(height, width, sha256=picture.sha256, is_mask=picture.is_mask)
     method = Image.Resampling.NEAREST if picture.is_mask else Image.Resampling.LANCZOS
     fitted = ImageOps.fit(Image.fromarray(picture.pixels), (width, height), method=method)

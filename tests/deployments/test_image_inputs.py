@@ -124,6 +124,11 @@ def test_camera_jpeg_with_previews_is_a_still_image() -> None:
     assert np.abs(read_image(data, field="image", limits=LIMITS).pixels.astype(int) - ORANGE).max() <= 6
 
 
+def test_what_hangs_behind_an_image_is_not_read() -> None:
+    data = file_of(plain(), "png") + b"PK\x03\x04<script>alert(1)</script>"
+    assert (read_image(data, field="image", limits=LIMITS).pixels == ORANGE).all()
+
+
 # Refusing the rest
 
 

@@ -310,3 +310,9 @@ def test_an_image_in_a_table_is_stored_once_and_only_if_it_is_to_be_made(
     again = data_set.plan(str(tmp_path / "table.parquet"))
     assert again.counts.new == 0
     assert data_set.output.list(picture_folder(again.run_id)) == []
+
+
+def test_steps_of_a_plan_are_those_really_run(data_set: DataSet) -> None:
+    fields = {"num_inference_steps": 10, "guidance_scale": 1.0}
+    plan = data_set.plan(rows("red.png", strength=0.5), fields=fields)
+    assert plan.transformer_steps == 2 * 5
