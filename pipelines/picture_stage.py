@@ -24,8 +24,9 @@ from zimage_models.pictures import Picture
 from zimage_models.requests import GENERATION_FIELDS, build_request
 from zimage_models.xmp import Ingredient
 
-_FETCHED_AT_ONCE = 16
-"""Files in memory at once; pictures are decoded one by one."""
+_ROWS_AT_ONCE = 8
+"""Rows whose files are fetched together; pictures are decoded one by one."""
+_NUM_THREADS = 16
 _PICTURE_COLUMNS = ["reference_images", "mask", "strength"]
 
 _TEXT = pa.string()
@@ -69,7 +70,7 @@ def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
     rows = table.select([*REQUEST_COLUMNS, *_PICTURE_COLUMNS]).to_pylist()
     decoded = [
         _decoded(row, files, settings)
-        for some in _batched(rows, _FETCHED_AT_ONCE)
+        for some in _batched(rows, _ROWS_AT_ONCE)
         for files in [_fetch(some, settings)]
         for row in some
     ]
@@ -133,6 +134,8 @@ def _fetch(
                 )
         except InvalidRequest as error:
             return error
+        except OSError as error:  # of the output's own storage
+            return FetchFailed(f"{field}: {error}", field=field)
         return data
 
     wanted = {}
@@ -141,7 +144,7 @@ def _fetch(
             wanted[_place(image)] = ("image", limits.max_bytes)
         if row["mask"]:
             wanted.setdefault(_place(row["mask"]), ("mask", limits.max_mask_bytes))
-    with ThreadPoolExecutor(_FETCHED_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
         files = pool.map(lambda place: read(place, *wanted[place]), wanted)
         return dict(zip(wanted, files, strict=True))
 

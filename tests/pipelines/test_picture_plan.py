@@ -306,6 +306,10 @@ def test_an_image_in_a_table_is_stored_once_and_only_if_it_is_to_be_made(
     plan = data_set.plan(str(tmp_path / "table.parquet"))
     files = data_set.output.list(picture_folder(plan.run_id))
     assert {Path(file.path).name for file in files} == {sha256(RED), sha256(BLUE)}
+    data_set.output.delete(f"{picture_folder(plan.run_id)}/{sha256(BLUE)}")
+    first, second, lost = failures(decoded(data_set, plan))
+    assert (first, second) == (None, None)
+    assert (lost or "").startswith("fetch_failed: image: ")
     data_set.make(plan)
     again = data_set.plan(str(tmp_path / "table.parquet"))
     assert again.counts.new == 0
