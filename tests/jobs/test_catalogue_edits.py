@@ -16,6 +16,7 @@ EDIT_MODEL = "tiny-zimage-base"
 INSTRUCTIONS = ("on a blue background", "on a pink background", "red apple")
 
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.timeout(300),
     pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data/grocery_iconic"),
 ]

@@ -1,21 +1,17 @@
 """Tables with pictures through whole jobs: the web, bad pictures beside good ones, resume, marks."""
 
-import io
 import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from tests.jobs.conftest import Zimage, published
-from tests.picture_files import file_of, noise, plain, png_of
+from tests.picture_files import file_of, plain, png_of
 from zimage_models.image_codec import read_ingredients, read_parameters
 
 EDIT_MODEL = "tiny-zimage-base"
@@ -89,8 +85,7 @@ def test_bad_pictures_are_errors_and_resume_makes_nothing_twice(
     assert published(tmp_path / "out").manifest == out.manifest
     (tmp_path / "web" / "none.png").write_bytes(red)
     (tmp_path / "blue.webp").write_bytes(file_of(plain(colour="green"), "webp"))
-    assert zimage(*command).event("planned")["new"] == 2
-    assert published(tmp_path / "out").by_key.keys() == {"web", "web again", "disk", "no picture", "gone"}
+    assert zimage(*command, "--dry-run").event("planned")["new"] == 2
 
 
 def test_a_table_of_bad_pictures_alone_is_published_as_errors(zimage: Zimage, tmp_path: Path) -> None:
@@ -103,40 +98,6 @@ def test_a_table_of_bad_pictures_alone_is_published_as_errors(zimage: Zimage, tm
         "bad_input",
         "image: not a readable png or jpeg or webp image",
     )
-
-
-def pixels(data: bytes) -> npt.NDArray[np.int16]:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
-
-
-def test_strength_and_mask_decide_what_stays(zimage: Zimage, tmp_path: Path) -> None:
-    picture = noise((64, 64))
-    file = file_of(picture, "png")
-    half = plain("L", 0, size=(64, 64))
-    half.paste(255, (32, 0, 64, 64))
-    table = pa.table(
-        {
-            "id": ["near", "far", "masked"],
-            "prompt": ["red apple"] * 3,
-            "image": [{"bytes": file, "path": None}] * 3,
-            "mask": [None, None, file_of(half, "png")],
-            "strength": [0.2, 1.0, 1.0],
-            "seed": [1, 1, 1],
-        }
-    )
-    pq.write_table(table, tmp_path / "table.parquet")
-    done = zimage(
-        *("generate", tmp_path / "table.parquet", tmp_path / "out", "--model", EDIT_MODEL),
-        *("--steps", 10, "--guidance", 0, "--progress", "json"),
-    )
-    assert done.code == 0, done.err
-    rows = published(tmp_path / "out").by_key
-    original = np.asarray(picture).astype(np.int16)
-    distances = {key: np.abs(pixels(row["image"]["bytes"]) - original) for key, row in rows.items()}
-    assert distances["near"].mean() < distances["far"].mean()
-    assert distances["masked"][:, :32].max() <= 1
-    assert distances["masked"][:, 32:].mean() > 10
-    assert rows["masked"]["mask_sha256"] is not None
 
 
 def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> None:
