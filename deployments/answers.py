@@ -21,7 +21,7 @@ from deployments.openai_types import (
     Usage,
 )
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_codec import Encoding, encode_image, image_parameters
+from zimage_models.image_codec import Encoding, encode_image, image_parameters, ingredients_of
 from zimage_models.model_spec import ModelSpec
 from zimage_models.request_handle import PreviewEvent
 from zimage_models.requests import ImageResult
@@ -63,6 +63,7 @@ class AnswerWriter:
         self._spec = spec
         self._store = store
         self._encoding = encoding_of(body)
+        self._ingredients = ingredients_of(order.requests[0])
 
     async def response(
         self, events: AsyncIterator[Admitted | tuple[int, PreviewEvent | ImageResult]]
@@ -132,7 +133,9 @@ class AnswerWriter:
     def _encode(self, image: ImageResult) -> bytes:
         parameters = image_parameters(image.request, model=self._spec.model_id)
         try:
-            return encode_image(image.pixels_HWC, self._encoding, parameters=parameters)
+            return encode_image(
+                image.pixels_HWC, self._encoding, parameters=parameters, ingredients=self._ingredients
+            )
         except InvalidRequest as error:
             raise ApiError(
                 400,
@@ -143,7 +146,9 @@ class AnswerWriter:
 
     def _encode_preview(self, event: PreviewEvent) -> bytes:
         parameters = {"preview_step": event.step, "num_inference_steps": event.num_steps}
-        return encode_image(event.pixels_HWC, self._encoding, parameters=parameters)
+        return encode_image(
+            event.pixels_HWC, self._encoding, parameters=parameters, ingredients=self._ingredients
+        )
 
     def _settings(self, images: Sequence[ImageResult]) -> Settings:
         request = images[0].request

@@ -103,13 +103,13 @@ async def _bytes(value: UploadFile | str, field: str, args: AppArgs, max_bytes: 
 def _decode(images: list[bytes], masks: list[bytes], limits: ImageLimits) -> EditPictures:
     pictures: list[Picture] = []
     for data in images:
-        pictures.append(Picture(pixels=read_image(data, field="image", limits=limits)))
+        pictures.append(read_image(data, field="image", limits=limits))
         if sum(picture.width * picture.height for picture in pictures) > limits.max_pixels:
             raise InvalidRequest(f"image: more than {limits.max_pixels} pixels in all", field="image")
     mask = None
     if masks:
         size = (pictures[0].width, pictures[0].height)
-        mask = Picture(pixels=read_mask(masks[0], field="mask", limits=limits, size=size))
+        mask = read_mask(masks[0], field="mask", limits=limits, size=size)
     return EditPictures(images=tuple(pictures), mask=mask)
 
 

@@ -5,22 +5,26 @@ the limits. Decoding takes up to seconds of CPU time: call it off the event loop
 """
 
 import binascii
+import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import MIME_TYPES
+from zimage_models.pictures import Picture, stand_in
+from zimage_models.xmp import describe_file
 
 # A scan is one pass over all pixels and may be 42 bytes long: at 25 million pixels 500 of them took 6.5 s of
 # one core (Pillow 13), and 50 MiB hold a million. Encoders write about ten.
 _MAX_JPEG_SCANS = 100
 _LONGEST_DATA_URL_HEAD = 64
+# EXIF orientations that swap width and height (EXIF 2.32, 4.6.4).
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,26 +42,42 @@ class ImageLimits:
     64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own limit is 16384x16384."""
 
 
-def read_image(data: bytes, *, field: str, limits: ImageLimits) -> npt.NDArray[np.uint8]:
-    """Decode one still image: upright by its EXIF orientation, alpha on white, any colour mode as RGB.
+def read_outline(data: bytes, *, field: str, limits: ImageLimits, is_mask: bool = False) -> Picture:
+    """Check what can be checked of an image without decoding its pixels.
 
     Returns:
-        Pixels (height, width, 3), uint8, 0..255.
+        A stand-in of its size, upright, with the sha256 of the file as its own.
+
+    Raises:
+        InvalidRequest: the file is foreign, animated, cut off or damaged at its head, or outside the limits.
+    """
+    max_bytes = limits.max_mask_bytes if is_mask else limits.max_bytes
+    image = _open(data, field=field, limits=limits, max_bytes=max_bytes)
+    width, height = image.size
+    # A PNG's EXIF may stand behind its pixels, so Pillow decodes one that shows none before them.
+    if image.format != "PNG" or b"eXIf" in data or b"tiff:Orientation" in data:
+        with _translated_errors(field, limits):
+            if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+                width, height = height, width
+    return stand_in(height, width, sha256=hashlib.sha256(data).hexdigest(), is_mask=is_mask)
+
+
+def read_image(data: bytes, *, field: str, limits: ImageLimits) -> Picture:
+    """Decode one still image: upright by its EXIF orientation, alpha on white, any colour mode as RGB.
 
     Raises:
         InvalidRequest: the file is foreign, animated, damaged, cut off, or outside the limits.
     """
     image = _decode(data, field=field, limits=limits, max_bytes=limits.max_bytes)
+    ingredient = describe_file(data, image.info.get("xmp"))
     if image.mode == "RGBA":
         paper = Image.new("RGBA", image.size, "white")
         paper.alpha_composite(image)
         image = paper.convert("RGB")
-    return np.asarray(image)
+    return Picture(pixels=np.asarray(image), ingredient=ingredient)
 
 
-def read_mask(
-    data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, int]
-) -> npt.NDArray[np.uint8]:
+def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, int]) -> Picture:
     """Decode the mask of an edit: painted is what is fully transparent or, in a mask without alpha, white.
 
     Args:
@@ -67,7 +87,7 @@ def read_mask(
         size: (width, height) of the image it belongs to.
 
     Returns:
-        Mask (height, width), uint8: 255 = paint, 0 = keep.
+        A mask: 255 = paint, 0 = keep.
 
     Raises:
         InvalidRequest: as for an image; or the mask has another size, or marks nothing.
@@ -85,7 +105,7 @@ def read_mask(
         raise InvalidRequest(
             f"{field}: marks nothing to paint; that is alpha 0, or white in a mask without alpha", field=field
         )
-    return np.where(painted, np.uint8(255), np.uint8(0))
+    return Picture(pixels=np.where(painted, np.uint8(255), np.uint8(0)))
 
 
 def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
@@ -107,7 +127,7 @@ def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
         raise InvalidRequest(f"{field}: not base64 ({error})", field=field) from error
 
 
-def _decode(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> Image.Image:
+def _open(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> Image.Image:
     _check_num_bytes(len(data), max_bytes, field)
     with _translated_errors(field, limits):
         image: Image.Image = Image.open(io.BytesIO(data), formats=limits.formats)
@@ -120,6 +140,11 @@ def _decode(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> 
     # Pillow takes a PNG without its end for whole once the last pixel is in.
     if image.format == "PNG" and b"IEND" not in data:
         raise InvalidRequest(f"{field}: PNG of {len(data)} bytes is cut off", field=field)
+    return image
+
+
+def _decode(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> Image.Image:
+    image = _open(data, field=field, limits=limits, max_bytes=max_bytes)
     with _translated_errors(field, limits):
         image.load()
         ImageOps.exif_transpose(image, in_place=True)

@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from zimage_models.errors import InvalidRequest
+from zimage_models.errors import FetchFailed, InvalidRequest
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -24,6 +24,7 @@ _IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 # metadata service, which Python before 3.11.10 takes for global.
 _CLOUD_INTERNAL = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CHUNK_BYTES = 2**16
 
 
@@ -48,6 +49,12 @@ class UrlPolicy:
     is_allowed: Callable[[IPv4Address | IPv6Address], bool] = is_public
     resolver: AbstractResolver | None = None
     """None for the system's."""
+    trusted: frozenset[tuple[str, int]] = frozenset()
+    """Hosts and ports that may be fetched from whatever their addresses, such as those of a private store."""
+
+    def trusts(self, url: URL) -> bool:
+        """Say whether a URL is of a trusted host."""
+        return (url.host, url.port) in self.trusted
 
 
 PUBLIC_WEB = UrlPolicy()
@@ -73,22 +80,25 @@ async def fetch_image(
         policy: ports and addresses that may be connected to.
 
     Raises:
-        InvalidRequest: the URL is refused, or nothing usable came back. The message holds no byte of the
-            answer, and is the same for a forbidden address as for one that can't be reached.
+        InvalidRequest: the URL is refused, or more than is allowed came back.
+        FetchFailed: nothing usable came back. The message holds no byte of the answer, and is the same for a
+            forbidden address as for one that can't be reached.
     """
     fetch = _Fetch(field=field, max_bytes=max_bytes, policy=policy)
     try:
         async with asyncio.timeout(timeout_s):
             return await fetch.follow(url, max_redirects)
     except TimeoutError as error:
-        raise fetch.refusal(f"took longer than {timeout_s:g} s") from error
+        raise fetch.failure(f"took longer than {timeout_s:g} s", is_transient=True) from error
     except aiohttp.ClientSSLError as error:
-        raise fetch.refusal("the TLS connection failed") from error
+        raise fetch.failure("the TLS connection failed") from error
     except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
-        raise fetch.refusal("no permitted address of the host could be reached") from error
+        reason = "no permitted address of the host could be reached"
+        raise fetch.failure(reason, is_transient=True) from error
     # ValueError: a host name that is none (IDNA).
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise fetch.refusal(f"the fetch failed ({type(error).__name__})") from error
+        reason = f"the fetch failed ({type(error).__name__})"
+        raise fetch.failure(reason, is_transient=not isinstance(error, ValueError)) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +110,29 @@ class _Fetch:
     def refusal(self, reason: str) -> InvalidRequest:
         return InvalidRequest(f"{self.field}: {reason}", field=self.field)
 
+    def failure(self, reason: str, *, is_transient: bool = False) -> FetchFailed:
+        return FetchFailed(f"{self.field}: {reason}", field=self.field, is_transient=is_transient)
+
     async def follow(self, url: str, max_redirects: int) -> bytes:
-        async with aiohttp.ClientSession(
+        target = self.checked(URL(), url)
+        for _ in range(max_redirects + 1):
+            # A session for each hop: a connection of a trusted host must serve no other.
+            async with (
+                self.session(is_trusted=self.policy.trusts(target)) as session,
+                session.get(target, allow_redirects=False) as response,
+            ):
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    return await self.body(response)
+                target = self.checked(target, location)
+        raise self.refusal(f"more than {max_redirects} redirects")
+
+    def session(self, *, is_trusted: bool) -> aiohttp.ClientSession:
+        is_allowed = _anywhere if is_trusted else self.policy.is_allowed
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=self.policy.resolver,
-                socket_factory=partial(_open_socket, self.policy),
+                socket_factory=partial(_open_socket, is_allowed),
                 use_dns_cache=False,
             ),
             headers={"Accept": "image/*", "Accept-Encoding": "identity"},
@@ -112,15 +140,7 @@ class _Fetch:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(),
             trust_env=False,
-        ) as session:
-            target = self.checked(URL(), url)
-            for _ in range(max_redirects + 1):
-                async with session.get(target, allow_redirects=False) as response:
-                    location = response.headers.get("Location")
-                    if response.status not in _REDIRECTS or location is None:
-                        return await self.body(response)
-                    target = self.checked(target, location)
-        raise self.refusal(f"more than {max_redirects} redirects")
+        )
 
     def checked(self, base: URL, url: str) -> URL:
         try:
@@ -132,16 +152,17 @@ class _Fetch:
             raise self.refusal("not an http or https URL with a host")
         if has_login:
             raise self.refusal("a URL with a user name or password is refused")
-        if port not in self.policy.allowed_ports:
+        if port not in self.policy.allowed_ports and not self.policy.trusts(target):
             allowed = ", ".join(map(str, sorted(self.policy.allowed_ports)))
             raise self.refusal(f"port {port} is not one of {allowed}")
         return target
 
     async def body(self, response: aiohttp.ClientResponse) -> bytes:
         if response.status != 200:
-            raise self.refusal(f"the host answered with status {response.status}, not 200")
+            reason = f"the host answered with status {response.status}, not 200"
+            raise self.failure(reason, is_transient=response.status in _TRANSIENT)
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise self.refusal("the host sent a compressed body though none was asked for")
+            raise self.failure("the host sent a compressed body though none was asked for")
         too_large = f"more than {self.max_bytes} bytes"
         if (response.content_length or 0) > self.max_bytes:
             raise self.refusal(too_large)
@@ -153,9 +174,15 @@ class _Fetch:
         return bytes(body)
 
 
-def _open_socket(policy: UrlPolicy, address_info: aiohttp.AddrInfoType) -> socket.socket:
+def _anywhere(address: IPv4Address | IPv6Address) -> bool:
+    return True
+
+
+def _open_socket(
+    is_allowed: Callable[[IPv4Address | IPv6Address], bool], address_info: aiohttp.AddrInfoType
+) -> socket.socket:
     family, kind, protocol, _, address = address_info
-    if not policy.is_allowed(ipaddress.ip_address(address[0])):
+    if not is_allowed(ipaddress.ip_address(address[0])):
         # An OSError lets aiohttp go on to the host's next address.
         raise PermissionError("forbidden address")
     return socket.socket(family, kind, protocol)

@@ -10,7 +10,18 @@ import typer
 from jobs.engine_range import parse_range
 from jobs.progress import make_progress
 from jobs.ray_session import connect
-from jobs.shared_options import EngineHost, ImageFormat, ProgressMode, S3Endpoint, S3Region, parse_pairs
+from jobs.shared_options import (
+    INPUT_PANEL,
+    AllowUrls,
+    EngineHost,
+    ImageFormat,
+    ImageRoot,
+    ProgressMode,
+    S3Endpoint,
+    S3Region,
+    TrustHost,
+    parse_pairs,
+)
 from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
@@ -18,7 +29,7 @@ from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
 
-_INPUT = "What to read"
+_INPUT = INPUT_PANEL
 _IMAGE = "What to make (rows may set the same fields themselves)"
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
@@ -39,7 +50,9 @@ def command(
     map: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FIELD=COLUMN", help="Take a field from this column; repeatable.", rich_help_panel=_INPUT
+            metavar="FIELD=COLUMN",
+            help="Take a field from this column, or with FIELD= from none; repeatable.",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     drop: Annotated[
@@ -63,6 +76,9 @@ def command(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_INPUT)] = None,
+    image_root: ImageRoot = None,
+    allow_urls: AllowUrls = False,
+    trust_host: TrustHost = None,
     model: Annotated[
         str, typer.Option(help="Embedded model, folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
     ] = DEFAULT_MODEL,
@@ -79,6 +95,13 @@ def command(
     steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_IMAGE)] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Guidance scale as in diffusers: 0 is none.", rich_help_panel=_IMAGE)
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How far from its image a row goes, above 0 to 1; for tables with images.",
+            rich_help_panel=_IMAGE,
+        ),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_IMAGE)] = None,
     cfg_normalization: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
@@ -203,6 +226,7 @@ def command(
         "size": size,
         "num_inference_steps": steps,
         "guidance_scale": guidance,
+        "strength": strength,
         "negative_prompt": negative_prompt,
         "cfg_normalization": cfg_normalization,
         "cfg_truncation": cfg_truncation,
@@ -214,7 +238,7 @@ def command(
             input=input,
             output=output,
             input_format=format,
-            columns=parse_pairs(map or [], field="map", form="FIELD=COLUMN"),
+            columns=parse_pairs(map or [], field="map", form="FIELD=COLUMN", may_be_empty=True),
             drop=tuple(drop or ()),
             template=template,
             where=where,
@@ -222,6 +246,9 @@ def command(
             variants=variants,
             seed=seed,
             fields={name: value for name, value in fields.items() if value is not None},
+            image_root=image_root,
+            allow_urls=allow_urls,
+            trusted_hosts=tuple(trust_host or ()),
             name=name,
             encoding=Encoding(format=image_format.value, quality=quality, embed_prompt=embed_prompt),
             exports=tuple(export or ()),

@@ -10,7 +10,7 @@ import typer
 
 from jobs.durations import parse_duration
 from jobs.plan_text import NARROW_DIM, plan_text
-from jobs.shared_options import S3Endpoint, S3Region, parse_pairs
+from jobs.shared_options import AllowUrls, ImageRoot, S3Endpoint, S3Region, TrustHost, parse_pairs
 from pipelines.capacity.cluster_file import Cluster, any_machine, read_cluster, this_machine
 from pipelines.capacity.fleet import plan_fleet
 from pipelines.capacity.fleet_plan import DEGREES, Assumptions, FleetPlan
@@ -52,6 +52,9 @@ def command(
     ] = None,
     where: Annotated[str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)] = None,
     limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_WORK)] = None,
+    image_root: ImageRoot = None,
+    allow_urls: AllowUrls = False,
+    trust_host: TrustHost = None,
     variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_WORK)] = 1,
     model: Annotated[
         str,
@@ -146,12 +149,15 @@ def command(
                     input=input,
                     output=output or nothing,
                     input_format=format,
-                    columns=parse_pairs(columns or [], field="map", form="FIELD=COLUMN"),
+                    columns=parse_pairs(columns or [], field="map", form="FIELD=COLUMN", may_be_empty=True),
                     template=template,
                     where=where,
                     limit=limit,
                     variants=variants,
                     fields=fields,
+                    image_root=image_root,
+                    allow_urls=allow_urls,
+                    trusted_hosts=tuple(trust_host or ()),
                     engine=engine,
                     storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
                 )

@@ -7,8 +7,31 @@ import typer
 
 from zimage_models.errors import InvalidRequest
 
+INPUT_PANEL = "What to read"
+
 S3Endpoint = Annotated[str | None, typer.Option("--s3-endpoint", help="S3-compatible server instead of AWS.")]
 S3Region = Annotated[str | None, typer.Option("--s3-region")]
+
+ImageRoot = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where paths of images start, and which they never leave; by default the table's folder.",
+        rich_help_panel=INPUT_PANEL,
+    ),
+]
+AllowUrls = Annotated[
+    bool,
+    typer.Option("--allow-urls", help="Fetch images from public web addresses.", rich_help_panel=INPUT_PANEL),
+]
+TrustHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="HOST[:PORT]",
+        help="Fetch images from this host too, whatever its address; repeatable.",
+        rich_help_panel=INPUT_PANEL,
+    ),
+]
 
 
 class ProgressMode(StrEnum):
@@ -36,8 +59,8 @@ class EngineHost(StrEnum):
     SERVE = "serve"
 
 
-def parse_pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
-    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
+def parse_pairs(texts: list[str], *, field: str, form: str, may_be_empty: bool = False) -> dict[str, str]:
+    """Read an option of pairs, such as ``--map FIELD=COLUMN``, whose values may be empty if so said.
 
     Raises:
         InvalidRequest: a text is not of the form.
@@ -45,7 +68,7 @@ def parse_pairs(texts: list[str], *, field: str, form: str) -> dict[str, str]:
     pairs = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not (name and separator and value):
+        if not (name and separator and (value or may_be_empty)):
             raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
         pairs[name] = value
     return pairs

@@ -1,25 +1,29 @@
 """Which column of a table means what. It knows no values.
 
 Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
-that mean nothing else in a prompt table; ``cfg``, ``scale``, ``strength`` or ``name`` are left to ``--map``.
+that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. ``mask`` and
+``strength`` are guessed beside a column of images only.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from pipelines.parts import COLUMN_NAMES
-from pipelines.work import WORK_FIELDS
+from pipelines.work import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
 from zimage_models.errors import InvalidRequest
 from zimage_models.requests import GENERATION_FIELDS
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "prompt": ("text", "caption"),
+    "prompt": ("text", "caption", "instruction"),
     "key": ("id", "sku", "custom_id"),
     "model": (),
     "variants": ("n",),
     "size": (),
+    "image": ("images", "reference_image", "reference_images"),
+    "mask": (),
+    "strength": (),
     **{name: () for name in GENERATION_FIELDS if name != "prompt"},
     "num_inference_steps": ("steps",),
     "guidance_scale": ("guidance",),
@@ -29,7 +33,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
 """Names that the output and the work table use themselves."""
 
+_PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
+"""Names that they use beside for a table with images."""
+
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+_BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,9 @@ class ColumnMap:
     variants: str | None
     passthrough: tuple[str, ...]
     """Columns to copy into the output, in input order."""
+    image: str | None = None
+    """Of the reference images, one or several a row."""
+    mask: str | None = None
 
 
 def map_columns(
@@ -52,7 +63,8 @@ def map_columns(
     """Decide what each column means.
 
     A column with a field's very own name goes before all others; then count its name in another case and the
-    lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only.
+    lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only,
+    images from columns that can name them.
 
     Columns that mean nothing are passed through, and so is the key column unless it is called ``key``. With a
     template no column is the prompt's: all are passed through, but one called ``prompt`` gives its place to
@@ -78,15 +90,18 @@ def map_columns(
     for field in ALIASES:
         if field in explicit or (field == "prompt" and has_template):
             continue
-        candidates = [name for name in free if field != "prompt" or _is_text(schema.field(name).type)]
+        if field in ("mask", "strength") and "image" not in chosen:
+            continue
+        fits = _FITTING.get(field)
+        candidates = [name for name in free if fits is None or fits(schema.field(name).type)]
         guess = _guess(field, candidates)
         if guess is not None:
             chosen[field] = guess
     prompt = chosen.pop("prompt", None)
     if prompt is None and not has_template:
         raise InvalidRequest(
-            f"prompt: no text column is called prompt, text or caption; columns are {_listed(schema.names)}; "
-            "give --map prompt=COLUMN or --template",
+            f"prompt: no text column is called prompt, text, caption or instruction; "
+            f"columns are {_listed(schema.names)}; give --map prompt=COLUMN or --template",
             field="prompt",
         )
     key = chosen.pop("key", None)
@@ -100,12 +115,21 @@ def map_columns(
     if key == "key":
         hidden.add(key)
     passthrough = tuple(name for name in schema.names if name not in hidden)
-    _check_reserved(passthrough)
+    for name in ("mask", "strength"):
+        if name in chosen and "image" not in chosen:
+            raise InvalidRequest(
+                f"{name}: column {chosen[name]!r} has no effect without one of images; "
+                "give --map image=COLUMN",
+                field=name,
+            )
+    _check_reserved(passthrough, RESERVED_COLUMNS | (_PICTURE_COLUMNS if "image" in chosen else set()))
     return ColumnMap(
         prompt=prompt,
         key=key,
         model=chosen.pop("model", None),
         variants=chosen.pop("variants", None),
+        image=chosen.pop("image", None),
+        mask=chosen.pop("mask", None),
         fields=chosen,
         passthrough=passthrough,
     )
@@ -138,9 +162,9 @@ def _guess(field: str, candidates: list[str]) -> str | None:
     return best[0] if best else None
 
 
-def _check_reserved(passthrough: tuple[str, ...]) -> None:
+def _check_reserved(passthrough: tuple[str, ...], reserved: Collection[str]) -> None:
     for name in passthrough:
-        if name in RESERVED_COLUMNS:
+        if name in reserved:
             uses = f", use it (--map {name}={name})" if name in ALIASES else ""
             raise InvalidRequest(
                 f"column {name!r}: the output has a column of that name itself; "
@@ -151,6 +175,22 @@ def _check_reserved(passthrough: tuple[str, ...]) -> None:
 
 def _is_text(type_: pa.DataType) -> bool:
     return (type_.value_type if isinstance(type_, pa.DictionaryType) else type_) in _TEXT_TYPES
+
+
+def _can_name_pictures(type_: pa.DataType) -> bool:
+    if isinstance(type_, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        type_ = type_.value_type
+    if isinstance(type_, pa.StructType):
+        return {field.name for field in type_} == {"bytes", "path"}
+    return _is_text(type_) or type_ in _BINARY_TYPES
+
+
+_FITTING: dict[str, Callable[[pa.DataType], bool]] = {
+    "prompt": _is_text,
+    "image": _can_name_pictures,
+    "mask": _can_name_pictures,
+}
+"""Of which type a column guessed for a field has to be."""
 
 
 def _is_key(type_: pa.DataType) -> bool:

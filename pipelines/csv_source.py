@@ -29,7 +29,7 @@ class CsvSource(Source):
         self.format = "tsv" if delimiter == "\t" else "csv"
         self._files = files
         self._delimiter = delimiter
-        self.fingerprint = files.fingerprint()
+        self.folder, self.fingerprint = files.folder, files.fingerprint()
         records = self._records()
         _, header = next(records, (0, []))
         if isinstance(header, str):

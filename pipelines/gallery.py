@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from zimage_models.image_codec import Encoding, decode_image, encode_image
+from zimage_models.image_codec import Encoding, decode_image, encode_image, read_ingredients
 
 THUMBNAIL_SIDE_PX = 256
 _THUMBNAIL = Encoding(format="webp", quality=80, embed_prompt=False)
@@ -64,11 +64,12 @@ def _figure(item: GalleryItem) -> str:
 def _thumbnail_uri(item: GalleryItem) -> str:
     try:
         thumbnail = Image.fromarray(decode_image(item.image_bytes))
+        ingredients = read_ingredients(item.image_bytes)
     except ValueError as error:
         raise ValueError(f"{item.key}: {error}") from error
     thumbnail.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
     # Through the one encoder, so that a thumbnail is marked as generated too.
-    data = encode_image(np.asarray(thumbnail), _THUMBNAIL, parameters={})
+    data = encode_image(np.asarray(thumbnail), _THUMBNAIL, parameters={}, ingredients=ingredients)
     return f"data:{_THUMBNAIL.mime_type};base64,{base64.b64encode(data).decode('ascii')}"
 
 

@@ -3,6 +3,7 @@
 import secrets
 import tempfile
 from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -15,6 +16,7 @@ from pipelines.ledger import finished_units
 from pipelines.manifest import RunManifest, read_manifest
 from pipelines.options import GenerateOptions
 from pipelines.parts import read_part
+from pipelines.picture_plan import picture_folder
 from pipelines.plan import Plan, write_plan
 from pipelines.publish import publish
 from pipelines.run import RunOutcome, run_plan
@@ -28,6 +30,7 @@ from zimage_models.errors import InvalidRequest
 SUCCESS_FILE = "_SUCCESS"
 """Names the manifest whose pages and exports are complete."""
 _KEEP_PLANS = timedelta(days=1)
+_NUM_DELETERS = 32
 _RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 
 
@@ -98,6 +101,7 @@ def plan_only(options: GenerateOptions) -> Plan:
             weights_sha256=model_weights_sha256(options.engine, spec),
             output=open_storage(folder),
             finished=finished_units(open_storage(options.output, options.storage)),
+            to_run=False,
         )
 
 
@@ -138,6 +142,7 @@ def generate(
             plan,
             options,
             output=output,
+            spec=spec,
             weights_sha256=weights_sha256,
             engine=_engine(options, weights_sha256),
             resources=resources,
@@ -155,6 +160,7 @@ def generate(
         plan, options, output=output, spec=spec, weights_sha256=weights_sha256, outcome=outcome
     )
     _finish(output, manifest, options.exports)
+    _delete(output, [file.path for file in output.list(picture_folder(plan.run_id))])
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
@@ -187,7 +193,11 @@ def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> No
 def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:
     """Delete work tables that no manifest needs; young ones may belong to a run in progress."""
     limit = (datetime.now(UTC) - _KEEP_PLANS).strftime(_RUN_ID_TIME)
-    for file in output.list("_runs"):
-        run_id = file.path.split("/")[1]
-        if run_id not in kept and run_id < limit:
-            output.delete(file.path)
+    run_ids = {file.path: file.path.split("/")[1] for file in output.list("_runs")}
+    _delete(output, [path for path, run_id in run_ids.items() if run_id not in kept and run_id < limit])
+
+
+def _delete(output: Storage, paths: Collection[str]) -> None:
+    # Pictures may be many, and S3 takes 30 ms for each.
+    with ThreadPoolExecutor(_NUM_DELETERS) as pool:
+        list(pool.map(output.delete, paths))

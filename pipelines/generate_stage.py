@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from ray.actor import ActorHandle
 
+from pipelines.picture_stage import RowFailure, is_decoded, read_pictures, without_pixels
 from pipelines.served_engine import ServedEngine, ServedModel
 from pipelines.work import REQUEST_COLUMNS, to_request
 from zimage_models.config import EngineConfig
@@ -51,14 +52,24 @@ class GenerateStage:
     async def __call__(self, work: pa.Table) -> pa.Table:
         """Add pixels, or an error, to every row."""
         rows = work.select(REQUEST_COLUMNS).to_pylist()
+        failures: dict[int, RowFailure] = {}
+        if is_decoded(work):
+            for index, found in enumerate(read_pictures(work)):
+                if isinstance(found, RowFailure):
+                    failures[index] = found
+                else:
+                    rows[index] |= found
+            work = without_pixels(work)
+            self._monitor.add.remote(failed=len(failures))
+        usable = [row for index, row in enumerate(rows) if index not in failures]
         block = _block_name(rows)
         while True:
             attempt = await self._monitor.begin.remote(block)
             try:
                 if attempt == 1:
-                    outcomes = await self._generate(rows)
+                    made = await self._generate(usable)
                 else:
-                    outcomes = [await self._generate_alone(row) for row in rows]
+                    made = [await self._generate_alone(row) for row in usable]
                 break
             except EngineDead:
                 if self._own:
@@ -67,6 +78,8 @@ class GenerateStage:
                     os._exit(1)
                 logger.warning("the endpoint lost a replica; its block is tried again")
         self._monitor.end.remote(block)
+        images = iter(made)
+        outcomes = [failures[index] if index in failures else next(images) for index in range(len(rows))]
         return _with_outcomes(work, outcomes, attempt)
 
     async def _generate(self, rows: Sequence[dict[str, Any]]) -> "list[Outcome]":

@@ -15,7 +15,7 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.fs
 
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions, open_file, open_storage
 from zimage_models.errors import InvalidRequest
 
 MAX_LINE_BYTES = 4 * 2**20
@@ -67,6 +67,11 @@ class InputFiles:
             ),
             root=root,
         )
+
+    @property
+    def folder(self) -> str:
+        """Address of the folder that holds the files."""
+        return (open_storage(self.uri) if self.is_folder else open_file(self.uri)[0]).uri
 
     def fingerprint(self) -> str:
         """Hash the files' names, sizes and times of change with sha256; their content is not read."""

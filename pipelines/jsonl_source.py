@@ -48,7 +48,7 @@ class JsonLinesSource(Source):
 
     def __init__(self, files: InputFiles) -> None:
         self._files = files
-        self.fingerprint = files.fingerprint()
+        self.folder, self.fingerprint = files.folder, files.fingerprint()
         kinds: dict[str, set[type]] = {}
         errors = []
         for item in itertools.islice(json_rows(files), SAMPLE_ROWS):

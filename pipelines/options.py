@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pipelines.picture_reader import PictureAccess, parse_host
 from pipelines.storage import StorageOptions, open_storage
 from zimage_models.config import EngineConfig
 from zimage_models.image_codec import Encoding
@@ -31,6 +32,12 @@ class GenerateOptions(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63)
     fields: dict[str, Any] = Field(default_factory=dict)
     """Generation fields for rows that do not set them."""
+    image_root: str | None = None
+    """Folder that paths of pictures start from and never leave; None: the table's own."""
+    allow_urls: bool = False
+    """Fetch pictures from public addresses of the web."""
+    trusted_hosts: tuple[str, ...] = ()
+    """``HOST`` or ``HOST:PORT`` to fetch pictures from, whatever their addresses."""
     name: str | None = None
     encoding: Encoding = Encoding()
     exports: tuple[ExportName, ...] = ()
@@ -57,6 +64,19 @@ class GenerateOptions(BaseModel):
         open_storage(value)
         return value
 
+    @field_validator("image_root")
+    @classmethod
+    def _is_folder(cls, value: str | None) -> str | None:
+        # Absolute, as workers run in other folders.
+        return value and open_storage(value).uri
+
+    @field_validator("trusted_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            parse_host(host)
+        return value
+
     @model_validator(mode="after")
     def _engines_are_whose(self) -> "GenerateOptions":
         if self.serve_app is None:
@@ -68,6 +88,15 @@ class GenerateOptions(BaseModel):
             if value != getattr(_DEFAULT_ENGINE, name, None):
                 raise ValueError(f"{name}: {value} has no effect on the engines of a running endpoint")
         return self
+
+    def picture_access(self, table_folder: str) -> PictureAccess:
+        """Return where the pictures of a table may be read from."""
+        return PictureAccess(
+            root=self.image_root or table_folder,
+            storage=self.storage,
+            allow_urls=self.allow_urls,
+            trusted_hosts=frozenset[tuple[str, int]]().union(*map(parse_host, self.trusted_hosts)),
+        )
 
     @field_validator("engines_max")
     @classmethod

@@ -28,7 +28,7 @@ class ParquetSource(Source):
         self._paths = [f.path for f in files.files if not files.is_folder or f.path.endswith(".parquet")]
         if not self._paths:
             raise InvalidRequest(f"input: {files.uri} is a folder without *.parquet files", field="input")
-        self.fingerprint = files.fingerprint()
+        self.folder, self.fingerprint = files.folder, files.fingerprint()
         with ThreadPoolExecutor(_NUM_FOOTER_THREADS) as pool:
             footers = list(pool.map(self._read_footer, self._paths))
         # Notes of other tools (pandas, Hugging Face) describe their table, not ours.

@@ -1,28 +1,29 @@
 """Plan a run: read the table, check every row before any engine starts, and write the work table."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.columns import ColumnMap, map_columns
 from pipelines.ledger import FinishedUnits
 from pipelines.options import GenerateOptions
 from pipelines.parts import part_schema
+from pipelines.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
+from pipelines.picture_reader import PictureReader
 from pipelines.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources import RowError, Source, SourceBatch, open_source
 from pipelines.storage import Storage
 from pipelines.unit_ids import digest
-from pipelines.work import work_schema
+from pipelines.work import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.requests import GENERATION_FIELDS
+from zimage_models.requests import GENERATION_FIELDS, ImageRequest
 
-_WORK_FILE_ROWS = 65_536
-_WORK_FILE_BYTES = 64 * 2**20
 _UNITS_AT_ONCE = 1024
 
 
@@ -52,8 +53,11 @@ class Plan:
     work_files: tuple[str, ...]
     """Parquet files of the work table, relative to the output."""
     passthrough: pa.Schema
+    """Columns that parts take over from the work table: the input's own, and of pictures what is known."""
     rejected: tuple[RowError, ...]
     """In input order."""
+    source_folder: str
+    """Where the table lies."""
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
@@ -67,14 +71,24 @@ def write_plan(
     weights_sha256: str,
     output: Storage,
     finished: FinishedUnits,
+    to_run: bool = True,
 ) -> Plan:
     """Check the whole input table and write its work table under ``_runs/<run_id>/``.
+
+    Args:
+        options: what to make.
+        run_id: name of the run.
+        spec: the model.
+        weights_sha256: identity of its weights.
+        output: where the work table goes.
+        finished: what needs no engine any more.
+        to_run: put the pictures that the table itself holds beside the work table.
 
     Raises:
         InvalidRequest: the table or the options as a whole can't be used; single bad rows are collected.
     """
     source = open_source(options.input, options=options.storage, format=options.input_format)
-    return _Planner(options, run_id, spec, weights_sha256, output, finished, source).run()
+    return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +98,7 @@ class _UsableRow:
     index: int
     """Its place in the batch."""
     row: dict[str, Any]
+    pictures: PlannedPictures
     resolved: ResolvedRow
 
 
@@ -97,8 +112,10 @@ class _Planner:
         output: Storage,
         finished: FinishedUnits,
         source: Source,
+        to_run: bool,
     ) -> None:
         self._options = options
+        self._to_run = to_run
         self._run_id = run_id
         self._output = output
         self._finished = finished
@@ -109,7 +126,13 @@ class _Planner:
             has_template=options.template is not None,
             drop=options.drop,
         )
-        self._passthrough = pa.schema([source.schema.field(name) for name in self._columns.passthrough])
+        self._source_columns = list(self._columns.passthrough)
+        self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
+        self._pictures: PicturePlanner | None = None
+        if self._columns.image is not None:
+            reader = PictureReader(options.picture_access(source.folder))
+            self._pictures = PicturePlanner(reader, image=self._columns.image, mask=self._columns.mask)
+            self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
         part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
         # A column under another name or of another type makes another row.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
@@ -126,25 +149,26 @@ class _Planner:
         )
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
-        self._work_files: list[str] = []
-        self._pending: list[pa.Table] = []
+        self._work = WorkWriter(output, run_id)
         self._transformer_steps = 0
 
     def run(self) -> Plan:
-        for batch in self._source.batches():
-            self._add(batch)
-            if self._limit_reached():
-                break
-        self._write_work_file()
+        with self._pictures or nullcontext():
+            for batch in self._source.batches():
+                self._add(batch)
+                if self._limit_reached():
+                    break
+        work_files = self._work.finish()
         self._counts["rejected"] = len(self._rejected)
         if not self._counts["rows"]:
             raise InvalidRequest(f"input: {self._options.input} has no rows", field="input")
         return Plan(
             run_id=self._run_id,
             counts=PlanCounts(**{name: self._counts[name] for name in PlanCounts.__dataclass_fields__}),
-            work_files=tuple(self._work_files),
+            work_files=work_files,
             passthrough=self._passthrough,
             rejected=tuple(sorted(self._rejected, key=lambda error: error.row)),
+            source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
         )
@@ -154,8 +178,30 @@ class _Planner:
         return limit is not None and self._counts["taken"] >= limit
 
     def _add(self, batch: SourceBatch) -> None:
+        wanted = list(self._wanted(batch))
         usable: list[_UsableRow] = []
         num_units = 0
+        for (index, row), pictures in zip(wanted, self._look_up(wanted), strict=True):
+            number = batch.rows[index]
+            try:
+                if isinstance(pictures, InvalidRequest):
+                    raise pictures
+                resolved = self._resolver.resolve(row, pictures)
+            except InvalidRequest as error:
+                self._reject(number, row, error)
+                continue
+            if not resolved.units:
+                self._counts["duplicate"] += 1
+                continue
+            usable.append(_UsableRow(index=index, row=row, pictures=pictures, resolved=resolved))
+            num_units += len(resolved.units)
+            if num_units >= _UNITS_AT_ONCE:
+                self._keep(batch, usable)
+                usable, num_units = [], 0
+        self._keep(batch, usable)
+
+    def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows that filter and limit let through, by their place in the batch."""
         last_row = -1
         for index, (number, row) in enumerate(batch.records()):
             if self._limit_reached():
@@ -166,23 +212,27 @@ class _Planner:
                 if not self._resolver.keeps(row):
                     self._counts["filtered"] += 1
                     continue
-                self._counts["taken"] += 1
-                resolved = self._resolver.resolve(row)
             except InvalidRequest as error:
-                self._rejected.append(RowError(row=number, key=self._resolver.key(row), message=str(error)))
+                self._reject(number, row, error)
                 continue
-            if not resolved.units:
-                self._counts["duplicate"] += 1
-                continue
-            usable.append(_UsableRow(index=index, row=row, resolved=resolved))
-            num_units += len(resolved.units)
-            if num_units >= _UNITS_AT_ONCE:
-                self._keep(batch, usable)
-                usable, num_units = [], 0
-        self._keep(batch, usable)
+            self._counts["taken"] += 1
+            yield index, row
         errors = [error for error in batch.errors if error.row < last_row or not self._limit_reached()]
         self._rejected += errors
         self._counts["rows"] += len(errors)
+
+    def _look_up(
+        self, wanted: Sequence[tuple[int, dict[str, Any]]]
+    ) -> Sequence[PlannedPictures | InvalidRequest]:
+        if self._pictures is None:
+            return [PlannedPictures()] * len(wanted)
+        return self._pictures.look_up([row for _, row in wanted])
+
+    def _reject(self, number: int, row: dict[str, Any], error: InvalidRequest) -> None:
+        key = self._resolver.key(row)
+        self._rejected.append(
+            RowError(row=number, key=key, message=str(error), error_class=error.error_class)
+        )
 
     def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
         messages: dict[int, str] = {}
@@ -216,28 +266,30 @@ class _Planner:
         }
         for name in GENERATION_FIELDS:
             columns[name] = [getattr(unit.request, name) for _, unit in units]
-        columns["todo"] = self._todo(columns)
-        beside = batch.table.select(self._passthrough.names)
+        columns["todo"] = self._todo(columns["unit_id"], [unit.request for _, unit in units])
+        if self._pictures:
+            columns |= picture_columns([(item.pictures, unit.request) for item, unit in units])
+        if self._pictures and self._to_run:
+            todo = [
+                item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
+            ]
+            self._pictures.store(todo, self._output, picture_folder(self._run_id))
+        beside = batch.table.select(self._source_columns)
         beside = beside.take(pa.array([item.index for item, _ in units], pa.int64()))
         schema = work_schema(self._passthrough)
         arrays = [
             pa.array(columns[field.name], field.type) if field.name in columns else beside.column(field.name)
             for field in schema
         ]
-        self._pending.append(pa.Table.from_arrays(arrays, schema=schema))
-        if (
-            sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
-            or sum(table.nbytes for table in self._pending) >= _WORK_FILE_BYTES
-        ):
-            self._write_work_file()
+        self._work.add(pa.Table.from_arrays(arrays, schema=schema))
 
     def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
-        beside = [item.row[name] for name in self._passthrough.names]
+        beside = [item.row[name] for name in self._source_columns]
         return digest([self._layout, item.resolved.key, unit.file_name, beside])
 
-    def _todo(self, columns: dict[str, list[Any]]) -> list[bool]:
+    def _todo(self, unit_ids: list[str], requests: Sequence[ImageRequest]) -> list[bool]:
         """Say which units have to be made, and count them."""
-        ids = pa.array(columns["unit_id"], pa.string())
+        ids = pa.array(unit_ids, pa.string())
         made = self._finished.made.contains(ids)
         failed = self._finished.failed.contains(ids) & ~made
         todo = ~made & ~failed
@@ -245,18 +297,8 @@ class _Planner:
         self._counts["unchanged"] += int(made.sum())
         self._counts["failed_before"] += int(failed.sum())
         self._counts["new"] += int(todo.sum())
-        steps = np.array(columns["num_inference_steps"])
-        guided = np.array(columns["guidance_scale"]) > 0
+        steps = np.array([request.num_steps for request in requests])
+        guided = np.array([request.guidance_scale for request in requests]) > 0
         self._transformer_steps += int((steps * (1 + guided))[todo].sum())
         is_todo: list[bool] = todo.tolist()
         return is_todo
-
-    def _write_work_file(self) -> None:
-        if not self._pending:
-            return
-        sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(self._pending), sink, compression="zstd")
-        path = f"_runs/{self._run_id}/work/{len(self._work_files):05d}.parquet"
-        self._output.write(path, memoryview(sink.getvalue()))
-        self._work_files.append(path)
-        self._pending = []

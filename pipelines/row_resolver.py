@@ -7,15 +7,18 @@ from typing import Any
 
 from pipelines.columns import ColumnMap
 from pipelines.options import GenerateOptions
+from pipelines.picture_plan import PlannedPictures
 from pipelines.source_rows import shown
 from pipelines.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture, stand_in
 from zimage_models.requests import MAX_SEED, ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
 _SIZE_FIELDS = ("size", "height", "width")
+_NO_PICTURES = PlannedPictures()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,13 @@ class RowResolver:
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
         # A bad field of the job would else be told once for every row.
-        build_request(spec, {"prompt": "any", "seed": 0, **options.fields})
+        build_request(spec, {"prompt": "any", "seed": 0, **self._any_picture(), **options.fields})
+
+    def _any_picture(self) -> dict[str, Any]:
+        if self._columns.image is None:
+            return {}
+        height, width = self._spec.default_height, self._spec.default_width
+        return {"reference_images": [stand_in(height, width, sha256="any", is_mask=False)]}
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Say whether the row passes ``where``.
@@ -80,34 +89,42 @@ class RowResolver:
         value = row.get(self._columns.key) if self._columns.key else None
         return None if value is None else str(value)
 
-    def resolve(self, row: Mapping[str, Any]) -> ResolvedRow:
+    def resolve(self, row: Mapping[str, Any], pictures: PlannedPictures = _NO_PICTURES) -> ResolvedRow:
         """Resolve one row.
+
+        Args:
+            row: its cells by column.
+            pictures: what its cells of pictures name.
 
         Raises:
             InvalidRequest: a missing or bad value, a key or file name that an earlier row has.
         """
         self._check_model(row)
-        own = self._own_values(row)
+        own = self._own_values(row, pictures)
         num_variants = self._num_variants(row)
         if self._columns.key is None:
             key = self._key_of_content(own)
         else:
             key = check_key(self._given_key(row))
             beside = [row[name] for name in self._columns.passthrough]
-            is_new_row = self._rows.add(repr((key, own, num_variants, beside)))
+            is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, beside)))
             if not self._keys.add(key):
                 if is_new_row:
                     raise InvalidRequest(f"{self._columns.key}: {key!r} is an earlier row's too", field="key")
                 return ResolvedRow(key=key, units=())
         return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
 
-    def _own_values(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def _own_values(self, row: Mapping[str, Any], pictures: PlannedPictures) -> dict[str, Any]:
         """Collect the generation fields that the row itself sets, its prompt always."""
         own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
         if self._template is not None:
             own["prompt"] = self._template.render(row)
         elif self._columns.prompt is not None:
             own["prompt"] = row[self._columns.prompt]
+        if pictures.images:
+            own["reference_images"] = [picture.outline for picture in pictures.images]
+        if pictures.mask:
+            own["mask"] = pictures.mask.outline
         return own
 
     def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
@@ -115,6 +132,8 @@ class RowResolver:
         job = self._options.fields
         if not own.keys().isdisjoint(_SIZE_FIELDS):
             job = {name: value for name, value in job.items() if name not in _SIZE_FIELDS}
+        if "reference_images" not in own:  # a row of a table with images that has none
+            job = {name: value for name, value in job.items() if name != "strength"}
         return {**job, **own}
 
     def _check_model(self, row: Mapping[str, Any]) -> None:
@@ -153,7 +172,7 @@ class RowResolver:
 
     def _key_of_content(self, own: dict[str, Any]) -> str:
         """Make a key that stays the same when the job's settings change."""
-        key = f"row-{digest(own)[:16]}"
+        key = f"row-{digest(_by_content(own))[:16]}"
         if self._keys.add(key):
             return key
         # Identical rows are counted up, so that each gets its own seed and image.
@@ -174,6 +193,9 @@ class RowResolver:
                 field="seed",
             )
         first_seed = request.seed
+        # Of the files: what a request makes of its pictures depends on its size.
+        content = _by_content(own)
+        files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
         for variant in range(num_variants):
             if variant:
                 seed = derive_seed(self._options.seed, key, variant)
@@ -184,13 +206,13 @@ class RowResolver:
             if not self._names.add(file_name):
                 raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
             yield ResolvedUnit(
-                unit_id=self._address(request, variant, key),
+                unit_id=self._address(request, variant, key, files),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
-    def _address(self, request: ImageRequest, variant: int, key: str) -> str:
+    def _address(self, request: ImageRequest, variant: int, key: str, files: list[str | None]) -> str:
         address_of = partial(
             unit_id,
             request,
@@ -198,6 +220,7 @@ class RowResolver:
             weights_sha256=self._weights_sha256,
             shift=self._spec.shift,
             encoding=self._options.encoding,
+            files=files,
         )
         address = address_of()
         if not self._units.add(address):
@@ -205,3 +228,13 @@ class RowResolver:
             address = address_of(salt=key)
             self._units.add(address)
         return address
+
+
+def _by_content(own: dict[str, Any]) -> dict[str, Any]:
+    """Put hashes in the place of pictures."""
+    own = dict(own)
+    if "reference_images" in own:
+        own["reference_images"] = [picture.sha256 for picture in own["reference_images"]]
+    if isinstance(mask := own.get("mask"), Picture):
+        own["mask"] = mask.sha256
+    return own

@@ -19,17 +19,24 @@ from deployments.engine_resources import EngineResources
 from pipelines.generate_stage import GenerateStage
 from pipelines.node_wait import NodeWait
 from pipelines.options import GenerateOptions
+from pipelines.picture_plan import picture_folder
+from pipelines.picture_stage import PictureSettings, picture_stage
 from pipelines.plan import Plan
 from pipelines.run_monitor import RunCounts, RunMonitor
 from pipelines.served_engine import ServedModel
 from pipelines.storage import Storage
+from pipelines.work import has_pictures
 from pipelines.write_stages import StageSettings, encode_stage, write_stage
 from zimage_models.config import EngineConfig
+from zimage_models.model_spec import ModelSpec
 
 _MIN_COMMIT_ROWS = 16
 _MAX_COMMIT_ROWS = 256
 _BLOCKS_PER_ENGINE = 2
 """Blocks that one engine works on at once: while one ends, the next keeps the step batch full."""
+
+_PICTURE_CPUS = 0.9
+"""Of one block's fetching and decoding; no engine reserves as much, so Ray does not fuse the two stages."""
 
 _PROGRESS_INTERVAL_S = 0.5
 _CHECK_INTERVAL_S = 0.2
@@ -62,6 +69,7 @@ def run_plan(
     options: GenerateOptions,
     *,
     output: Storage,
+    spec: ModelSpec,
     weights_sha256: str,
     engine: EngineConfig | ServedModel,
     resources: EngineResources,
@@ -76,6 +84,7 @@ def run_plan(
         plan: the plan, whose work table lies in the output.
         options: the run's options.
         output: where parts are written.
+        spec: the model.
         weights_sha256: identity of the weights, published with every image.
         engine: what makes the images.
         resources: what Ray reserves for one engine.
@@ -100,7 +109,15 @@ def run_plan(
     # Ray Data would fail a run that moves no block for half an hour. Nodes may take longer to come (spot),
     # and so may one block of large Base images; a run's own cap is its time limit.
     context.execution_no_progress_timeout_s = -1
-    written = _dataset(plan, options, settings, engine, resources)
+    pictures = None
+    if has_pictures(plan.passthrough):
+        pictures = PictureSettings(
+            access=options.picture_access(plan.source_folder),
+            output=output,
+            folder=picture_folder(plan.run_id),
+            spec=spec,
+        )
+    written = _dataset(plan, options, settings, pictures, engine, resources)
     start_s = checked_s = time.monotonic()
     first_s: float | None = None
     num_first = 0
@@ -157,6 +174,7 @@ def _dataset(
     plan: Plan,
     options: GenerateOptions,
     settings: StageSettings,
+    pictures: PictureSettings | None,
     engine: EngineConfig | ServedModel,
     resources: EngineResources,
 ) -> ray.data.Dataset:
@@ -169,6 +187,15 @@ def _dataset(
     )
     # A prompt table is small, so Ray would read it as one block: one engine busy, no part before the end.
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
+    if pictures is not None:
+        blocks = blocks.map_batches(
+            cast(Any, picture_stage),
+            fn_args=(pictures,),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=_PICTURE_CPUS,
+        )
     images = blocks.map_batches(
         GenerateStage,
         fn_constructor_args=(engine, settings.monitor),

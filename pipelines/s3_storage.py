@@ -61,14 +61,17 @@ class _S3Storage(Storage):
         # Clients and locks belong to one process.
         return type(self), (self._bucket, self._prefix, self._options)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, num_bytes: int | None = None) -> bytes:
         uri, key = self._file_uri(path), self._key(path)
         attempt = 1
         with self._errors(uri):
             while True:
                 body = self._client().get_object(Bucket=self._bucket, Key=key)["Body"]
                 try:
-                    return body.read()
+                    data = body.read(num_bytes)
+                    if num_bytes is not None:
+                        body.close()  # what is left unread is dropped with its connection
+                    return data
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
                     # boto3 retries a request, but not the reading of its answer.
                     if attempt == _MAX_ATTEMPTS:

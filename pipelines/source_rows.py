@@ -54,12 +54,14 @@ class Source(ABC):
     Attributes:
         format: the name of its format.
         schema: the columns; what a JSON text column holds, :meth:`SourceBatch.records` decodes.
+        folder: address of the folder that holds its files.
         fingerprint: sha256 over the files' names, sizes and times of change, in hexadecimal.
         num_rows: the number of rows, where it is known before reading them.
     """
 
     format: str
     schema: pa.Schema
+    folder: str
     fingerprint: str
     num_rows: int | None = None
 

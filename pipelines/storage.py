@@ -69,8 +69,8 @@ class Storage(ABC):
     uri: str
 
     @abstractmethod
-    def read(self, path: str) -> bytes:
-        """Return the whole file as it was at one moment."""
+    def read(self, path: str, num_bytes: int | None = None) -> bytes:
+        """Return the whole file as it was at one moment, or its first ``num_bytes``."""
 
     @abstractmethod
     def write(self, path: str, data: bytes | memoryview) -> None:
@@ -151,12 +151,12 @@ class _LocalStorage(Storage):
     def __init__(self, folder: str) -> None:
         self.uri = folder
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, num_bytes: int | None = None) -> bytes:
         file_path = self._file_uri(path)
         with _local_errors(file_path):
             try:
                 with open(file_path, "rb") as file:
-                    return file.read()
+                    return file.read(num_bytes)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 pass
         raise FileNotFoundError(errno.ENOENT, "No such file", file_path)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from functools import lru_cache
 from typing import Any
@@ -28,6 +28,7 @@ def unit_id(
     weights_sha256: str,
     shift: float,
     encoding: Encoding,
+    files: Sequence[str | None] = (),
     salt: str = "",
 ) -> str:
     """Address one image by all that decides its pixels and its file.
@@ -38,6 +39,7 @@ def unit_id(
         weights_sha256: identity of the weights.
         shift: the checkpoint's time shift, which stands in its scheduler's configuration.
         encoding: how the pixels are written.
+        files: sha256 of the files of its pictures: of its mask, or None, and of its reference images.
         salt: told apart from an earlier unit of the same content.
 
     Returns:
@@ -45,7 +47,10 @@ def unit_id(
     """
     # As text: JSON takes half a microsecond for each float.
     settings = [str(getattr(request, name)) for name in GENERATION_FIELDS]
-    return digest([settings, variant, weights_sha256, str(shift), _fields(encoding), salt])
+    content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
+    if files:
+        content.append([*files, str(request.strength)])
+    return digest(content)
 
 
 @lru_cache

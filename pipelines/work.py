@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.storage import Storage
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
+from zimage_models.requests import EDIT_FIELDS, GENERATION_FIELDS, ImageRequest, Priority
 
 WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("unit_id", pa.string()),
@@ -33,8 +33,24 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
 )
 """Columns of the work table before the passed-through ones."""
 
-_CACHED_FILES = 8
+_PICTURE_AT = pa.struct([pa.field("address", pa.string()), pa.field("sha256", pa.string())])
+PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
+    pa.field("reference_images", pa.list_(_PICTURE_AT)),
+    pa.field("mask", _PICTURE_AT),
+)
+"""Columns of the work table of a table with images: where each is (null: in the run's own folder), and the
+sha256 of its file."""
 
+MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
+    pa.field("strength", pa.float64()),
+    pa.field("reference_sha256", pa.list_(pa.string())),
+    pa.field("mask_sha256", pa.string()),
+)
+"""What such a table passes through beside its own columns: what an image was made from."""
+
+_CACHED_FILES = 8
+_WORK_FILE_ROWS = 65_536
+_WORK_FILE_BYTES = 64 * 2**20
 
 REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 """What an engine needs of a work row."""
@@ -42,18 +58,20 @@ REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 
 def work_schema(passthrough: pa.Schema) -> pa.Schema:
     """Return the work table's schema for a table with these passed-through columns."""
-    return pa.schema([*WORK_FIELDS, *passthrough])
+    return pa.schema(
+        [*WORK_FIELDS, *(PICTURE_WORK_FIELDS if has_pictures(passthrough) else ()), *passthrough]
+    )
 
 
-def passthrough_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the passed-through columns of a work table's schema."""
-    own = {field.name for field in WORK_FIELDS}
-    return pa.schema([field for field in schema if field.name not in own])
+def has_pictures(passthrough: pa.Schema) -> bool:
+    """Say whether the passed-through columns are those of a table with images."""
+    return all(field in passthrough for field in MADE_FROM_FIELDS)
 
 
 def to_request(row: Mapping[str, Any]) -> ImageRequest:
-    """Read one work row back as the request it was made from."""
-    return ImageRequest(**{name: row[name] for name in GENERATION_FIELDS}, priority=Priority.BATCH)
+    """Read one work row back as the request it was made from, with the pictures that were put into it."""
+    names = (*GENERATION_FIELDS, *(name for name in EDIT_FIELDS if name in row))
+    return ImageRequest(**{name: row[name] for name in names}, priority=Priority.BATCH)
 
 
 def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> pa.Table:
@@ -65,6 +83,39 @@ def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]
     return pa.concat_tables(
         [_read(output, path, columns) for path in work_files] or [_NO_WORK.select(columns)]
     )
+
+
+class WorkWriter:
+    """Writes the work table of a run in files of bounded size."""
+
+    def __init__(self, output: Storage, run_id: str) -> None:
+        self._output = output
+        self._run_id = run_id
+        self._files: list[str] = []
+        self._pending: list[pa.Table] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows at the end."""
+        self._pending.append(rows)
+        if (
+            sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
+            or sum(table.nbytes for table in self._pending) >= _WORK_FILE_BYTES
+        ):
+            self._write()
+
+    def finish(self) -> tuple[str, ...]:
+        """Write what is left, and return the files' paths relative to the output."""
+        if self._pending:
+            self._write()
+        return tuple(self._files)
+
+    def _write(self) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(self._pending), sink, compression="zstd")
+        path = f"_runs/{self._run_id}/work/{len(self._files):05d}.parquet"
+        self._output.write(path, memoryview(sink.getvalue()))
+        self._files.append(path)
+        self._pending = []
 
 
 class WorkRows:

@@ -17,11 +17,13 @@ from ray.actor import ActorHandle
 
 from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER
 from pipelines.parts import ERROR_SCHEMA, part_schema, write_part
+from pipelines.picture_stage import read_ingredients
 from pipelines.storage import Storage
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import EMBEDDED_FIELDS, Encoding, encode_image
 
 _PARAMETERS = (*EMBEDDED_FIELDS, "unit_id")
+_BESIDE = ("file_name", "error_class", "message")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +41,19 @@ class StageSettings:
 def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
     """Turn pixels into image files; rows with an error pass through, and get one if they can't be encoded."""
     constant = {"model": settings.model, "weights_sha256": settings.weights_sha256}
-    rows = table.select([*_PARAMETERS, "file_name", "error_class", "message"]).to_pylist()
+    # A table without pictures has neither strength nor ingredients.
+    parameters_of = [name for name in _PARAMETERS if name in table.column_names]
+    columns = [*parameters_of, *_BESIDE, "ingredients"]
+    rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
     images: list[dict[str, Any] | None] = [None] * len(rows)
     digests: list[str | None] = [None] * len(rows)
     for index, (row, pixels_HWC) in enumerate(zip(rows, _pixels(table), strict=True)):
         if row["error_class"] is not None:
             continue
-        parameters = {name: row[name] for name in _PARAMETERS} | constant
+        parameters = {name: row[name] for name in parameters_of} | constant
+        ingredients = read_ingredients(row.get("ingredients"))
         try:
-            data = encode_image(pixels_HWC, settings.encoding, parameters=parameters)
+            data = encode_image(pixels_HWC, settings.encoding, parameters=parameters, ingredients=ingredients)
         except InvalidRequest as error:
             row["error_class"], row["message"] = error.error_class, str(error)
             continue

@@ -2,7 +2,8 @@
 
 ZImageError
 ├── InvalidRequest      the caller's fault (HTTP 400; row class ``bad_input``)
-│   └── CheckpointError a checkpoint that is missing, foreign or damaged
+│   ├── CheckpointError a checkpoint that is missing, foreign or damaged
+│   └── FetchFailed     a picture that is not to be had where it is said to be (row class ``fetch_failed``)
 ├── EngineOverloaded    the queue is full (HTTP 429/503 with Retry-After)
 ├── Cancelled           cancelled by its caller
 │   └── DeadlineExceeded
@@ -34,6 +35,16 @@ class InvalidRequest(ZImageError):
 
 class CheckpointError(InvalidRequest):
     """A checkpoint that is missing, foreign or damaged."""
+
+
+class FetchFailed(InvalidRequest):
+    """A picture that is not to be had where it is said to be; a transient failure may pass."""
+
+    error_class = "fetch_failed"
+
+    def __init__(self, message: str, *, field: str | None = None, is_transient: bool = False) -> None:
+        super().__init__(message, field=field)
+        self.is_transient = is_transient
 
 
 class EngineOverloaded(ZImageError):

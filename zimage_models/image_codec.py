@@ -1,27 +1,24 @@
 """Image files: pixels to marked PNG, JPEG, WebP or AVIF bytes and back. It knows no storage.
 
-Every file carries the mark of generated media as XMP: IPTC's ``DigitalSourceType`` (IPTC Photo Metadata
-Standard 2023.1, Iptc4xmpExt schema). Beside it, in the same packet, stand the generation parameters as JSON;
-a PNG repeats them as the text chunk ``parameters`` that image tools show.
+Every file carries the mark of generated media and its parameters as XMP (:mod:`zimage_models.xmp`); a PNG
+repeats the parameters as the text chunk ``parameters`` that image tools show.
 """
 
 import io
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from typing import Any
-from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
+from zimage_models import xmp
 from zimage_models.errors import InvalidRequest
 from zimage_models.requests import ImageRequest
+from zimage_models.xmp import Ingredient
 
 IMAGE_FORMATS = ("png", "jpeg", "webp", "avif")
 SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
@@ -41,24 +38,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "avif": {"speed": 8, "max_threads": 1},
 }
 
-_IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-_TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_OWN_NAMESPACE = "urn:zimage-ray:xmp:1.0/"
-_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-_XMP_PACKET = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="{_RDF}"><rdf:Description rdf:about=""'
-    f' xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="{_IPTC_EXT}"'
-    f' xmlns:zimage="{_OWN_NAMESPACE}"'
-    f' Iptc4xmpExt:DigitalSourceType="{_TRAINED_ALGORITHMIC_MEDIA}" xmp:CreatorTool="%s">'
-    "<zimage:parameters>%s</zimage:parameters></rdf:Description></rdf:RDF></x:xmpmeta>"
-    '<?xpacket end="r"?>'
-)
 # A JPEG segment holds 65,533 bytes, of which 29 name it as XMP.
 _MAX_JPEG_XMP_BYTES = 65_504
-# JSON escapes control characters itself; XML forbids these two as well (XML 1.0, production 2).
-_XML_FORBIDDEN = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
-
 EMBEDDED_FIELDS = (
     "prompt",
     "negative_prompt",
@@ -67,6 +48,7 @@ EMBEDDED_FIELDS = (
     "num_inference_steps",
     "guidance_scale",
     "seed",
+    "strength",
 )
 """The fields of a request that go into its image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
@@ -75,6 +57,7 @@ _A1111_LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "CFG scale",
     "seed": "Seed",
+    "strength": "Denoising strength",
     "model": "Model",
 }
 
@@ -115,7 +98,11 @@ class Encoding:
 
 
 def encode_image(
-    pixels_HWC: npt.NDArray[np.uint8], encoding: Encoding, *, parameters: Mapping[str, Any]
+    pixels_HWC: npt.NDArray[np.uint8],
+    encoding: Encoding,
+    *,
+    parameters: Mapping[str, Any],
+    ingredients: Sequence[Ingredient] = (),
 ) -> bytes:
     """Encode pixels to an image file that is marked as generated. The same input gives the same bytes.
 
@@ -123,6 +110,7 @@ def encode_image(
         pixels_HWC: uint8, 0..255, RGB.
         encoding: format, quality, and whether the prompts go in.
         parameters: what made the image, JSON values by name; None and "" are left out.
+        ingredients: the pictures that it was made from.
 
     Raises:
         InvalidRequest: the parameters do not fit into the file.
@@ -138,7 +126,7 @@ def encode_image(
         for name, value in parameters.items()
         if value is not None and value != "" and name not in hidden
     }
-    packet = _xmp_packet(written)
+    packet = xmp.write_packet(written, ingredients)
     options = dict(_SAVE_OPTIONS[encoding.format])
     if encoding.format == "png":
         chunks = PngImagePlugin.PngInfo()
@@ -158,6 +146,11 @@ def encode_image(
     buffer = io.BytesIO()
     Image.fromarray(pixels_HWC).save(buffer, encoding.format, **options)
     return buffer.getvalue()
+
+
+def ingredients_of(request: ImageRequest) -> tuple[Ingredient, ...]:
+    """Return what :func:`encode_image` says of the pictures that a request brings along."""
+    return tuple(picture.ingredient for picture in request.reference_images)
 
 
 def image_parameters(request: ImageRequest, **identity: str) -> dict[str, Any]:
@@ -195,22 +188,25 @@ def read_parameters(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: the data are not an image file, or its metadata are damaged.
     """
-    text = _xmp_property(data, f"{{{_OWN_NAMESPACE}}}parameters")
-    if text is None:
-        return {}
-    parameters = json.loads(text)
-    if not isinstance(parameters, dict):
-        raise ValueError(f"image: its generation parameters are {type(parameters).__name__}, not an object")
-    return parameters
+    return xmp.read_parameters(_packet(data))
 
 
 def is_marked_generated(data: bytes) -> bool:
-    """Say whether an image file carries the mark of generated media.
+    """Say whether an image file carries the mark of generated media, made from a prompt or from pictures.
 
     Raises:
         ValueError: the data are not an image file, or its metadata are damaged.
     """
-    return _xmp_property(data, f"{{{_IPTC_EXT}}}DigitalSourceType") == _TRAINED_ALGORITHMIC_MEDIA
+    return xmp.read_source_type(_packet(data)) in (xmp.GENERATED, xmp.EDITED)
+
+
+def read_ingredients(data: bytes) -> tuple[Ingredient, ...]:
+    """Read back the pictures that an image was made from; empty for one made from a prompt alone.
+
+    Raises:
+        ValueError: the data are not an image file, or its metadata are damaged.
+    """
+    return xmp.read_ingredients(_packet(data))
 
 
 # What Pillow's four plugins raise on damaged bytes, found by cutting and flipping bytes of small files.
@@ -228,38 +224,9 @@ def _open(data: bytes) -> Image.Image:
         raise ValueError(f"image: {len(data)} bytes are not a readable image ({error})") from error
 
 
-def _xmp_packet(parameters: Mapping[str, Any]) -> bytes:
-    text = json.dumps(parameters, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    packet = _XMP_PACKET % (_creator_tool(), escape(text.translate(_XML_FORBIDDEN)))
-    return packet.encode("utf-8")
-
-
-def _xmp_property(data: bytes, name: str) -> str | None:
-    packet = _open(data).info.get("xmp")
-    if not packet:
-        return None
-    # XMP has no document type (ISO 16684-1, 7.2): refusing one refuses every entity trick.
-    if b"<!DOCTYPE" in packet:
-        raise ValueError("image: its XMP packet declares a document type")
-    try:
-        root = ElementTree.fromstring(packet.rstrip(b"\0"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"image: its XMP packet is damaged ({error})") from error
-    # Tools that rewrite XMP are free to turn a property from attribute to element and back.
-    for description in root.iter(f"{{{_RDF}}}Description"):
-        value = description.get(name) or description.findtext(name)
-        if value:
-            return value
-    return None
-
-
-@cache
-def _creator_tool() -> str:
-    try:
-        return f"zimage-ray {metadata.version('zimage-ray')}"
-    except metadata.PackageNotFoundError:
-        # A plain source tree, such as a Ray working_dir.
-        return "zimage-ray"
+def _packet(data: bytes) -> bytes | None:
+    packet: bytes | None = _open(data).info.get("xmp")
+    return packet
 
 
 def _a1111_text(parameters: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.xmp import Ingredient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,8 +20,10 @@ class Picture:
     """
 
     pixels: npt.NDArray[np.uint8] = field(compare=False, repr=False)
-    sha256: str = field(init=False)
-    """Of shape and pixels; 64 hexadecimal digits."""
+    sha256: str = ""
+    """Of shape and pixels, unless another is given that stands for both; 64 hexadecimal digits."""
+    ingredient: Ingredient = field(default=Ingredient(), compare=False, repr=False)
+    """What its file said of itself."""
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -29,6 +32,8 @@ class Picture:
                 f"pixels: {dtype} of shape {shape} is neither uint8 (H, W, 3), an image, nor (H, W), a mask",
                 field="pixels",
             )
+        if self.sha256:
+            return
         digest = hashlib.sha256(str(shape).encode())
         digest.update(np.ascontiguousarray(self.pixels).data)
         object.__setattr__(self, "sha256", digest.hexdigest())
@@ -49,6 +54,20 @@ class Picture:
         return self.pixels.ndim == 2
 
 
+def stand_in(height: int, width: int, *, sha256: str, is_mask: bool) -> Picture:
+    """Make a picture that is known by its size and hash alone, white all over; it takes no memory.
+
+    It serves to plan a request before its picture is decoded.
+    """
+    shape = (height, width) if is_mask else (height, width, 3)
+    return Picture(pixels=np.broadcast_to(np.uint8(255), shape), sha256=sha256)
+
+
+def is_stand_in(picture: Picture) -> bool:
+    """Say whether a picture has no pixels of its own."""
+    return not any(picture.pixels.strides)
+
+
 def painted(mask: Picture) -> npt.NDArray[np.bool_]:
     """Say of each pixel of a mask whether to paint it; bool (H, W), by diffusers' threshold of a half."""
     return mask.pixels >= 128
@@ -58,9 +77,11 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
     """Scale a picture until it covers a size in pixels, and crop what sticks out on both sides."""
     if (picture.height, picture.width) == (height, width):
         return picture
+    if is_stand_in(picture):
+        return stand_in(height, width, sha256=picture.sha256, is_mask=picture.is_mask)
     method = Image.Resampling.NEAREST if picture.is_mask else Image.Resampling.LANCZOS
     fitted = ImageOps.fit(Image.fromarray(picture.pixels), (width, height), method=method)
-    return Picture(pixels=np.asarray(fitted))
+    return Picture(pixels=np.asarray(fitted), ingredient=picture.ingredient)
 
 
 def area_size(height: int, width: int, area: int) -> tuple[int, int]:
@@ -71,8 +92,10 @@ def area_size(height: int, width: int, area: int) -> tuple[int, int]:
 
 def resize_to(picture: Picture, height: int, width: int) -> Picture:
     """Scale an image to a size in pixels, whatever its aspect."""
+    if is_stand_in(picture):
+        return stand_in(height, width, sha256=picture.sha256, is_mask=picture.is_mask)
     resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.LANCZOS)
-    return Picture(pixels=np.asarray(resized))
+    return Picture(pixels=np.asarray(resized), ingredient=picture.ingredient)
 
 
 def crop_to_multiple(picture: Picture, size_multiple: int) -> Picture:

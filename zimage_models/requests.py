@@ -84,7 +84,7 @@ class ImageRequest:
 
 
 EDIT_FIELDS = ("reference_images", "mask", "strength")
-"""The fields of a request that has pictures; no table has them."""
+"""The fields of a request that has pictures."""
 GENERATION_FIELDS = tuple(
     f.name
     for f in fields(ImageRequest)

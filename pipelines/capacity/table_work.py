@@ -54,6 +54,7 @@ def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
             weights_sha256=model_weights_sha256(options.engine, spec) if count_made else FAKE_WEIGHTS,
             output=store,
             finished=finished_units(output if count_made else store),
+            to_run=False,
         )
         if not plan.counts.new:
             raise InvalidRequest(

@@ -1,5 +1,5 @@
 import base64
-import io
+import hashlib
 import struct
 import tracemalloc
 import zlib
@@ -11,62 +11,13 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
+from deployments.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask, read_outline
+from tests.picture_files import HOSTILE_FILES, ORANGE, SIZE, file_of, noise, plain, png_of, without_bytes
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_codec import IMAGE_FORMATS
+from zimage_models.image_codec import IMAGE_FORMATS, Encoding, encode_image
+from zimage_models.xmp import GENERATED
 
 LIMITS = ImageLimits()
-SIZE = (48, 32)
-ORANGE = (240, 120, 40)
-
-
-def without_bytes(value: object) -> str | None:
-    """Name a case by what is expected, not by a file's bytes."""
-    return "file" if isinstance(value, bytes) else None
-
-
-def file_of(image: Image.Image, image_format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def plain(mode: str = "RGB", colour: Any = ORANGE, size: tuple[int, int] = SIZE) -> Image.Image:
-    return Image.new(mode, size, colour)
-
-
-def noise(size: tuple[int, int] = (64, 64)) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def png_of(
-    size: tuple[int, int], *chunks: tuple[bytes, bytes], depth: int = 8, colour_type: int = 2
-) -> bytes:
-    """Make a PNG of any header, however little stands behind it."""
-    header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for name, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
-        parts.append(struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)))
-    return b"".join(parts)
-
-
-def animated(image_format: str) -> bytes:
-    return file_of(
-        plain(), image_format, save_all=True, append_images=[plain(colour=(1, 2, 3))], duration=100
-    )
-
-
-def jpeg_of_many_scans() -> bytes:
-    data = file_of(noise(), "jpeg", progressive=True)
-    last_scan = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + last_scan * 200 + data[-2:]
-
-
-def webp_of_canvas(size: tuple[int, int]) -> bytes:
-    canvas = b"".join((side - 1).to_bytes(3, "little") for side in size)
-    chunks = b"VP8X" + struct.pack("<I", 10) + bytes(4) + canvas + file_of(noise(), "webp")[12:]
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
 
 
 # Reading what is allowed
@@ -74,7 +25,7 @@ def webp_of_canvas(size: tuple[int, int]) -> bytes:
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_formats_are_read(image_format: str) -> None:
-    pixels = read_image(file_of(plain(), image_format, quality=95), field="image", limits=LIMITS)
+    pixels = read_image(file_of(plain(), image_format, quality=95), field="image", limits=LIMITS).pixels
     assert pixels.dtype == np.uint8
     assert pixels.shape == (32, 48, 3)
     assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
@@ -82,7 +33,7 @@ def test_formats_are_read(image_format: str) -> None:
 
 def test_avif_is_read_where_it_is_allowed() -> None:
     limits = ImageLimits(formats=IMAGE_FORMATS)
-    pixels = read_image(file_of(plain(), "avif", quality=95), field="image", limits=limits)
+    pixels = read_image(file_of(plain(), "avif", quality=95), field="image", limits=limits).pixels
     assert np.abs(pixels.astype(int) - ORANGE).max() <= 6
 
 
@@ -118,7 +69,7 @@ def rgb_16(value: int) -> bytes:
     ids=without_bytes,
 )
 def test_colour_modes_become_rgb_on_white(data: bytes, expected: tuple[int, int, int]) -> None:
-    pixels = read_image(data, field="image", limits=LIMITS)
+    pixels = read_image(data, field="image", limits=LIMITS).pixels
     assert pixels.shape == (32, 48, 3)
     assert np.abs(pixels.astype(int) - expected).max() <= 3
 
@@ -129,55 +80,59 @@ def test_exif_orientation_is_applied(image_format: str) -> None:
     image.paste((0, 0, 255), (0, 0, 24, 32))  # left half blue
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: what is left belongs on top
-    pixels = read_image(file_of(image, image_format, exif=exif), field="image", limits=LIMITS)
+    pixels = read_image(file_of(image, image_format, exif=exif), field="image", limits=LIMITS).pixels
     assert pixels.shape == (48, 32, 3)
     assert pixels[4, 16, 2] > 200
     assert pixels[-4, 16, 2] < 100
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
+def test_outline_has_the_size_of_the_upright_image(image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file_of(plain(), image_format, exif=exif)
+    outline, image = (read(data, field="image", limits=LIMITS) for read in (read_outline, read_image))
+    assert (outline.height, outline.width) == (image.height, image.width)
+    assert outline.sha256 == hashlib.sha256(data).hexdigest()
+
+
+def test_outline_of_a_png_with_orientation_behind_its_pixels_is_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rows = zlib.compress(bytes(32 * (1 + 48 * 3)))
+    data = png_of(SIZE, (b"IDAT", rows), (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    outline, image = (read(data, field="image", limits=LIMITS) for read in (read_outline, read_image))
+    assert (outline.height, outline.width) == (image.height, image.width) == (48, 32)
+
+
+def test_outline_decodes_no_pixel() -> None:
+    data = png_of((4000, 4000), (b"IDAT", b"not zlib"))
+    assert read_outline(data, field="image", limits=LIMITS).width == 4000
+    assert peak_bytes(lambda: read_outline(data, field="image", limits=LIMITS)) < 2**20
+
+
+def test_picture_keeps_what_its_file_said_of_itself() -> None:
+    data = encode_image(np.asarray(noise()), Encoding(), parameters={})
+    ingredient = read_image(data, field="image", limits=LIMITS).ingredient
+    assert ingredient.digital_source_type == GENERATED
+    assert ingredient.sha256 == hashlib.sha256(data).hexdigest()
+
+
 def test_camera_jpeg_with_previews_is_a_still_image() -> None:
     data = file_of(plain(), "MPO", save_all=True, append_images=[plain(colour="blue")])
-    assert np.abs(read_image(data, field="image", limits=LIMITS).astype(int) - ORANGE).max() <= 6
+    assert np.abs(read_image(data, field="image", limits=LIMITS).pixels.astype(int) - ORANGE).max() <= 6
+
+
+def test_what_hangs_behind_an_image_is_not_read() -> None:
+    data = file_of(plain(), "png") + b"PK\x03\x04<script>alert(1)</script>"
+    assert (read_image(data, field="image", limits=LIMITS).pixels == ORANGE).all()
 
 
 # Refusing the rest
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "not a readable png or jpeg or webp image"),
-        (b"<html>not an image</html>", "not a readable png or jpeg or webp image"),
-        (
-            b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-            "not a readable",
-        ),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a readable"),
-        (b"%PDF-1.7\n", "not a readable"),
-        (file_of(plain(), "gif"), "not a readable"),
-        (file_of(plain(), "tiff"), "not a readable"),
-        (file_of(plain(), "bmp"), "not a readable"),
-        (file_of(plain(), "ico"), "not a readable"),
-        (file_of(plain(), "pdf"), "not a readable"),
-        (file_of(plain(), "jpeg2000"), "not a readable"),
-        (file_of(plain(), "ppm"), "not a readable"),
-        (file_of(plain(), "avif"), "not a readable"),
-        (animated("png"), "animated PNG"),
-        (animated("webp"), "animated WEBP"),
-        (file_of(plain(size=(15, 100)), "png"), "15x100 has a side below 16 pixels"),
-        (file_of(plain(size=(16, 129)), "png"), "16x129 is more elongated than 8 to 1"),
-        (png_of((5001, 5000)), "5001x5000 has more than 25000000 pixels"),
-        (png_of((2**31 - 1, 2**31 - 1)), "more than 25000000 pixels"),
-        (png_of((0, 64)), "not a readable"),
-        (png_of((64, 64)), "damaged or cut off"),
-        (png_of((64, 64), (b"IDAT", b"not zlib")), "damaged or cut off"),
-        (png_of((64, 64), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26))), (b"IDAT", b"")), "damaged"),
-        (webp_of_canvas((8000, 8000)), "damaged or cut off|more than 25000000 pixels"),
-        (file_of(plain(size=(5008, 5008)), "webp", method=0), "5008x5008 has more than 25000000 pixels"),
-        (jpeg_of_many_scans(), "JPEG scans; the limit is 100"),
-    ],
-    ids=without_bytes,
-)
+@pytest.mark.parametrize(("data", "reason"), HOSTILE_FILES, ids=without_bytes)
 def test_hostile_and_foreign_files_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(InvalidRequest, match=f"image: .*({reason})") as refusal:
         read_image(data, field="image", limits=LIMITS)
@@ -268,7 +223,7 @@ LEFT_PAINTED: npt.NDArray[np.uint8] = np.repeat(np.array([[255, 0]], np.uint8), 
     ids=without_bytes,
 )
 def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
-    mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE)
+    mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE).pixels
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, LEFT_PAINTED)
 

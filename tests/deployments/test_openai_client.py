@@ -1,6 +1,7 @@
 """The endpoint through OpenAI's own client."""
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from PIL import Image
 from tests.deployments.conftest import Endpoint
 from zimage_models.config import EngineConfig
 from zimage_models.engine import Engine
-from zimage_models.image_codec import decode_image, is_marked_generated, read_parameters
+from zimage_models.image_codec import decode_image, is_marked_generated, read_ingredients, read_parameters
 from zimage_models.load_engine import load_engine
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageResult, build_request
@@ -211,6 +212,9 @@ def test_edit_streams(client: openai.OpenAI) -> None:
     assert all(isinstance(event, ImageEditPartialImageEvent) for event in partials)
     assert isinstance(completed, ImageEditCompletedEvent)
     assert_streamed(partials, completed, "image_edit", 2)
+    for event in (*partials, completed):
+        [ingredient] = read_ingredients(base64.b64decode(event.b64_json))
+        assert ingredient.sha256 == hashlib.sha256(settings["image"]).hexdigest()
     assert_same(pixels(completed.b64_json), pixels(files(client.images.edit(**settings))[0]))
 
 

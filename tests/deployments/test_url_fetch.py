@@ -2,9 +2,7 @@ import asyncio
 import gzip
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -12,33 +10,21 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from deployments.url_fetch import UrlPolicy, fetch_image, is_public
 from tests.deployments.event_loop import in_event_loop
-from zimage_models.errors import InvalidRequest
-
-# In these tests 127.0.0.1 plays the public internet, and 127.0.0.2 a forbidden address.
-PUBLIC, FORBIDDEN = "127.0.0.1", "127.0.0.2"
-IMAGE = b"\x89PNG not really"
-SECRET = "internal secret"
-UNREACHABLE = "image: no permitted address of the host could be reached"
-
-
-class Names(AbstractResolver):
-    """Answers each name with its next list of addresses; the last one stays."""
-
-    def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
-        self._answers = {name.replace("_", "."): list(lists) for name, lists in answers.items()}
-
-    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-        if host not in self._answers:
-            raise OSError(f"{host} is not known")
-        answers = self._answers[host]
-        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
+from tests.picture_site import (
+    FORBIDDEN,
+    IMAGE,
+    PUBLIC,
+    SECRET,
+    UNREACHABLE,
+    Handler,
+    Names,
+    image,
+    raw_site,
+    redirecting,
+    site,
+    trap,
+)
+from zimage_models.errors import FetchFailed, InvalidRequest
 
 
 class NeverAnswers(AbstractResolver):
@@ -48,107 +34,6 @@ class NeverAnswers(AbstractResolver):
 
     async def close(self) -> None:
         pass
-
-
-@dataclass
-class Trap:
-    """A listening socket that nothing may connect to."""
-
-    socket: socket.socket
-
-    def assert_untouched(self) -> None:
-        with pytest.raises(BlockingIOError):
-            self.socket.accept()
-
-
-@contextmanager
-def trap(family: socket.AddressFamily, address: str, port: int = 0) -> Iterator[Trap]:
-    with socket.create_server((address, port), family=family) as listener:
-        listener.setblocking(False)
-        yield Trap(listener)
-
-
-@dataclass
-class Site:
-    port: int
-    policy: UrlPolicy
-    trap: Trap
-
-    def url(self, path: str = "/", host: str = "public.test") -> str:
-        return f"http://{host}:{self.port}{path}"
-
-    async def fetch(self, url: str, **changes: object) -> bytes:
-        options = {"field": "image", "max_bytes": 1000, "timeout_s": 30.0, "policy": self.policy, **changes}
-        return await fetch_image(url, **options)  # type: ignore[arg-type]
-
-    async def refusal(self, url: str, **changes: object) -> str:
-        with pytest.raises(InvalidRequest) as refusal:
-            await self.fetch(url, **changes)
-        assert refusal.value.field == "image"
-        assert SECRET not in str(refusal.value)
-        self.trap.assert_untouched()
-        return str(refusal.value)
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def site(handler: Handler) -> AsyncIterator[Site]:
-    app = web.Application()
-    app.router.add_get("/{path:.*}", handler)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, PUBLIC, 0).start()
-    port = runner.addresses[0][1]
-    names = Names(public_test=[[PUBLIC]], forbidden_test=[[FORBIDDEN]], mixed_test=[[FORBIDDEN, PUBLIC]])
-    policy = UrlPolicy(
-        allowed_ports=frozenset({port}), is_allowed=lambda ip: str(ip) == PUBLIC, resolver=names
-    )
-    with trap(socket.AF_INET, FORBIDDEN, port) as forbidden:
-        try:
-            yield Site(port=port, policy=policy, trap=forbidden)
-        finally:
-            await runner.cleanup()
-
-
-@asynccontextmanager
-async def raw_site(reply: bytes) -> AsyncIterator[Site]:
-    """Serve fixed bytes, then close the connection."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(answer, PUBLIC, 0)
-    port = server.sockets[0].getsockname()[1]
-    policy = UrlPolicy(
-        allowed_ports=frozenset({port}), is_allowed=lambda ip: True, resolver=Names(public_test=[[PUBLIC]])
-    )
-    async with server:
-        with trap(socket.AF_INET, FORBIDDEN, port) as forbidden:
-            yield Site(port=port, policy=policy, trap=forbidden)
-
-
-async def image(request: web.Request) -> web.StreamResponse:
-    return web.Response(body=IMAGE)
-
-
-def redirecting(*locations: str, status: int = 302) -> Handler:
-    """Redirect along the locations, then serve the image; ``{port}`` in a location is the server's."""
-
-    async def handle(request: web.Request) -> web.StreamResponse:
-        hop = int(request.query.get("hop", request.match_info["path"] or 0))
-        if hop == len(locations):
-            return web.Response(body=IMAGE)
-        location = locations[hop].format(port=request.url.port)
-        response = web.Response(status=status, headers={"Location": location}, text=SECRET)
-        response.force_close()  # so that the next hop resolves and connects anew
-        return response
-
-    return handle
 
 
 # What is fetched
@@ -243,6 +128,35 @@ async def test_url_is_refused_at_once_and_behind_a_redirect(url: str, reason: st
         assert reason in await server.refusal(url.format(port=server.port))
         if url not in RELATIVE:
             assert reason in await server.refusal(server.url("/0"))
+
+
+@in_event_loop
+async def test_trusted_host_may_have_any_address_and_port_and_no_other_may() -> None:
+    hops = redirecting("/1", "http://127.0.0.2:{port}/")
+    async with site(hops) as server:
+        strict = replace(server.policy, is_allowed=lambda ip: False)
+        trusted = frozenset({("public.test", server.port)})
+        assert await server.refusal(server.url("/2"), policy=strict) == UNREACHABLE
+        assert await server.fetch(server.url("/2"), policy=replace(strict, trusted=trusted)) == IMAGE
+        assert await server.refusal(server.url("/0"), policy=replace(strict, trusted=trusted)) == UNREACHABLE
+        no_ports = replace(strict, trusted=trusted, allowed_ports=frozenset({80}))
+        assert await server.fetch(server.url("/2"), policy=no_ports) == IMAGE
+        assert "is not one of 80" in await server.refusal(server.url(host="mixed.test"), policy=no_ports)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_transient"), [(404, False), (403, False), (429, True), (500, True), (503, True)]
+)
+@in_event_loop
+async def test_failures_that_may_pass_are_told_apart(status: int, is_transient: bool) -> None:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    async with site(handle) as server:
+        with pytest.raises(FetchFailed) as failure:
+            await server.fetch(server.url())
+    assert failure.value.is_transient is is_transient
+    assert failure.value.error_class == "fetch_failed"
 
 
 def test_default_ports_are_those_of_the_web() -> None:

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from PIL import Image
+from PIL import Image, ImageChops
 from ray import serve
 
 from deployments.app import build_app
 from deployments.app_args import AppArgs, IngressArgs, ModelArgs
 from tests.jobs.conftest import Zimage, published
+from tests.picture_files import file_of, noise, plain
 
 NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 PORT = 8399
@@ -74,6 +75,42 @@ def test_results_and_resume_are_those_of_own_engines(zimage: Zimage, tmp_path: P
     again = zimage("generate", table, tmp_path / "own", *SERVED)
     assert (again.code, again.event("planned")["new"]) == (0, 0)
     assert zimage("verify", tmp_path / "served").code == 0
+
+
+def test_pictures_go_to_the_endpoint_as_to_own_engines(
+    zimage: Zimage, tmp_path: Path, online: openai.OpenAI
+) -> None:
+    picture, half = noise(), plain("L", 0, size=(64, 64))
+    half.paste(255, (32, 0, 64, 64))
+    mask = Image.new("RGBA", half.size)
+    mask.putalpha(ImageChops.invert(half))
+    files = {"image": file_of(picture, "png"), "mask": file_of(mask, "png")}
+    tables = {
+        "edited": write_table(tmp_path / "edited.parquet", 3, image=files["image"], strength=0.5),
+        "painted": write_table(tmp_path / "painted.parquet", 2, strength=1.0, **files),
+    }
+    made: dict[str, dict[str, Any]] = {}
+    for name, table in tables.items():
+        for where, options in {"own": ("--progress", "json"), "served": SERVED}.items():
+            done = zimage("generate", table, tmp_path / name / where, *options)
+            assert done.code == 0, done.err
+            made[f"{name} {where}"] = published(tmp_path / name / where).by_key
+    for name in tables:
+        for key, row in made[f"{name} own"].items():
+            served = made[f"{name} served"][key]
+            assert row["unit_id"] == served["unit_id"]
+            answer = online.images.edit(
+                image=files["image"],
+                mask=files["mask"] if name == "painted" else openai.omit,
+                prompt=row["prompt"],
+                extra_body={"seed": row["seed"], "strength": row["strength"]},
+            )
+            assert answer.data
+            for other in (served["image"]["bytes"], base64.b64decode(answer.data[0].b64_json or "")):
+                assert abs(pixels(row["image"]["bytes"]) - pixels(other)).max() <= 1
+    difference = abs(pixels(made["painted own"]["row-0"]["image"]["bytes"]) - np.asarray(picture))
+    assert difference[:, :32].max() <= 1
+    assert difference[:, 32:].mean() > 10
 
 
 def test_a_row_and_a_request_give_the_same_picture(

@@ -161,4 +161,40 @@ def test_reserved_names_are_not_passed_through(name: str) -> None:
 
 
 def test_a_name_that_only_looks_like_a_reserved_one_is_passed_through() -> None:
-    assert mapped("prompt", "Image", "images").passthrough == ("Image", "images")
+    assert mapped("prompt", "Unit_id", "row_digests").passthrough == ("Unit_id", "row_digests")
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        pa.string(),
+        pa.binary(),
+        pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        pa.list_(pa.string()),
+        pa.large_list(pa.struct([("path", pa.string()), ("bytes", pa.binary())])),
+    ],
+    ids=str,
+)
+def test_columns_of_pictures_are_guessed(type_: pa.DataType) -> None:
+    columns = mapped("instruction", "images", "Mask", "strength", "brand", images=type_)
+    assert (columns.prompt, columns.image, columns.mask) == ("instruction", "images", "Mask")
+    assert columns.fields == {"strength": "strength"}
+    assert columns.passthrough == ("brand",)
+
+
+def test_mask_and_strength_mean_something_beside_images_only() -> None:
+    columns = mapped("prompt", "mask", "strength")
+    assert (columns.image, columns.mask, columns.fields) == (None, None, {})
+    assert columns.passthrough == ("mask", "strength")
+    assert "mask: column 'm' has no effect without" in refusal("prompt", "m", explicit={"mask": "m"})
+    assert mapped("prompt", "images", explicit={"image": ""}).passthrough == ("images",)
+
+
+def test_column_that_cannot_name_pictures_is_none_of_them() -> None:
+    assert mapped("prompt", "images", images=pa.int64()).passthrough == ("images",)
+    assert mapped("prompt", "images", images=pa.struct([("url", pa.string())])).image is None
+
+
+def test_names_of_what_an_image_is_made_from_are_taken_beside_images() -> None:
+    assert "--drop mask_sha256" in refusal("prompt", "image", "mask_sha256")
+    assert mapped("prompt", "mask_sha256").passthrough == ("mask_sha256",)

@@ -62,6 +62,25 @@ def test_variant_weights_shift_file_and_salt_are_part_of_the_id(changes: dict[st
     assert id_of(**changes) != id_of()
 
 
+def test_pictures_and_strength_are_part_of_the_id() -> None:
+    def edit(*files: str | None, strength: float | None = 0.5) -> str:
+        return id_of(replace(REQUEST, strength=strength), files=files)
+
+    ids = [
+        id_of(),
+        edit(None, "a"),
+        edit(None, "b"),
+        edit(None, "a", "b"),
+        edit(None, "b", "a"),
+        edit("m", "a"),
+        edit("n", "a"),
+        edit(None, "a", strength=0.6),
+        edit(None, "a", strength=None),
+    ]
+    assert len(set(ids)) == len(ids)
+    assert edit(None, "a") == edit(None, "a")
+
+
 def test_the_quality_of_a_file_is_part_of_the_id() -> None:
     assert id_of(encoding=Encoding(format="jpeg", quality=80)) != id_of(encoding=Encoding(format="jpeg"))
 

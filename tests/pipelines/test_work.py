@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.work import WORK_FIELDS, WorkRows, passthrough_schema, read_work, to_request, work_schema
+from pipelines.work import WORK_FIELDS, WorkRows, read_work, to_request
 from tests.pipelines.plan_fixtures import DataSet, products
 from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
 
@@ -32,12 +32,6 @@ def test_a_work_row_reads_back_as_its_request() -> None:
 
 def test_the_work_table_holds_every_generation_field() -> None:
     assert set(GENERATION_FIELDS) <= {field.name for field in WORK_FIELDS}
-
-
-def test_passed_through_columns_come_back_out_of_the_schema() -> None:
-    passthrough = pa.schema([("brand", pa.string()), ("tags", pa.list_(pa.string()))])
-    assert passthrough_schema(work_schema(passthrough)) == passthrough
-    assert passthrough_schema(work_schema(pa.schema([]))) == pa.schema([])
 
 
 def test_rows_are_found_by_their_place(tmp_path: Path) -> None:

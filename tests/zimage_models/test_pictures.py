@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL import Image
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.pictures import Picture, crop_to_multiple, fit, nearest_size, painted
+from zimage_models.pictures import Picture, crop_to_multiple, fit, nearest_size, painted, stand_in
+from zimage_models.xmp import Ingredient
 
 LIMITS = {"size_multiple": 16, "max_side": 512, "max_pixels": 256 * 256}
 
@@ -118,3 +120,17 @@ def test_edges_are_cut_off_as_in_diffusers(height: int, width: int) -> None:
     )
     found = torch.from_numpy(cropped.pixels.copy()).permute(2, 0, 1)[None].float() / 255 * 2 - 1
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_stand_in_takes_no_memory_and_keeps_its_hash(is_mask: bool) -> None:
+    outline = stand_in(40_000, 40_000, sha256="ab" * 32, is_mask=is_mask)
+    fitted = fit(outline, 20_000, 30_000)
+    assert (fitted.height, fitted.width, fitted.is_mask) == (20_000, 30_000, is_mask)
+    assert fitted == outline
+    assert not is_mask or painted(stand_in(2, 2, sha256="c", is_mask=True)).all()
+
+
+def test_fitted_picture_keeps_what_its_file_said() -> None:
+    one = replace(image(4, 6), ingredient=Ingredient(document_id="did"))
+    assert fit(one, 8, 8).ingredient.document_id == "did"

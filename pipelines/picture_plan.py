@@ -1,0 +1,161 @@
+"""The pictures of a table's rows as a plan needs them: their sizes and the hashes of their files."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from deployments.image_inputs import read_outline
+from pipelines.picture_cells import NamedPicture, read_cell
+from pipelines.picture_reader import PictureReader
+from pipelines.storage import Storage
+from pipelines.unit_ids import SeenHashes
+from pipelines.work import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS
+from zimage_models.errors import InvalidRequest
+from zimage_models.pictures import Picture
+from zimage_models.requests import ImageRequest
+
+_NUM_THREADS = 16
+"""Files read at once, each whole: at the limit of 50 MiB they take 0.8 GB."""
+_REMEMBERED = 65_536
+"""Addresses that are not read again when a later row names them too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPicture:
+    """A picture before its pixels are decoded."""
+
+    outline: Picture
+    """A stand-in of its size; its sha256 is that of the file."""
+    source: NamedPicture
+    """The file, where the table holds it, or its address."""
+
+    def place(self) -> dict[str, str | None]:
+        """Return what the work table says of it."""
+        address = self.source if isinstance(self.source, str) else None
+        return {"address": address, "sha256": self.outline.sha256}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPictures:
+    """The pictures of one row."""
+
+    images: tuple[PlannedPicture, ...] = ()
+    mask: PlannedPicture | None = None
+
+    def all(self) -> list[PlannedPicture]:
+        """Return the images and the mask."""
+        return [*self.images, *([self.mask] if self.mask else [])]
+
+
+class PicturePlanner:
+    """Looks up the pictures of many rows at once.
+
+    Args:
+        reader: reads what the rows name.
+        image: the column of reference images.
+        mask: the column of masks, if there is one.
+    """
+
+    def __init__(self, reader: PictureReader, *, image: str, mask: str | None) -> None:
+        self._reader = reader
+        self._columns = {"image": image, "mask": mask}
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="zimage-pictures")
+        self._look_at = lru_cache(_REMEMBERED)(self._outline_at)
+        self._stored = SeenHashes()
+
+    def __enter__(self) -> "PicturePlanner":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def look_up(self, rows: Sequence[Mapping[str, Any]]) -> "list[PlannedPictures | InvalidRequest]":
+        """Find each row's pictures, or what is wrong with them; every file is read once."""
+        cells = [self._cells(row) for row in rows]
+        named = {
+            (source, field)
+            for cell in cells
+            if not isinstance(cell, InvalidRequest)
+            for field, sources in cell.items()
+            for source in sources
+        }
+        outlines = dict(zip(named, self._pool.map(lambda key: self._outline(*key), named), strict=True))
+        return [cell if isinstance(cell, InvalidRequest) else _planned(cell, outlines) for cell in cells]
+
+    def store(self, rows: Sequence[PlannedPictures], output: Storage, folder: str) -> None:
+        """Write the files that the table itself holds where the run finds them, each once."""
+        files = {
+            picture.outline.sha256: picture.source
+            for pictures in rows
+            for picture in pictures.all()
+            if isinstance(picture.source, bytes) and self._stored.add(picture.outline.sha256)
+        }
+        list(self._pool.map(lambda sha256: output.write(f"{folder}/{sha256}", files[sha256]), files))
+
+    def _cells(self, row: Mapping[str, Any]) -> dict[str, list[NamedPicture]] | InvalidRequest:
+        try:
+            cells = {
+                field: read_cell(row[column], field=field, max_bytes=self._max_bytes(field))
+                for field, column in self._columns.items()
+                if column is not None
+            }
+            if len(masks := cells.get("mask", [])) > 1:
+                raise InvalidRequest(f"mask: {len(masks)} given; the limit is 1", field="mask")
+        except InvalidRequest as error:
+            return error
+        return cells
+
+    def _max_bytes(self, field: str) -> int:
+        limits = self._reader.limits
+        return limits.max_mask_bytes if field == "mask" else limits.max_bytes
+
+    def _outline(self, source: NamedPicture, field: str) -> Picture | InvalidRequest:
+        if isinstance(source, str):
+            return self._look_at(source, field)
+        try:
+            return read_outline(source, field=field, limits=self._reader.limits, is_mask=field == "mask")
+        except InvalidRequest as error:
+            return error
+
+    def _outline_at(self, address: str, field: str) -> Picture | InvalidRequest:
+        try:
+            data = self._reader.read(address, field=field, max_bytes=self._max_bytes(field))
+        except InvalidRequest as error:
+            return error
+        return self._outline(data, field)
+
+
+def picture_folder(run_id: str) -> str:
+    """Return where a run finds the pictures that its table holds, each under the sha256 of its file."""
+    return f"_runs/{run_id}/pictures"
+
+
+def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> dict[str, list[Any]]:
+    """Say for each unit where its pictures are, and what it is made from."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS)}
+    for pictures, request in units:
+        images = [picture.place() for picture in pictures.images]
+        mask = pictures.mask and pictures.mask.place()
+        columns["reference_images"].append(images)
+        columns["mask"].append(mask)
+        columns["strength"].append(request.strength)
+        columns["reference_sha256"].append([image["sha256"] for image in images])
+        columns["mask_sha256"].append(mask and mask["sha256"])
+    return columns
+
+
+def _planned(
+    cell: Mapping[str, Sequence[NamedPicture]],
+    outlines: Mapping[tuple[NamedPicture, str], Picture | InvalidRequest],
+) -> PlannedPictures | InvalidRequest:
+    found: dict[str, list[PlannedPicture]] = {}
+    for field, sources in cell.items():
+        for source in sources:
+            outline = outlines[source, field]
+            if isinstance(outline, InvalidRequest):
+                return outline
+            found.setdefault(field, []).append(PlannedPicture(outline=outline, source=source))
+    masks = found.get("mask", [])
+    return PlannedPictures(images=tuple(found.get("image", ())), mask=masks[0] if masks else None)
