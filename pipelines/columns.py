@@ -1,8 +1,8 @@
 """Which column of a table means what. It knows no values.
 
 Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
-that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. ``mask`` and
-``strength`` are guessed beside a column of images only.
+that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. Columns of
+``mask`` and ``strength`` are guessed beside one of images only.
 """
 
 from collections.abc import Callable, Collection, Mapping
