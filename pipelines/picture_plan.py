@@ -31,10 +31,14 @@ class PlannedPicture:
     source: NamedPicture
     """The file, where the table holds it, or its address."""
 
-    def place(self) -> dict[str, str | None]:
+    def place(self, in_request: Picture) -> dict[str, Any]:
         """Return what the work table says of it."""
-        address = self.source if isinstance(self.source, str) else None
-        return {"address": address, "sha256": self.outline.sha256}
+        return {
+            "address": self.source if isinstance(self.source, str) else None,
+            "sha256": self.outline.sha256,
+            "height": in_request.height,
+            "width": in_request.width,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +140,11 @@ def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> di
     """Say for each unit where its pictures are, and what it is made from."""
     columns: dict[str, list[Any]] = {field.name: [] for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS)}
     for pictures, request in units:
-        images = [picture.place() for picture in pictures.images]
-        mask = pictures.mask and pictures.mask.place()
+        images = [
+            planned.place(picture)
+            for planned, picture in zip(pictures.images, request.reference_images, strict=True)
+        ]
+        mask = pictures.mask.place(request.mask) if pictures.mask and request.mask else None
         columns["reference_images"].append(images)
         columns["mask"].append(mask)
         columns["strength"].append(request.strength)

@@ -20,7 +20,7 @@ from pipelines.storage import Storage
 from pipelines.work import REQUEST_COLUMNS
 from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.pictures import Picture
+from zimage_models.pictures import Picture, resize_to
 from zimage_models.requests import GENERATION_FIELDS, build_request
 from zimage_models.xmp import Ingredient
 
@@ -149,7 +149,7 @@ def _fetch(
         return dict(zip(wanted, files, strict=True))
 
 
-def _place(picture: Mapping[str, str]) -> tuple[str | None, str]:
+def _place(picture: Mapping[str, Any]) -> tuple[str | None, str]:
     return picture["address"], picture["sha256"]
 
 
@@ -164,6 +164,12 @@ def _decoded(
             read_image(_file(files, image), field="image", limits=settings.access.limits)
             for image in row["reference_images"]
         ]
+        if settings.spec.variant.max_reference_images:
+            # How far they shrink depends on whether a size was given, which only the plan knows.
+            images = [
+                resize_to(image, place["height"], place["width"])
+                for image, place in zip(images, row["reference_images"], strict=True)
+            ]
         if images:
             values["reference_images"] = images
         if row["mask"]:
@@ -181,7 +187,7 @@ def _decoded(
 
 
 def _file(
-    files: Mapping[tuple[str | None, str], bytes | InvalidRequest], picture: Mapping[str, str]
+    files: Mapping[tuple[str | None, str], bytes | InvalidRequest], picture: Mapping[str, Any]
 ) -> bytes:
     file = files[_place(picture)]
     if isinstance(file, InvalidRequest):

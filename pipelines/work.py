@@ -33,13 +33,20 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
 )
 """Columns of the work table before the passed-through ones."""
 
-_PICTURE_AT = pa.struct([pa.field("address", pa.string()), pa.field("sha256", pa.string())])
+_PICTURE_AT = pa.struct(
+    [
+        pa.field("address", pa.string()),
+        pa.field("sha256", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+    ]
+)
 PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("reference_images", pa.list_(_PICTURE_AT)),
     pa.field("mask", _PICTURE_AT),
 )
-"""Columns of the work table of a table with images: where each is (null: in the run's own folder), and the
-sha256 of its file."""
+"""Columns of the work table of a table with images: where each is (null: in the run's own folder), the sha256
+of its file, and its size in the request."""
 
 MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("strength", pa.float64()),

@@ -92,6 +92,8 @@ def area_size(height: int, width: int, area: int) -> tuple[int, int]:
 
 def resize_to(picture: Picture, height: int, width: int) -> Picture:
     """Scale an image to a size in pixels, whatever its aspect."""
+    if (picture.height, picture.width) == (height, width):
+        return picture
     if is_stand_in(picture):
         return stand_in(height, width, sha256=picture.sha256, is_mask=picture.is_mask)
     resized = Image.fromarray(picture.pixels).resize((width, height), Image.Resampling.LANCZOS)

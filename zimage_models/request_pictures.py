@@ -82,11 +82,10 @@ def _is_rgb(image: Any) -> bool:
 
 def _references(spec: ModelSpec, images: Sequence[Picture], area: int) -> list[Picture]:
     """Shrink references as diffusers does; they are cropped where they are read."""
-    resized = []
-    for number, image in enumerate(images, start=1):
-        size = _reference_size(spec, number, image, area)
-        resized.append(image if size == (image.height, image.width) else resize_to(image, *size))
-    return resized
+    return [
+        resize_to(image, *_reference_size(spec, number, image, area))
+        for number, image in enumerate(images, start=1)
+    ]
 
 
 def _reference_size(spec: ModelSpec, number: int, image: Picture, area: int) -> tuple[int, int]:
