@@ -20,16 +20,15 @@ def capabilities(spec: ModelSpec) -> list[str]:
     ]
 
 
-def takes_pictures(spec: ModelSpec, values: Mapping[str, Any]) -> bool:
-    """Say whether a model takes so many pictures, and what a request wants done with them.
+def takes(spec: ModelSpec, field: str, values: Mapping[str, Any]) -> bool:
+    """Say whether a model can take what a request has of one of the fields of an edit.
 
     Args:
         spec: the model.
+        field: one of :data:`zimage_models.requests.EDIT_FIELDS`.
         values: fields by name, as for :func:`zimage_models.requests.build_request`.
     """
-    num_images = len(values.get("reference_images") or ())
-    starts = values.get("mask") is not None or values.get("strength") is not None
     variant = spec.variant
-    return num_images <= variant.max_start_images or (
-        num_images <= variant.max_reference_images and not starts
-    )
+    if field == "reference_images":
+        return len(values[field]) <= max(variant.max_start_images, variant.max_reference_images)
+    return variant.max_start_images > 0

@@ -16,7 +16,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.capabilities import takes_pictures
+from deployments.capabilities import takes
 from deployments.engine_actor import Event
 from deployments.model_server import Admitted
 from deployments.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
@@ -154,9 +154,7 @@ class ImageService:
             # Large pictures are scaled, which takes too long for the event loop.
             request = await asyncio.to_thread(build) if values.get("reference_images") else build()
         except InvalidRequest as error:
-            if error.field in EDIT_FIELDS and not takes_pictures(spec, values):
-                error = await self._with_models_that_take(values, error)
-            raise api_error(error) from error
+            raise api_error(await self._with_models_that_can(error, spec, values)) from error
         if partial_images:
             # One preview more than wanted may fall out of the division: the stream drops it.
             every = max(1, request.num_steps // (partial_images + 1))
@@ -164,14 +162,20 @@ class ImageService:
         requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
         return Order(model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s)
 
-    async def _with_models_that_take(
-        self, values: Mapping[str, Any], error: InvalidRequest
+    async def _with_models_that_can(
+        self, error: InvalidRequest, spec: ModelSpec, values: Mapping[str, Any]
     ) -> InvalidRequest:
-        """Name the models that take what this one refuses; one that was never up is not known to."""
+        """Name the models that take a field of an edit that this one does not; of others nothing is said.
+
+        Nothing is known of a model that was never up.
+        """
+        field = error.field
+        if field not in EDIT_FIELDS or takes(spec, field, values):
+            return error
         specs = {model_id: await self.known_spec(model_id) for model_id in self.model_ids}
-        able = [model_id for model_id, spec in specs.items() if spec and takes_pictures(spec, values)]
+        able = [model_id for model_id, known in specs.items() if known and takes(known, field, values)]
         hint = f"models that take this: {', '.join(able)}" if able else "no model that is up takes this"
-        return InvalidRequest(f"{error}; {hint}", field=error.field)
+        return InvalidRequest(f"{error}; {hint}", field=field)
 
     async def events(self, order: Order) -> AsyncGenerator[Admitted | tuple[int, PreviewEvent | ImageResult]]:
         """Make an order's images; closing the iterator cancels what still runs.

@@ -218,7 +218,13 @@ def test_usage_counts_the_pictures_as_the_model_reads_them(
     ("model", "num_images", "options", "message", "param"),
     [
         (TURBO, 2, {}, f"image: 2 images; turbo takes at most 1; models that take this: {EDIT}", "image"),
-        (BASE, 4, {}, f"image: 4 images; base takes at most 1; models that take this: {EDIT}", "image"),
+        (
+            BASE,
+            4,
+            {"extra_body": {"strength": 0.5}},
+            f"image: 4 images; base takes at most 1; models that take this: {EDIT}",
+            "image",
+        ),
         (EDIT, 5, {}, "image: 5 images; edit takes at most 4; no model that is up takes this", "image"),
         (
             EDIT,
@@ -235,14 +241,6 @@ def test_usage_counts_the_pictures_as_the_model_reads_them(
             "mask: edit reads reference images and starts from none of them;"
             f" models that take this: {TURBO}, {BASE}",
             "mask",
-        ),
-        (
-            EDIT,
-            2,
-            {"extra_body": {"strength": 0.5}},
-            "strength: edit reads reference images and starts from none of them;"
-            " no model that is up takes this",
-            "strength",
         ),
         (TURBO, 1, {"input_fidelity": "high"}, "input_fidelity: unknown field", "input_fidelity"),
         (EDIT, 1, {"input_fidelity": "high"}, "input_fidelity: unknown field", "input_fidelity"),
