@@ -23,8 +23,9 @@ from deployments.openai_types import (
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding, encode_image, image_parameters, ingredients_of
 from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture
 from zimage_models.request_handle import PreviewEvent
-from zimage_models.requests import ImageResult
+from zimage_models.requests import ImageRequest, ImageResult
 
 Operation = Literal["image_generation", "image_edit"]
 _PARTIAL: dict[Operation, Literal["image_generation.partial_image", "image_edit.partial_image"]] = {
@@ -116,6 +117,10 @@ class AnswerWriter:
                 )
                 num_partial += 1
 
+    def _num_tokens(self, picture: Picture | ImageRequest) -> int:
+        multiple = self._spec.size_multiple
+        return (picture.height // multiple) * (picture.width // multiple)
+
     @property
     def _size(self) -> str:
         request = self._order.requests[0]
@@ -152,10 +157,10 @@ class AnswerWriter:
 
     def _settings(self, images: Sequence[ImageResult]) -> Settings:
         request = images[0].request
-        tokens = request.height * request.width // self._spec.size_multiple**2
-        # The prompt and the pictures to start from are read once, whatever the number of images.
-        text_tokens, image_tokens = images[0].num_prompt_tokens, tokens * len(request.reference_images)
-        output_tokens = tokens * len(images)
+        # The prompt and the pictures are counted once, whatever the number of images.
+        text_tokens = images[0].num_prompt_tokens
+        image_tokens = sum(self._num_tokens(picture) for picture in request.reference_images)
+        output_tokens = self._num_tokens(request) * len(images)
         return Settings(
             model=self._order.model_id,
             size=self._size,

@@ -119,10 +119,13 @@ def _form_schema() -> dict[str, Any]:
     file = {"type": "string", "format": "binary"}
     schema["properties"] |= {
         "image": {
-            "description": "PNG, JPEG or WebP: one file (or data URL), or several named image[].",
+            "description": "PNG, JPEG or WebP: one file (or data URL), or several, as image or image[].",
             **file,
         },
-        "mask": {"description": "PNG of the image's size; transparent is painted.", **file},
+        "mask": {
+            "description": "PNG of the image's size; transparent is painted. Not for a model that edits.",
+            **file,
+        },
     }
     schema["required"] = [*schema["required"], "image"]
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

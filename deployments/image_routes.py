@@ -103,7 +103,10 @@ def image_router(
         key: Annotated[ApiKey | None, Depends(callers.identify)],
         headers: Annotated[_Headers, Depends(_headers)],
     ) -> Response:
-        """Make images from a picture: near to it by ``strength``, or only where a ``mask`` says."""
+        """Make images of pictures: by an instruction or, with other models, from one of them.
+
+        From one: near to it by ``strength``, or only where a ``mask`` says.
+        """
 
         async def read() -> Call:
             body, pictures = await read_edit_form(request, args, decoding)

@@ -9,19 +9,28 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
 from ray import serve
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
+from deployments.capabilities import takes
 from deployments.engine_actor import Event
 from deployments.model_server import Admitted
 from deployments.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
 from zimage_models.errors import DeadlineExceeded, EngineOverloaded, InvalidRequest, ZImageError
 from zimage_models.model_spec import ModelSpec
 from zimage_models.request_handle import PreviewEvent
-from zimage_models.requests import MAX_SEED, ImageRequest, ImageResult, Priority, build_request
+from zimage_models.requests import (
+    EDIT_FIELDS,
+    MAX_SEED,
+    ImageRequest,
+    ImageResult,
+    Priority,
+    build_request,
+)
 
 PRIORITIES = {"online": Priority.ONLINE, "batch": Priority.BATCH}
 _ATTEMPTS = 2
@@ -135,17 +144,38 @@ class ImageService:
         try:
             if seed + num_images - 1 > MAX_SEED:
                 raise InvalidRequest(f"seed: {seed} + {num_images - 1} is above {MAX_SEED}", field="seed")
-            request = build_request(
-                spec, {**values, "seed": seed}, priority=PRIORITIES[priority], deadline_s=timeout_s
+            build = partial(
+                build_request,
+                spec,
+                {**values, "seed": seed},
+                priority=PRIORITIES[priority],
+                deadline_s=timeout_s,
             )
+            # Large pictures are scaled, which takes too long for the event loop.
+            request = await asyncio.to_thread(build) if values.get("reference_images") else build()
         except InvalidRequest as error:
-            raise api_error(error) from error
+            raise api_error(await self._with_models_that_can(error, spec, values)) from error
         if partial_images:
             # One preview more than wanted may fall out of the division: the stream drops it.
             every = max(1, request.num_steps // (partial_images + 1))
             request = replace(request, preview_every=every)
         requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
         return Order(model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s)
+
+    async def _with_models_that_can(
+        self, error: InvalidRequest, spec: ModelSpec, values: Mapping[str, Any]
+    ) -> InvalidRequest:
+        """Name the models that take a field of an edit that this one does not; of others nothing is said.
+
+        Nothing is known of a model that was never up.
+        """
+        field = error.field
+        if field not in EDIT_FIELDS or takes(spec, field, values):
+            return error
+        specs = {model_id: await self.known_spec(model_id) for model_id in self.model_ids}
+        able = [model_id for model_id, known in specs.items() if known and takes(known, field, values)]
+        hint = f"models that take this: {', '.join(able)}" if able else "no model that is up takes this"
+        return InvalidRequest(f"{error}; {hint}", field=field)
 
     async def events(self, order: Order) -> AsyncGenerator[Admitted | tuple[int, PreviewEvent | ImageResult]]:
         """Make an order's images; closing the iterator cancels what still runs.

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from deployments.app_args import AppArgs
 from deployments.callers import Callers
+from deployments.capabilities import capabilities
 from deployments.image_service import ImageService
 from deployments.openai_types import Health, Model, ModelList, error_responses
 from zimage_models.model_spec import ModelSpec
@@ -64,11 +65,8 @@ def _describe(model_id: str, created: int, spec: ModelSpec | None) -> Model:
     return Model(
         id=model_id,
         created=created,
-        capabilities=[
-            "generations",
-            *(["edits"] if variant.max_start_images else []),
-            *(["negative_prompt"] if variant.supports_negative_prompt else []),
-        ],
+        capabilities=capabilities(spec),
+        max_reference_images=variant.max_reference_images,
         default_size=f"{spec.default_width}x{spec.default_height}",
         max_side=spec.max_side,
         max_pixels=variant.max_pixels,

@@ -73,7 +73,7 @@ class EditBody(ImageBody):
     """The fields of ``POST /v1/images/edits`` beside its pictures."""
 
     strength: float | None = Field(default=None, gt=0, le=1)
-    """How far from the picture: near 0 keeps it, 1 starts from pure noise."""
+    """How far from the picture: near 0 keeps it, 1 starts from pure noise. Not for a model that edits."""
 
 
 class ImageData(BaseModel):
@@ -155,7 +155,9 @@ class Model(BaseModel):
     created: int
     owned_by: str = "zimage-ray"
     capabilities: list[str] | None = None
-    """Of ``generations``, ``edits``, ``negative_prompt``."""
+    """Of ``generations``, ``image_to_image``, ``inpainting``, ``edits``, ``negative_prompt``."""
+    max_reference_images: int | None = None
+    """Pictures of one edit; 0 for a model that starts from a picture instead."""
     default_size: str | None = None
     max_side: int | None = None
     max_pixels: int | None = None

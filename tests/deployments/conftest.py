@@ -1,5 +1,6 @@
 """Real endpoints: `zimage serve` in a process of its own, as users start it."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from benchmarks import endpoint as processes
 
@@ -24,9 +26,9 @@ class Endpoint(processes.Endpoint):
 Serve = Callable[..., AbstractContextManager[Endpoint]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def serve_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """Start endpoints with other options than the default one's."""
+    """Start endpoints; those that several modules ask are in folders of their own."""
 
     @contextmanager
     def start(*flags: str, **args: Any) -> Iterator[Endpoint]:
@@ -37,11 +39,12 @@ def serve_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Serve:
 
 
 @pytest.fixture(scope="module")
-def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
-    """Run Turbo and Base, one engine each."""
-    models = [
-        {"id": "z-image-turbo", "model": "tiny-zimage-turbo"},
-        {"id": "z-image-base", "model": "tiny-zimage-base"},
-    ]
-    with serve_endpoint(models=models) as running:
-        yield running
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's chromium, which is not installed")
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

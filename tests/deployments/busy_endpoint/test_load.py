@@ -7,49 +7,22 @@ import asyncio
 import json
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.cluster import PROMPT_METRICS, Cluster, Driver, eventually, load
-from tests.deployments.conftest import Endpoint, Serve
+from tests.deployments.busy_endpoint.conftest import FAKE, MAX_QUEUE_S, MODEL
+from tests.deployments.cluster import Cluster, Driver, eventually, load
+from tests.deployments.conftest import Endpoint
 
-MODEL = "z-image-turbo"
-FAKE = "fake"
 ROUTE = "/v1/images/generations"
 SECRET = "a purple hippopotamus"
-MAX_QUEUE_S = 3.0
 # A step of it takes long enough to see one pass.
 LONG = {"prompt": "a red apple", "size": "384x384", "num_inference_steps": 50}
 
 # Without the time that an endpoint takes to start.
 pytestmark = pytest.mark.timeout(120, func_only=True)
-
-
-@pytest.fixture(scope="module")
-def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in PROMPT_METRICS.items():
-            environment.setenv(name, value)
-        models = [
-            {"id": MODEL, "num_cpus": 1, "max_queue_s": MAX_QUEUE_S},
-            {"id": FAKE, "num_cpus": 0, "engine": {"fake": True}},
-        ]
-        with serve_endpoint(models=models) as running:
-            yield running
-
-
-@pytest.fixture(scope="module")
-def cluster(endpoint: Endpoint) -> Cluster:
-    return Cluster(endpoint)
-
-
-@pytest.fixture(scope="module")
-def driver(cluster: Cluster) -> Iterator[Driver]:
-    with cluster.driver() as driver:
-        yield driver
 
 
 def _overload(endpoint: Endpoint, cluster: Cluster, *, duration_s: float) -> dict[str, list[float]]:

@@ -2,25 +2,21 @@
 
 import base64
 import io
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import yaml
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.deployments.conftest import Endpoint, Serve
+from tests.deployments.conftest import Endpoint
+from tests.deployments.open_endpoint.conftest import Make
+from tests.deployments.open_endpoint.pictures import EDIT, plasma, png
+from tests.deployments.playground_page import card_of, control, done, generate
+from zimage_models.pictures import Picture
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium, which is not installed")
-
-_WAIT_MS = 30_000
-_CHOICES = ("Model", "Format", "Previews")
 # Notes every picture that a card shows, with the last that was said beside it.
 _WATCH = """() => {
     window.seen = [];
@@ -33,15 +29,6 @@ _WATCH = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=_WAIT_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def page(browser: Browser, endpoint: Endpoint) -> Iterator[Page]:
     context = browser.new_context()
@@ -50,27 +37,6 @@ def page(browser: Browser, endpoint: Endpoint) -> Iterator[Page]:
     expect(control(page, "Size")).to_have_attribute("placeholder", "64x64")
     yield page
     context.close()
-
-
-def generate(page: Page, prompt: str, **settings: str) -> Locator:
-    """Fill in the form, generate, and return the new image's card; settings go by their labels."""
-    for label, value in {"Prompt": prompt, **settings}.items():
-        if label in _CHOICES:
-            control(page, label).select_option(value)
-        else:
-            control(page, label).fill(value)
-    page.get_by_role("button", name="Generate").click()
-    return card_of(page, prompt)
-
-
-def control(page: Page, label: str) -> Locator:
-    # The text of a label around a <select> goes on with its options.
-    return page.get_by_label(re.compile(rf"^\s*{label}\b"))
-
-
-def card_of(page: Page, prompt: str) -> Locator:
-    """Find a prompt's card, the newest of several."""
-    return page.get_by_role("article", name=prompt, exact=True).first
 
 
 def pixels_of(card: Locator, folder: Path) -> npt.NDArray[np.int16]:
@@ -85,11 +51,6 @@ def pixels_of(card: Locator, folder: Path) -> npt.NDArray[np.int16]:
 def pixels_in(data: bytes) -> npt.NDArray[np.int16]:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"), dtype=np.int16)
-
-
-def done(card: Locator) -> Locator:
-    expect(card).to_contain_text("done")
-    return card
 
 
 def seed_of(card: Locator) -> str:
@@ -193,7 +154,7 @@ def test_edit_starts_from_the_picture(page: Page, tmp_path: Path) -> None:
     far = pixels_of(done(generate(page, "tiger face", Strength="1")), tmp_path)
 
     assert np.abs(near - start).mean() < 0.5 * np.abs(far - start).mean()
-    page.get_by_role("button", name="Start without a picture").click()
+    page.get_by_role("button", name="Remove pictures").click()
     expect(control(page, "Strength")).to_be_hidden()
 
 
@@ -224,25 +185,31 @@ def test_phone_shows_the_new_image_and_needs_no_sideways_scroll(browser: Browser
     page.close()
 
 
-def test_key_is_asked_for_and_kept_in_the_tab(
-    browser: Browser, serve_endpoint: Serve, tmp_path: Path
+def test_instruction_is_followed_on_uploaded_pictures(
+    page: Page, made_in_process: Make, tmp_path: Path
 ) -> None:
-    keys = tmp_path / "keys.yaml"
-    keys.write_text(yaml.safe_dump([{"name": "studio", "key": "sk-right-0123456789abcdef"}]))
-    with serve_endpoint("--fake", "--keys-file", str(keys)) as guarded:
-        page = browser.new_page()
-        page.goto(guarded.url)
-        key = page.get_by_label("API key")
-        key.fill("sk-wrong-0123456789abcdef")
-        key.press("Enter")
-        expect(page.get_by_role("alert")).to_contain_text("this API key is not known")
+    images = [plasma(96, 64, seed=0), plasma(64, 80, seed=1)]
+    uploads = [
+        {"name": f"{index}.png", "mimeType": "image/png", "buffer": png(image)}
+        for index, image in enumerate(images)
+    ]
+    page.evaluate(_WATCH)
+    control(page, "Model").select_option(EDIT)
+    for upload in uploads:
+        page.get_by_label("Add pictures").set_input_files(upload)
+    expect(page.get_by_role("img", name="to edit")).to_have_count(2)
+    expect(control(page, "Strength")).to_be_hidden()
 
-        key.fill("sk-right-0123456789abcdef")
-        key.press("Enter")
-        expect(key).to_be_hidden()
-        done(generate(page, "panda"))
-        page.reload()
-        done(generate(page, "panda"))
+    card = done(generate(page, "make it red", Steps="8", Seed="6", Previews="2"))
 
-        expect(key).to_be_hidden()
-        page.close()
+    said = [picture["said"] for picture in page.evaluate("window.seen")]
+    assert said == ["preview 1 of 2", "preview 2 of 2", "done"]
+    expect(card).to_contain_text(f"{EDIT} · 64x80 · 8 steps")
+    values = {"prompt": "make it red", "num_inference_steps": 8, "seed": 6}
+    expected = made_in_process(EDIT, reference_images=[Picture(pixels=image) for image in images], **values)
+    assert np.abs(pixels_of(card, tmp_path) - expected.pixels_HWC).max() <= 1
+    # Of two pictures no other model makes one, and the page shows who does.
+    refused = generate(page, "make it red", Model="z-image-turbo")
+    expect(refused).to_contain_text(f"image: 2 images; turbo takes at most 1; models that take this: {EDIT}")
+    page.get_by_role("button", name="Remove pictures").click()
+    expect(page.get_by_role("img", name="to edit")).to_have_count(0)

@@ -205,7 +205,7 @@ ATTACKS = (
     _field("size", FILLER * 5000),
     _field("output_format", "../png"),
     _field("output_format", "svg"),
-    _field("response_format", "url"),
+    _field("response_format", "file"),
     _field("priority", "root"),
     _field("user", FILLER * 5000),
     _field("model", "../../etc/passwd", status=404),

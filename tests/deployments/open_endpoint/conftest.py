@@ -1,0 +1,70 @@
+"""One endpoint that anyone may ask: a model of each variant, all limits as they are by default."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import openai
+import pytest
+
+from tests.deployments.conftest import Endpoint, Serve
+from tests.deployments.open_endpoint.pictures import BASE, EDIT, TURBO, Pixels
+from zimage_models.config import EngineConfig
+from zimage_models.engine import Engine
+from zimage_models.load_engine import load_engine
+from zimage_models.requests import ImageResult, build_request
+from zimage_models.tiny import build_tiny_checkpoint
+
+Make = Callable[..., ImageResult]
+EngineOf = Callable[[str], Engine]
+
+
+@pytest.fixture(scope="package")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Name the checkpoint of each model."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "random-edit"
+    edit = build_tiny_checkpoint(folder, num_layers=2, vae_levels=3, sample_size=128, reads_references=True)
+    return {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base", EDIT: str(edit)}
+
+
+@pytest.fixture(scope="package")
+def endpoint(serve_endpoint: Serve, checkpoints: dict[str, str]) -> Iterator[Endpoint]:
+    """Run one engine of each model."""
+    models = [{"id": model_id, "model": path} for model_id, path in checkpoints.items()]
+    with serve_endpoint(models=models) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def client(endpoint: Endpoint) -> openai.OpenAI:
+    return endpoint.client()
+
+
+@pytest.fixture(scope="package")
+def engine_of(checkpoints: dict[str, str]) -> EngineOf:
+    """Load a model into this process, once."""
+
+    def load(model_id: str) -> Engine:
+        return load_engine(EngineConfig(model=checkpoints[model_id], num_threads=1))
+
+    return cache(load)
+
+
+@pytest.fixture(scope="package")
+def made_in_process(engine_of: EngineOf) -> Make:
+    """Make an image without any HTTP, as batch jobs do."""
+
+    def make(model_id: str, **values: Any) -> ImageResult:
+        engine = engine_of(model_id)
+        handle = engine.submit(build_request(engine.spec, values))
+        while engine.step():
+            pass
+        return handle.result(0)
+
+    return make
+
+
+@pytest.fixture(scope="package")
+def apple(made_in_process: Make) -> Pixels:
+    """Make a picture to start from."""
+    return made_in_process(TURBO, prompt="a red apple", seed=3).pixels_HWC
