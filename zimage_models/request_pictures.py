@@ -13,6 +13,8 @@ from zimage_models.pictures import Picture, area_size, fit, nearest_size, painte
 
 IMAGE_TO_IMAGE_STRENGTH = 0.6
 INPAINTING_STRENGTH = 1.0
+CONDITIONING_SCALE = 0.75
+MAX_CONDITIONING_SCALE = 2.0
 # What a reference image must be at least (diffusers, Flux2ImageProcessor.check_image_input).
 MIN_REFERENCE_SIDE = 64
 MAX_REFERENCE_ASPECT = 8
@@ -73,6 +75,41 @@ def picture_fields(
         "reference_images": tuple(fit(image, height, width) for image in images),
         "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
         "strength": _strength(given),
+    }
+
+
+def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
+    """Read ``control_image``: an RGB picture, where the engine has a ControlNet; None without one."""
+    name = "controlnet_conditioning_scale"
+    image = given.get("control_image")
+    if image is None:
+        if name in given:
+            raise InvalidRequest(
+                f"{name}: {shown(given[name])} has no effect without control_image", field=name
+            )
+        return None
+    if spec.controlnet is None:
+        raise InvalidRequest(
+            f"control_image: {shown(image)} given, but {spec.model_id} runs without a ControlNet",
+            field="control_image",
+        )
+    if not _is_rgb(image):
+        raise InvalidRequest(f"control_image: {shown(image)} is not an RGB picture", field="control_image")
+    if given.get("reference_images"):
+        raise InvalidRequest(
+            "control_image: an image that starts from reference_images follows none", field="control_image"
+        )
+    assert isinstance(image, Picture)
+    return image
+
+
+def control_fields(given: Mapping[str, Any], image: Picture, height: int, width: int) -> dict[str, Any]:
+    """Return the control fields of a request of ``height`` x ``width`` pixels."""
+    return {
+        "control_image": fit(image, height, width),
+        "controlnet_conditioning_scale": read_number(
+            given, "controlnet_conditioning_scale", CONDITIONING_SCALE, 0.0, MAX_CONDITIONING_SCALE
+        ),
     }
 
 
