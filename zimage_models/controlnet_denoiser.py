@@ -9,8 +9,8 @@ for both. Where the layouts differ:
 - 2.0 and 2.1 refine them beside the image, and give hints to the image's refiner too. Those reach only the
   ControlNet's own copy of the image, not the transformer's, as in diffusers.
 
-Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, N patches of a control
-image, P values of a patch, S sequence, D model width.
+Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, N patches of an image
+without padding, P values of a patch, S sequence, D model width.
 """
 
 from collections.abc import Iterator, Sequence
