@@ -178,16 +178,21 @@ class PromptTokenizer:
         suffix = self._suffix + _VISION_START
         suffix_ids = self._ids(suffix)
         max_tokens = self.max_tokens
-        if self._num_positions is not None:
-            lengths = [len(segment) for segment in before]
-            while num_caption_positions([*lengths, max_tokens, len(after)]) > self._num_positions:
-                max_tokens -= 1
-                if max_tokens <= len(suffix_ids):
-                    raise InvalidRequest(
-                        f"reference_images: {num_references} images leave no room for a prompt in"
-                        f" {self._num_positions} positions",
-                        field="reference_images",
-                    )
+        lengths = [len(segment) for segment in before]
+        num_positions = self._num_positions
+        if num_positions is not None:
+            fits = (
+                n
+                for n in range(max_tokens, 0, -1)
+                if num_caption_positions([*lengths, n, len(after)]) <= num_positions
+            )
+            max_tokens = next(fits, 0)
+        if max_tokens <= len(self._ids(_VISION_END + suffix)):
+            raise InvalidRequest(
+                f"reference_images: {num_references} images leave no room for a prompt"
+                f" (max_prompt_tokens {self.max_tokens}, positions {num_positions})",
+                field="reference_images",
+            )
         return _Frame(
             prefix=_VISION_END,
             suffix=suffix,

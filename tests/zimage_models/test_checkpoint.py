@@ -233,6 +233,24 @@ def test_conversion_halves_float32(sharded_checkpoint: Path, tmp_path: Path) -> 
     ZImagePipeline.from_pretrained(str(target), dtype=torch.bfloat16)
 
 
+def test_a_siglip_encoder_is_hashed_converted_and_loaded_strictly(
+    siglip_checkpoint: Path, tmp_path: Path
+) -> None:
+    file = "siglip/model.safetensors"
+    convert_checkpoint(siglip_checkpoint, tmp_path / "bf16")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "bf16" / file).values()} == {torch.bfloat16}
+    components = load(tmp_path / "bf16", torch.bfloat16)
+    assert (components.siglip.dtype, components.siglip.training) == (torch.bfloat16, False)
+    before = weights_sha256(tmp_path / "bf16")
+    edit_tensors(tmp_path / "bf16" / file, lambda tensors: tensors.pop(max(tensors)))
+    assert weights_sha256(tmp_path / "bf16") != before
+    with pytest.raises(CheckpointError, match=r"siglip: .*1 missing"):
+        load(tmp_path / "bf16")
+    (tmp_path / "bf16" / file).unlink()
+    with pytest.raises(CheckpointError, match="siglip: no safetensors weights"):
+        load(tmp_path / "bf16")
+
+
 def test_conversion_never_overwrites(checkpoint: Path, tmp_path: Path) -> None:
     target = tmp_path / "there"
     target.mkdir()

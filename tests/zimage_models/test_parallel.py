@@ -17,6 +17,7 @@ from tests.zimage_models.divided_engine import (
     make_all,
     relative_difference,
 )
+from zimage_models.condition import Caption
 from zimage_models.config import ParallelConfig
 from zimage_models.engine import Engine
 from zimage_models.errors import InvalidRequest
@@ -109,10 +110,9 @@ def test_velocities_are_those_of_one_rank(engines: tuple[Engine, Engine]) -> Non
         generator = torch.Generator().manual_seed(0)
         embeddings = [[torch.randn(n, 32, generator=generator)] for n in (40, 50)]
         captions = denoiser.refine_captions(embeddings)
+        conditions = [denoiser.conditions([Caption(caption, [50])], [], 8, 12)[0] for caption in captions]
         latents_BCHW = torch.randn(2, 16, 8, 12, generator=generator)
-        velocity_BCHW = denoiser.velocity(
-            latents_BCHW, torch.tensor([0.1, 0.7]), [denoiser.condition(caption) for caption in captions]
-        )
+        velocity_BCHW = denoiser.velocity(latents_BCHW, torch.tensor([0.1, 0.7]), conditions)
         found.append((torch.stack(captions), velocity_BCHW))
     for divided, whole in zip(*found, strict=True):
         assert relative_difference(divided, whole) < 1e-5
