@@ -35,7 +35,7 @@ class Control:
     """An image that a ControlNet follows, encoded."""
 
     latents_CHW: Tensor
-    """float32; of the size of the request's own, and of as many channels at least."""
+    """float32; to paint in an image, its mask and its latents are channels behind the control image's."""
     scale: float
     """Of the ControlNet's hints."""
 

@@ -16,6 +16,8 @@ class ControlNetSpec:
 
     directory: Path
     """Local folder: ``config.json`` and safetensors, as diffusers writes them."""
+    inpaints: bool
+    """Whether it takes a mask and an image to paint in beside the control image (2.0 and later)."""
 
 
 def read_controlnet_spec(directory: Path, model_directory: Path) -> ControlNetSpec:
@@ -42,10 +44,11 @@ def read_controlnet_spec(directory: Path, model_directory: Path) -> ControlNetSp
                 f"{transformer.integer(name)} of {transformer.path}",
                 field="controlnet",
             )
-    if config.integer("control_in_dim") < transformer.integer("in_channels"):
+    num_control_channels, num_channels = config.integer("control_in_dim"), transformer.integer("in_channels")
+    if num_control_channels < num_channels:
         raise CheckpointError(
-            f"{config.path}: control_in_dim {config.integer('control_in_dim')} is below in_channels "
-            f"{transformer.integer('in_channels')} of {transformer.path}",
+            f"{config.path}: control_in_dim {num_control_channels} is below in_channels {num_channels} of "
+            f"{transformer.path}",
             field="controlnet",
         )
     places = config.integers("control_layers_places")
@@ -67,7 +70,9 @@ def read_controlnet_spec(directory: Path, model_directory: Path) -> ControlNetSp
             raise CheckpointError(
                 f"{config.path}: {len(refined)} control_refiner_layers_places, but {num_hints} {hints}"
             )
-    return ControlNetSpec(directory=directory)
+    # The control image, a mask, the image to paint in.
+    inpaints = num_control_channels == num_channels + 1 + num_channels
+    return ControlNetSpec(directory=directory, inpaints=inpaints)
 
 
 def _check_places(config: ComponentConfig, name: str, places: list[int], num_layers: int) -> None:

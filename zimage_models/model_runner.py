@@ -109,8 +109,7 @@ class ModelRunner:
         if image_CHW is not None:
             latents_CHW = add_noise(image_CHW, noise_CHW, step_times.sigmas[request.first_step])
             if request.mask is not None:
-                seen = painted(request.mask)[:: self._latent_scale, :: self._latent_scale]
-                painted_HW = upload(torch.from_numpy(seen.copy()), self.device)
+                painted_HW = self._painted(request.mask)
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
         prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
         condition, *negative = self._denoiser.conditions(
@@ -137,8 +136,17 @@ class ModelRunner:
     def _control(self, request: ImageRequest) -> Control | None:
         if request.control_image is None or request.controlnet_conditioning_scale is None:
             return None
-        latents_CHW = self._image_encoder.mode(request.control_image)
-        return Control(latents_CHW, request.controlnet_conditioning_scale)
+        channels = [self._image_encoder.mode(request.control_image)]
+        if request.mask is not None:
+            [image] = request.reference_images
+            kept_HW = ~self._painted(request.mask)
+            channels += [kept_HW[None].float(), self._image_encoder.mode(image, hidden=request.mask)]
+        return Control(torch.cat(channels), request.controlnet_conditioning_scale)
+
+    def _painted(self, mask: Picture) -> Tensor:
+        """Say of each latent whether to paint it; bool (H, W)."""
+        seen = painted(mask)[:: self._latent_scale, :: self._latent_scale]
+        return upload(torch.from_numpy(seen.copy()), self.device)
 
     def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
         prompts = {p.segments: p for state in states for p in (state.prompt, state.negative) if p is not None}

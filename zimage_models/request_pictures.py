@@ -6,6 +6,7 @@ A model either starts from one image (img2img, inpainting) or reads several as c
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_number, shown
 from zimage_models.model_spec import PATCH_SIZE, ModelSpec
@@ -74,7 +75,7 @@ def picture_fields(
     return {
         "reference_images": tuple(fit(image, height, width) for image in images),
         "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
-        "strength": _strength(given),
+        "strength": None if "control_image" in given else _strength(given),
     }
 
 
@@ -96,11 +97,29 @@ def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
     if not _is_rgb(image):
         raise InvalidRequest(f"control_image: {shown(image)} is not an RGB picture", field="control_image")
     if given.get("reference_images"):
-        raise InvalidRequest(
-            "control_image: an image that starts from reference_images follows none", field="control_image"
-        )
+        _check_inpainting(spec.controlnet, given)
     assert isinstance(image, Picture)
     return image
+
+
+def _check_inpainting(controlnet: ControlNetSpec, given: Mapping[str, Any]) -> None:
+    """See that a ControlNet can paint in an image, which it sees from the first step to the last."""
+    if "mask" not in given:
+        raise InvalidRequest(
+            "reference_images: with control_image there has to be a mask of where to paint",
+            field="reference_images",
+        )
+    if "strength" in given:
+        raise InvalidRequest(
+            f"strength: {shown(given['strength'])} has no effect with control_image: painting in an image then"
+            " starts from noise",
+            field="strength",
+        )
+    if not controlnet.inpaints:
+        raise InvalidRequest(
+            "mask: this ControlNet takes a control image alone; those from 2.0 on paint in images too",
+            field="mask",
+        )
 
 
 def control_fields(given: Mapping[str, Any], image: Picture, height: int, width: int) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class ImageRequest:
     truncate_prompt: bool = False
     """Cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
     reference_images: tuple[Picture, ...] = ()
-    """With a strength: the one to start from, of this size. Without: conditions, each of its own size."""
+    """With a strength: the one to start from, of this size. With a control image: the one to paint in, of
+    this size. Else conditions, each of its own size."""
     mask: Picture | None = None
     """Where to paint (128 and more) and where to keep the reference image; of this size."""
     strength: float | None = None
@@ -78,7 +79,8 @@ class ImageRequest:
     @property
     def condition_images(self) -> tuple[Picture, ...]:
         """The images that the model reads beside the prompt."""
-        return self.reference_images if self.strength is None else ()
+        reads = self.strength is None and self.control_image is None
+        return self.reference_images if reads else ()
 
     @property
     def has_pictures(self) -> bool:
@@ -164,7 +166,7 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
     images = read_images(spec, given)
     control = read_control(spec, given)
-    height, width = _size(spec, given, [control] if control else images)
+    height, width = _size(spec, given, images or ([control] if control else []))
     guidance = read_number(
         given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
     )

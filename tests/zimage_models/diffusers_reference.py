@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers import (
+    ZImageControlNetInpaintPipeline,
     ZImageControlNetPipeline,
     ZImageImg2ImgPipeline,
     ZImageInpaintPipeline,
@@ -48,7 +49,10 @@ def reference_pixels(
     if request.control_image:
         pipeline_class = ZImageControlNetPipeline
         components = {**components, "controlnet": controlnet}
-        pictures = {
+        if request.mask:
+            pipeline_class = ZImageControlNetInpaintPipeline
+            pictures["image"] = Image.fromarray(request.reference_images[0].pixels)
+        pictures |= {
             "control_image": Image.fromarray(request.control_image.pixels),
             "controlnet_conditioning_scale": request.controlnet_conditioning_scale,
         }

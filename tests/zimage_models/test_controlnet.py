@@ -16,6 +16,7 @@ from diffusers import ZImageControlNetModel, ZImagePipeline
 from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_difference, reference_pixels
 from tests.zimage_models.test_edits import picture
 from tests.zimage_models.test_engine_equality import LONG, build, make_together
+from tests.zimage_models.test_image_to_image import disc
 from zimage_models.build_engine import build_engine, model_weights_sha256, resolve_model, warm_up
 from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.engine import Engine
@@ -60,6 +61,9 @@ def requests_for(engine: Engine) -> list[ImageRequest]:
         guided,
         {"size": "80x48"},
     ]
+    if engine.spec.controlnet and engine.spec.controlnet.inpaints:
+        painting = {**other, "reference_images": [picture(64, 64, seed=2)], "mask": disc()}
+        values += [painting, {**painting, **guided, "size": "80x48"}]
     common = {"prompt": "owl", "size": "64x64", "num_inference_steps": 3, "guidance_scale": 0.0}
     return build(engine, [{**common, **value} for value in values])
 
@@ -103,8 +107,12 @@ def test_the_comparison_can_fail(tiny_checkpoint: Path, controlnet: Path, pipeli
         request = build_request(spec, {**common, "control_image": picture(64, 64), **values})
         return reference_pixels(pipeline_of(tiny_checkpoint), request, reference)
 
-    others = ({"control_image": picture(64, 64, seed=1)}, {"controlnet_conditioning_scale": 1.4})
-    for other in (*others, {"control_image": None}):
+    others: list[dict[str, Any]] = [{"control_image": picture(64, 64, seed=1)}]
+    others.append({"controlnet_conditioning_scale": 1.4})
+    others.append({"control_image": None})
+    if spec.controlnet and spec.controlnet.inpaints:
+        others.append({"reference_images": [picture(64, 64, seed=2)], "mask": disc()})
+    for other in others:
         assert max_difference(pixels(), pixels(**other)) > 20
 
 
@@ -148,8 +156,22 @@ def plain_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"control_image": picture(64, 64), "reference_images": [picture(64, 64)]},
-            "control_image: an image that starts from reference_images",
+            "reference_images: with control_image there has to be a mask",
         ),
+        (
+            {"control_image": picture(64, 64), "reference_images": [picture(64, 64)], "mask": disc()},
+            "mask: this ControlNet takes a control image alone",
+        ),
+        (
+            {
+                "control_image": picture(64, 64),
+                "reference_images": [picture(64, 64)],
+                "mask": disc(),
+                "strength": 0.5,
+            },
+            "strength: 0.5 has no effect with control_image",
+        ),
+        ({"control_image": picture(64, 64), "mask": disc()}, "no effect without reference_images"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(
