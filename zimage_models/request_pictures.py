@@ -111,8 +111,8 @@ def _check_inpainting(controlnet: ControlNetSpec, given: Mapping[str, Any]) -> N
         )
     if "strength" in given:
         raise InvalidRequest(
-            f"strength: {shown(given['strength'])} has no effect with control_image: painting in an image then"
-            " starts from noise",
+            f"strength: {shown(given['strength'])} has no effect with control_image: painting starts"
+            " from noise then",
             field="strength",
         )
     if not controlnet.inpaints:
