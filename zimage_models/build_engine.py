@@ -1,5 +1,6 @@
 """From an EngineConfig to a running engine; torch is imported only for a real one."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,8 +9,9 @@ import numpy as np
 
 from zimage_models.checkpoint_source import resolve_checkpoint
 from zimage_models.config import EngineConfig
+from zimage_models.controlnet_spec import read_controlnet_spec
 from zimage_models.engine_stats import EngineStats
-from zimage_models.errors import EngineDead
+from zimage_models.errors import CheckpointError, EngineDead
 from zimage_models.fake_engine import FakeEngine
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.pictures import Picture
@@ -46,7 +48,7 @@ class EngineLike(Protocol):
 
 
 def resolve_model(config: EngineConfig) -> ModelSpec:
-    """Find (or fetch) a config's checkpoint and read its limits.
+    """Find (or fetch) a config's checkpoint, and its ControlNet if any, and read their limits.
 
     Raises:
         CheckpointError: nothing of that name, or a missing or foreign file.
@@ -54,9 +56,23 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
     directory = resolve_checkpoint(
         config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
     )
-    return read_model_spec(
+    spec = read_model_spec(
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
     )
+    if config.controlnet is None:
+        return spec
+    if spec.variant.max_reference_images:
+        raise CheckpointError(
+            f"controlnet: {spec.variant.name} reads reference images; there is no ControlNet for it",
+            field="controlnet",
+        )
+    controlnet = resolve_checkpoint(
+        config.controlnet,
+        field="controlnet",
+        cache_dir=_cache_dir(config),
+        s3_endpoint_url=config.s3_endpoint_url,
+    )
+    return replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
@@ -65,7 +81,8 @@ def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
         return FAKE_WEIGHTS
     from zimage_models.checkpoint import weights_sha256
 
-    return weights_sha256(spec.directory, cache_dir=_cache_dir(config))
+    controlnet = spec.controlnet.directory if spec.controlnet else None
+    return weights_sha256(spec.directory, controlnet=controlnet, cache_dir=_cache_dir(config))
 
 
 def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> EngineLike:
@@ -94,7 +111,7 @@ def warm_up(engine: EngineLike) -> None:
     """Make a few images of few steps, so that the first real request pays no set-up.
 
     Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape. A
-    model that reads reference images makes them with and without one.
+    model that reads pictures beside the prompt makes them with and without one.
     """
     spec = engine.spec
     small = 4 * spec.size_multiple
@@ -104,9 +121,11 @@ def warm_up(engine: EngineLike) -> None:
         (3, {"prompt": "warm up", "height": small, "width": small}),
     )
     grey = Picture(pixels=np.full((MIN_REFERENCE_SIDE, MIN_REFERENCE_SIDE, 3), 128, np.uint8))
-    images: list[dict[str, Any]] = (
-        [{}, {"reference_images": [grey]}] if spec.variant.max_reference_images else [{}]
-    )
+    images: list[dict[str, Any]] = [{}]
+    if spec.variant.max_reference_images:
+        images.append({"reference_images": [grey]})
+    if spec.controlnet:
+        images.append({"control_image": grey})
     for guidance_scale, pictures in product({0.0, spec.default_guidance_scale}, images):
         # Three steps: an image may miss the first step of those submitted with it.
         common = {

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, ZImageTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    ZImageControlNetModel,
+    ZImageTransformer2DModel,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
@@ -50,6 +55,8 @@ class Components:
     """A Siglip2VisionModel; None where the transformer reads no features."""
     siglip_processor: Any = None
     """A Siglip2ImageProcessorPil."""
+    controlnet: Any = None
+    """A ZImageControlNetModel; None without control images."""
 
 
 def load_components(
@@ -110,6 +117,12 @@ def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) ->
     return {"siglip": siglip, "siglip_processor": processor}
 
 
+def load_controlnet(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a ZImageControlNetModel, as strictly as :func:`load_components`."""
+    weight_files(directory, "")
+    return _on_device(_load(ZImageControlNetModel, directory, "", dtype), device)
+
+
 def without_unread_layers(text_encoder: Any) -> Any:
     """Cut off a Qwen3 encoder's last layer and final norm, whose outputs Z-Image never reads.
 
@@ -168,8 +181,8 @@ def weight_files(directory: Path, part: str) -> list[Path]:
     return files
 
 
-def weights_sha256(directory: Path, *, cache_dir: Path | None = None) -> str:
-    """Identify a checkpoint by the content of its safetensors files.
+def weights_sha256(directory: Path, *, controlnet: Path | None = None, cache_dir: Path | None = None) -> str:
+    """Identify a checkpoint, and the ControlNet beside it if any, by the content of their safetensors files.
 
     Digests are cached by path, size and modification time, so that a large checkpoint is read once.
 
@@ -186,15 +199,17 @@ def weights_sha256(directory: Path, *, cache_dir: Path | None = None) -> str:
         cache = {}
     total = hashlib.sha256()
     num_cached = len(cache)
-    for part in _weight_parts(directory):
-        for file in weight_files(directory, part):
-            real = file.resolve()
-            status = real.stat()
-            key = f"{real}|{status.st_size}|{status.st_mtime_ns}"
-            if key not in cache:
-                with file.open("rb") as stream:
-                    cache[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-            total.update(f"{part}/{file.name}:{cache[key]}\n".encode())
+    files = [(part, file) for part in _weight_parts(directory) for file in weight_files(directory, part)]
+    if controlnet:
+        files += [("controlnet", file) for file in weight_files(controlnet, "")]
+    for part, file in files:
+        real = file.resolve()
+        status = real.stat()
+        key = f"{real}|{status.st_size}|{status.st_mtime_ns}"
+        if key not in cache:
+            with file.open("rb") as stream:
+                cache[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{part}/{file.name}:{cache[key]}\n".encode())
     if len(cache) > num_cached:
         try:
             _replace_text(cache_path, json.dumps(cache, indent=0))

@@ -18,6 +18,7 @@ from zimage_models.errors import CheckpointError
 from zimage_models.model_spec import KNOWN_MODELS
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_INDEX_FILES = {"model": "model_index.json", "controlnet": "config.json"}
 _CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*.model")
 
 
@@ -27,36 +28,47 @@ def default_cache_dir() -> Path:
 
 
 def resolve_checkpoint(
-    model: str, *, cache_dir: Path | None = None, s3_endpoint_url: str | None = None
+    model: str,
+    *,
+    field: str = "model",
+    cache_dir: Path | None = None,
+    s3_endpoint_url: str | None = None,
 ) -> Path:
-    """Return the local folder of a model, downloading it first if need be.
+    """Return the local folder of a model, or of a ControlNet, downloading it first if need be.
 
     Args:
         model: an embedded model's name, a local folder, a hub id (``HF_HUB_OFFLINE`` is honoured), or
             ``s3://bucket/prefix`` (credentials from the usual AWS chain).
+        field: which option of an engine it is: ``model``, or ``controlnet``, of which none is embedded.
         cache_dir: where ``s3://`` checkpoints are kept; the hub keeps its own cache.
         s3_endpoint_url: an S3-compatible server instead of AWS.
 
     Raises:
         CheckpointError: nothing of that name, or it cannot be fetched.
     """
-    known = KNOWN_MODELS.get(model)
+    known = KNOWN_MODELS.get(model) if field == "model" else None
     if known and known.directory:
         return known.directory
     if model.startswith("s3://"):
-        return _fetch_s3(model, cache_dir or default_cache_dir(), s3_endpoint_url)
+        return _fetch_s3(model, field, cache_dir or default_cache_dir(), s3_endpoint_url)
     if model and Path(model).is_dir():
         return Path(model).resolve()
     if _HUB_ID.fullmatch(model):
-        return _fetch_hub(model)
+        return _fetch_hub(model, field)
+    if field == "controlnet":
+        raise CheckpointError(
+            f"controlnet: {model!r} is neither a folder (config.json and safetensors, as diffusers writes a"
+            " ZImageControlNetModel), nor a hub id or an s3:// address",
+            field=field,
+        )
     embedded = ", ".join(name for name, entry in KNOWN_MODELS.items() if entry.directory)
     raise CheckpointError(
         f"model: {model!r} is neither embedded ({embedded}) nor a folder, a hub id or an s3:// address",
-        field="model",
+        field=field,
     )
 
 
-def _fetch_hub(model: str) -> Path:
+def _fetch_hub(model: str, field: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -64,16 +76,17 @@ def _fetch_hub(model: str) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(_CHECKPOINT_FILES)))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise CheckpointError(
-            f"model: {model} is neither a local folder nor in the hub's cache, and the hub cannot be reached",
-            field="model",
+            f"{field}: {model} is neither a local folder nor in the hub's cache, and the hub cannot be"
+            " reached",
+            field=field,
         ) from error
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
-            f"model: {model} cannot be fetched from the hub ({error})", field="model"
+            f"{field}: {model} cannot be fetched from the hub ({error})", field=field
         ) from error
 
 
-def _fetch_s3(uri: str, cache_dir: Path, endpoint_url: str | None) -> Path:
+def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -> Path:
     """Fetch a checkpoint into a folder named by what the bucket holds now.
 
     A changed object gives another folder, so an engine that reads the old one is not disturbed.
@@ -87,8 +100,8 @@ def _fetch_s3(uri: str, cache_dir: Path, endpoint_url: str | None) -> Path:
     try:
         client = boto3.client("s3", endpoint_url=endpoint_url)
         objects = _list_s3(client, bucket, prefix)
-        if "model_index.json" not in objects:
-            raise CheckpointError(f"model: {uri} holds no model_index.json", field="model")
+        if _INDEX_FILES[field] not in objects:
+            raise CheckpointError(f"{field}: {uri} holds no {_INDEX_FILES[field]}", field=field)
         folder = cache_dir / "s3" / _digest(endpoint_url or "", uri, *map(str, sorted(objects.items())))
         # The last component is kept: known models are known by it.
         target = folder / (prefix.rsplit("/", 1)[-1] or bucket)
@@ -103,13 +116,13 @@ def _fetch_s3(uri: str, cache_dir: Path, endpoint_url: str | None) -> Path:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     client.download_file(bucket, f"{prefix}/{name}" if prefix else name, str(file))
                 if _list_s3(client, bucket, prefix) != objects:
-                    raise CheckpointError(f"model: {uri} changed while it was being fetched", field="model")
+                    raise CheckpointError(f"{field}: {uri} changed while it was being fetched", field=field)
                 temporary.rename(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     # ValueError: boto3's word on a malformed endpoint.
     except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
-        raise CheckpointError(f"model: {uri} cannot be fetched ({error})", field="model") from error
+        raise CheckpointError(f"{field}: {uri} cannot be fetched ({error})", field=field) from error
     return target
 
 

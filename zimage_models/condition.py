@@ -31,6 +31,16 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Control:
+    """An image that a ControlNet follows, encoded."""
+
+    latents_CHW: Tensor
+    """float32; to paint in an image, its mask and its latents are channels behind the control image's."""
+    scale: float
+    """Of the ControlNet's hints."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Condition:
     """The tensors of one request, computed once; only the denoiser that made them knows what they are.
 

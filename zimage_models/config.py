@@ -54,6 +54,9 @@ class EngineConfig:
     """An embedded model's name, a local folder in diffusers layout, a hub id, or ``s3://bucket/prefix``."""
     variant: str | None = None
     """``turbo``, ``base`` or ``edit``; needed only where the model is not known by name."""
+    controlnet: str | None = None
+    """A ControlNet, for control images: a folder as diffusers writes a ZImageControlNetModel, a hub id,
+    or ``s3://bucket/prefix``."""
     device: str = "auto"
     """A torch device, or ``auto`` for the first accelerator, else the CPU. Of several ranks, each takes the
     device of its own number, so they want a type here, such as ``cuda``, and no number."""
@@ -91,5 +94,11 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name}: {value} is below 1", field=name)
+        if self.controlnet is not None and self.parallel.tensor_parallel_size > 1:
+            raise InvalidRequest(
+                f"controlnet: {self.controlnet!r} cannot be divided over"
+                f" {self.parallel.tensor_parallel_size} ranks; an engine with a ControlNet has one",
+                field="controlnet",
+            )
         if self.ageing_s <= 0:
             raise InvalidRequest(f"ageing_s: {self.ageing_s} is not above 0", field="ageing_s")

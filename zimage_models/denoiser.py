@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zimage_models.condition import Caption, Condition, Reference, stack
+from zimage_models.condition import Caption, Condition, Control, Reference, stack
 from zimage_models.device_memory import upload
 from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.ranks import OneRank, Ranks, Verb
 from zimage_models.sequence_layout import caption_positions, num_caption_tokens, padded_length
 
 PATCH_KEY = f"{PATCH_SIZE}-1"
+LayerInputs = tuple[None, Tensor, Tensor]
+"""No attention mask, rotary frequencies, time embedding."""
 _MAX_GEOMETRIES = 32
 
 
@@ -78,7 +80,12 @@ class Denoiser:
         return captions_BLD
 
     def conditions(
-        self, captions: Sequence[Caption], references: Sequence[Reference], height: int, width: int
+        self,
+        captions: Sequence[Caption],
+        references: Sequence[Reference],
+        height: int,
+        width: int,
+        control: Control | None = None,
     ) -> list[Condition]:
         """Put together what every step needs of a request, once for each of its prompts.
 
@@ -87,8 +94,10 @@ class Denoiser:
             references: images to read; none here.
             height: of the request's latents.
             width: of the request's latents.
+            control: an image for a ControlNet; none here.
         """
         assert not references, "this denoiser reads none"
+        assert control is None, "this denoiser has no ControlNet"
         return [Condition((caption.tokens_LD,)) for caption in captions]
 
     @torch.inference_mode()
@@ -107,21 +116,41 @@ class Denoiser:
 
     def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
         model = self._transformer
-        batch, _, height, width = latents_BCHW.shape
-        rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
-        image_frequencies, all_frequencies = self._image_frequencies(rows, columns, captions_BLD.shape[1])
-        x_BSD = model.all_x_embedder[PATCH_KEY](patchify(latents_BCHW.to(self.dtype)))
-        num_padding = padded_length(rows * columns) - rows * columns
-        if num_padding:
-            padding = model.x_pad_token.to(x_BSD).expand(batch, num_padding, -1)
-            x_BSD = torch.cat([x_BSD, padding], dim=1)
-        time_embedding = model.t_embedder(time_B * model.t_scale).to(x_BSD.dtype)
+        in_image, in_all = self._layer_inputs(latents_BCHW, time_B, captions_BLD.shape[1])
+        x_BSD = self._embed(model.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
         for layer in model.noise_refiner:
-            x_BSD = layer(x_BSD, None, image_frequencies.expand(batch, -1, -1), time_embedding)
+            x_BSD = layer(x_BSD, *in_image)
         x_BSD = torch.cat([x_BSD, captions_BLD], dim=1)
         for layer in model.layers:
-            x_BSD = layer(x_BSD, None, all_frequencies.expand(batch, -1, -1), time_embedding)
-        output = model.all_final_layer[PATCH_KEY](x_BSD[:, : rows * columns], c=time_embedding)
+            x_BSD = layer(x_BSD, *in_all)
+        return self._velocity_of(x_BSD, in_all, latents_BCHW)
+
+    def _layer_inputs(
+        self, latents_BCHW: Tensor, time_B: Tensor, bucket: int
+    ) -> tuple[LayerInputs, LayerInputs]:
+        """Return what layers take beside their tokens: those of the image, and those of image and caption."""
+        model = self._transformer
+        batch, _, height, width = latents_BCHW.shape
+        frequencies = self._image_frequencies(height // PATCH_SIZE, width // PATCH_SIZE, bucket)
+        time_embedding = model.t_embedder(time_B * model.t_scale).to(self.dtype)
+        in_image, in_all = ((None, f.expand(batch, -1, -1), time_embedding) for f in frequencies)
+        return in_image, in_all
+
+    def _embed(self, embedders: Any, patches_BNP: Tensor) -> Tensor:
+        """Embed the patches of an image and pad them to a whole bucket; (B, S, D)."""
+        x_BND: Tensor = embedders[PATCH_KEY](patches_BNP)
+        batch, num_patches, _ = x_BND.shape
+        num_padding = padded_length(num_patches) - num_patches
+        if not num_padding:
+            return x_BND
+        padding = self._transformer.x_pad_token.to(x_BND).expand(batch, num_padding, -1)
+        return torch.cat([x_BND, padding], dim=1)
+
+    def _velocity_of(self, x_BSD: Tensor, inputs: LayerInputs, latents_BCHW: Tensor) -> Tensor:
+        """Read the velocity of the latents off the last layer's tokens, of which the image's come first."""
+        height, width = latents_BCHW.shape[-2:]
+        num_patches = (height // PATCH_SIZE) * (width // PATCH_SIZE)
+        output = self._transformer.all_final_layer[PATCH_KEY](x_BSD[:, :num_patches], c=inputs[-1])
         return -unpatchify(output, height, width).float()
 
     def _image_frequencies(self, rows: int, columns: int, bucket: int) -> tuple[Tensor, Tensor]:

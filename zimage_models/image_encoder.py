@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from zimage_models.device_memory import upload
-from zimage_models.pictures import Picture
+from zimage_models.pictures import Picture, painted
 from zimage_models.tensor_cache import TensorCache
 
 
@@ -36,22 +36,27 @@ class ImageEncoder:
         return latents_CHW
 
     @torch.inference_mode()
-    def mode(self, picture: Picture) -> Tensor:
-        """Return the likeliest latents of an RGB picture, as omni mode reads them; float32 (C, H, W).
+    def mode(self, picture: Picture, *, hidden: Picture | None = None) -> Tensor:
+        """Return the likeliest latents of an RGB picture, as models read them; float32 (C, H, W).
 
         Args:
             picture: its sides are multiples of the VAE's scale.
+            hidden: a mask of what is shown grey, of the same size.
         """
         config = self._vae.config
-        latents = DiagonalGaussianDistribution(self._moments_of(picture)).mode()[0]
+        latents = DiagonalGaussianDistribution(self._moments_of(picture, hidden)).mode()[0]
         scaled: Tensor = (latents - config.shift_factor) * config.scaling_factor
         return scaled
 
-    def _moments_of(self, picture: Picture) -> Tensor:
-        moments = self._kept.get(picture.sha256)
+    def _moments_of(self, picture: Picture, hidden: Picture | None = None) -> Tensor:
+        key = picture.sha256 + (hidden.sha256 if hidden else "")
+        moments = self._kept.get(key)
         if moments is None:
             unit = torch.from_numpy(picture.pixels.astype(np.float32) / 255)
-            image = upload((unit * 2 - 1).permute(2, 0, 1)[None], self._vae.device).to(self._vae.dtype)
+            signed = unit * 2 - 1
+            if hidden:
+                signed[torch.from_numpy(painted(hidden))] = 0.0
+            image = upload(signed.permute(2, 0, 1)[None], self._vae.device).to(self._vae.dtype)
             moments = self._vae.encode(image).latent_dist.parameters.float()
-            self._kept.put(picture.sha256, moments)
+            self._kept.put(key, moments)
         return moments

@@ -79,6 +79,7 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
             for image in request.condition_images
         ),
         feature_tokens=_num_feature_tokens(request.condition_images, spec.siglip),
+        controlled=request.control_image is not None,
     )
     image_tokens = num_image_tokens(request.height, request.width, spec.size_multiple)
     image_tokens += bucket.reference_tokens + bucket.feature_tokens

@@ -1,9 +1,11 @@
 """Load a checkpoint into a real engine on its device, or on one device for each of its ranks."""
 
+from dataclasses import replace
+
 import torch
 
 from zimage_models.build_engine import resolve_model
-from zimage_models.checkpoint import load_components
+from zimage_models.checkpoint import load_components, load_controlnet
 from zimage_models.compiled_blocks import compile_blocks
 from zimage_models.config import EngineConfig
 from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
@@ -57,6 +59,9 @@ def _load_runner(
             config, spec, device=device, dtype=dtype, vae_dtype=vae_dtype, launcher=launcher
         )
     components = load_components(spec.directory, device=device, dtype=dtype, vae_dtype=vae_dtype)
+    if spec.controlnet:
+        controlnet = load_controlnet(spec.controlnet.directory, device=device, dtype=dtype)
+        components = replace(components, controlnet=controlnet)
     if config.compile:
         compile_blocks(components.transformer)
     return ModelRunner(

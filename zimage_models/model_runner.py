@@ -13,7 +13,8 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from torch import Tensor
 
 from zimage_models.checkpoint import Components
-from zimage_models.condition import Caption, Condition, Reference
+from zimage_models.condition import Caption, Condition, Control, Reference
+from zimage_models.controlnet_denoiser import ControlNetDenoiser
 from zimage_models.denoiser import Denoiser
 from zimage_models.device_memory import upload
 from zimage_models.errors import BlankImage
@@ -60,7 +61,11 @@ class ModelRunner:
             text_encoder_ranks: the same for the text encoder.
         """
         self.ranks = ranks or OneRank()
-        self._denoiser = denoiser_class(components.transformer, ranks=ranks)
+        self._denoiser: Denoiser = (
+            denoiser_class(components.transformer, ranks=ranks)
+            if components.controlnet is None
+            else ControlNetDenoiser(components.transformer, components.controlnet)
+        )
         self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
         self._image_decoder = ImageDecoder(components.vae)
         self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
@@ -97,21 +102,21 @@ class ModelRunner:
         # The image before the noise: diffusers' prepare_latents draws in this order.
         start = request.start_image
         image_CHW = self._image_encoder.encode(start, generator) if start else None
-        sides = (side // self._latent_scale for side in (request.height, request.width))
+        sides = request.height // self._latent_scale, request.width // self._latent_scale
         noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
         latents_CHW = noise_CHW = upload(noise_CHW, self.device)
         inpainting = None
         if image_CHW is not None:
             latents_CHW = add_noise(image_CHW, noise_CHW, step_times.sigmas[request.first_step])
             if request.mask is not None:
-                seen = painted(request.mask)[:: self._latent_scale, :: self._latent_scale]
-                painted_HW = upload(torch.from_numpy(seen.copy()), self.device)
+                painted_HW = self._painted(request.mask)
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
         prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
         condition, *negative = self._denoiser.conditions(
             [Caption(captions[prompt.segments], prompt.lengths) for prompt in prompts],
             [self._reference(picture) for picture in request.condition_images],
-            *noise_CHW.shape[1:],
+            *sides,
+            control=self._control(request),
         )
         return Canvas(
             latents_CHW=latents_CHW,
@@ -127,6 +132,21 @@ class ModelRunner:
             latents_CHW=self._image_encoder.mode(cropped),
             features_HWF=self._feature_encoder.encode(picture) if self._feature_encoder else None,
         )
+
+    def _control(self, request: ImageRequest) -> Control | None:
+        if request.control_image is None or request.controlnet_conditioning_scale is None:
+            return None
+        channels = [self._image_encoder.mode(request.control_image)]
+        if request.mask is not None:
+            [image] = request.reference_images
+            kept_HW = ~self._painted(request.mask)
+            channels += [kept_HW[None].float(), self._image_encoder.mode(image, hidden=request.mask)]
+        return Control(torch.cat(channels), request.controlnet_conditioning_scale)
+
+    def _painted(self, mask: Picture) -> Tensor:
+        """Say of each latent whether to paint it; bool (H, W)."""
+        seen = painted(mask)[:: self._latent_scale, :: self._latent_scale]
+        return upload(torch.from_numpy(seen.copy()), self.device)
 
     def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
         prompts = {p.segments: p for state in states for p in (state.prompt, state.negative) if p is not None}

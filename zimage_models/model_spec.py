@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zimage_models.component_config import ComponentConfig, names_class, read_json
+from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
 from zimage_models.variants import VARIANTS, VariantSpec
@@ -38,6 +39,8 @@ class ModelSpec:
     """Positions that a caption and its images may take, 0 included."""
     siglip: SiglipSpec | None = None
     """How features of reference images are made; None where the transformer reads none."""
+    controlnet: ControlNetSpec | None = None
+    """What follows control images; None where there is none (:attr:`EngineConfig.controlnet`)."""
 
     @property
     def max_reference_pixels(self) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zimage_models.condition import Caption, Condition, Reference
+from zimage_models.condition import Caption, Condition, Control, Reference
 from zimage_models.denoiser import PATCH_KEY, Denoiser, image_positions, patchify, unpatchify
 from zimage_models.device_memory import upload
 from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
@@ -45,13 +45,19 @@ class OmniDenoiser(Denoiser):
 
     @torch.inference_mode()
     def conditions(
-        self, captions: Sequence[Caption], references: Sequence[Reference], height: int, width: int
+        self,
+        captions: Sequence[Caption],
+        references: Sequence[Reference],
+        height: int,
+        width: int,
+        control: Control | None = None,
     ) -> list[Condition]:
         """Put together what every step needs of a request, once for each of its prompts.
 
         A condition is caption_LD, references_RP, features_GD, positions_S3 and noise mask_S. References stay
         patches, a sixtieth of their embeddings in size; to embed them costs a step next to nothing.
         """
+        assert control is None, "there is no ControlNet for omni mode"
         references_RP = self._patches(references)
         # Only the segments ahead of the prompt decide where a reference is, so all captions agree on it.
         feature_positions = _feature_positions(references, segment_ends(captions[0].lengths))

@@ -6,6 +6,7 @@ A model either starts from one image (img2img, inpainting) or reads several as c
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_number, shown
 from zimage_models.model_spec import PATCH_SIZE, ModelSpec
@@ -13,6 +14,8 @@ from zimage_models.pictures import Picture, area_size, fit, nearest_size, painte
 
 IMAGE_TO_IMAGE_STRENGTH = 0.6
 INPAINTING_STRENGTH = 1.0
+CONDITIONING_SCALE = 0.75
+MAX_CONDITIONING_SCALE = 2.0
 # What a reference image must be at least (diffusers, Flux2ImageProcessor.check_image_input).
 MIN_REFERENCE_SIDE = 64
 MAX_REFERENCE_ASPECT = 8
@@ -72,7 +75,60 @@ def picture_fields(
     return {
         "reference_images": tuple(fit(image, height, width) for image in images),
         "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
-        "strength": _strength(given),
+        "strength": None if "control_image" in given else _strength(given),
+    }
+
+
+def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
+    """Read ``control_image``: an RGB picture, where the engine has a ControlNet; None without one."""
+    name = "controlnet_conditioning_scale"
+    image = given.get("control_image")
+    if image is None:
+        if name in given:
+            raise InvalidRequest(
+                f"{name}: {shown(given[name])} has no effect without control_image", field=name
+            )
+        return None
+    if spec.controlnet is None:
+        raise InvalidRequest(
+            f"control_image: {shown(image)} given, but {spec.model_id} runs without a ControlNet",
+            field="control_image",
+        )
+    if not _is_rgb(image):
+        raise InvalidRequest(f"control_image: {shown(image)} is not an RGB picture", field="control_image")
+    if given.get("reference_images"):
+        _check_inpainting(spec.controlnet, given)
+    assert isinstance(image, Picture)
+    return image
+
+
+def _check_inpainting(controlnet: ControlNetSpec, given: Mapping[str, Any]) -> None:
+    """See that a ControlNet can paint in an image, which it sees from the first step to the last."""
+    if "mask" not in given:
+        raise InvalidRequest(
+            "reference_images: with control_image there has to be a mask of where to paint",
+            field="reference_images",
+        )
+    if "strength" in given:
+        raise InvalidRequest(
+            f"strength: {shown(given['strength'])} has no effect with control_image: painting starts"
+            " from noise then",
+            field="strength",
+        )
+    if not controlnet.inpaints:
+        raise InvalidRequest(
+            "mask: this ControlNet takes a control image alone; those from 2.0 on paint in images too",
+            field="mask",
+        )
+
+
+def control_fields(given: Mapping[str, Any], image: Picture, height: int, width: int) -> dict[str, Any]:
+    """Return the control fields of a request of ``height`` x ``width`` pixels."""
+    return {
+        "control_image": fit(image, height, width),
+        "controlnet_conditioning_scale": read_number(
+            given, "controlnet_conditioning_scale", CONDITIONING_SCALE, 0.0, MAX_CONDITIONING_SCALE
+        ),
     }
 
 

@@ -18,7 +18,13 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_boolean, read_integer, read_number, read_text, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
-from zimage_models.request_pictures import picture_fields, read_images, size_of_images
+from zimage_models.request_pictures import (
+    control_fields,
+    picture_fields,
+    read_control,
+    read_images,
+    size_of_images,
+)
 
 MAX_SEED = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
@@ -49,11 +55,16 @@ class ImageRequest:
     truncate_prompt: bool = False
     """Cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
     reference_images: tuple[Picture, ...] = ()
-    """With a strength: the one to start from, of this size. Without: conditions, each of its own size."""
+    """With a strength: the one to start from, of this size. With a control image: the one to paint in, of
+    this size. Else conditions, each of its own size."""
     mask: Picture | None = None
     """Where to paint (128 and more) and where to keep the reference image; of this size."""
     strength: float | None = None
     """Share of the steps to run on the image to start from, above 0 .. 1; None without one."""
+    control_image: Picture | None = None
+    """What a ControlNet follows (edges, depth, a pose and so on); of this size."""
+    controlnet_conditioning_scale: float | None = None
+    """How far it is followed, 0 .. 2; None without one."""
     priority: Priority = Priority.BATCH
     deadline_s: float | None = None
     """Seconds from submission after which the request is dropped at the next step."""
@@ -68,7 +79,13 @@ class ImageRequest:
     @property
     def condition_images(self) -> tuple[Picture, ...]:
         """The images that the model reads beside the prompt."""
-        return self.reference_images if self.strength is None else ()
+        reads = self.strength is None and self.control_image is None
+        return self.reference_images if reads else ()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is anything to encode beside the prompt."""
+        return bool(self.reference_images) or self.control_image is not None
 
     @property
     def first_step(self) -> int:
@@ -83,7 +100,13 @@ class ImageRequest:
         return self.num_inference_steps - self.first_step
 
 
-EDIT_FIELDS = ("reference_images", "mask", "strength")
+EDIT_FIELDS = (
+    "reference_images",
+    "mask",
+    "strength",
+    "control_image",
+    "controlnet_conditioning_scale",
+)
 """The fields of a request that has pictures."""
 GENERATION_FIELDS = tuple(
     f.name
@@ -126,9 +149,10 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         spec: the model the request is for.
         values: fields by name (:data:`GENERATION_FIELDS`, :data:`EDIT_FIELDS`, and ``size`` as
             ``"WIDTHxHEIGHT"``); None counts as absent. ``seed`` is required. An image to start from and its
-            mask are scaled and cropped to the size; without one it is the nearest to the image's own. Images
-            that a model reads keep their sizes, but shrink from ``spec.max_reference_pixels`` on to the
-            output's area; the size is that of the last one unless it is given.
+            mask, and a control image, are scaled and cropped to the size; without one it is the nearest to
+            the image's own. Images that a model reads keep their sizes, but shrink from
+            ``spec.max_reference_pixels`` on to the output's area; the size is that of the last one unless it
+            is given.
         hosting: ``priority``, ``deadline_s`` and ``preview_every``, set by the host.
 
     Raises:
@@ -141,7 +165,8 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         known = ", ".join(sorted(_VALUE_FIELDS))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
     images = read_images(spec, given)
-    height, width = _size(spec, given, images)
+    control = read_control(spec, given)
+    height, width = _size(spec, given, images or ([control] if control else []))
     guidance = read_number(
         given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
     )
@@ -166,6 +191,8 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     )
     _check_guidance(spec, request)
     _check_hosting(request)
+    if control:
+        request = replace(request, **control_fields(given, control, height, width))
     if images:
         return replace(request, **picture_fields(spec, given, images, height, width))
     for name in ("mask", "strength"):

@@ -31,6 +31,8 @@ class Bucket:
     """Padded tokens of the images that are read."""
     feature_tokens: int = 0
     """Padded tokens of their features."""
+    controlled: bool = False
+    """Whether a ControlNet runs beside the transformer."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

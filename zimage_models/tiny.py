@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    ZImageControlNetModel,
     ZImageOmniPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
@@ -116,6 +117,54 @@ def build_tiny_checkpoint(
     else:
         pipeline = ZImagePipeline(**parts)
     pipeline.save_pretrained(str(directory), max_shard_size=max_shard_size)
+    return directory
+
+
+def build_tiny_controlnet(
+    directory: Path,
+    *,
+    seed: int = 0,
+    dim: int = 64,
+    num_heads: int = 2,
+    places: Sequence[int] = (0, 2),
+    refiner_places: Sequence[int] = (0, 1),
+    num_refiner_layers: int = 2,
+    num_channels: int = 16,
+    refiner_hints: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write a ControlNet with random weights for a checkpoint of :func:`build_tiny_checkpoint`.
+
+    Args:
+        directory: where to write it; made if need be.
+        seed: decides the weights; the global random state is left alone.
+        dim: of the checkpoint's transformer.
+        num_heads: of the checkpoint's transformer.
+        places: the transformer's layers that are given hints.
+        refiner_places: the layers of its image refiner that are, in the layouts that do so.
+        num_refiner_layers: of the checkpoint's transformer.
+        num_channels: 16 for a control image alone (1.0), 33 with a mask and an image to paint in (2.x).
+        refiner_hints: which layers make the refiner's hints: None (1.0), ``control_layers`` (2.0) or
+            ``control_noise_refiner`` (2.1).
+        dtype: of the stored weights.
+
+    Returns:
+        The directory.
+    """
+    with torch.random.fork_rng(devices=[]):
+        controlnet: Any = ZImageControlNetModel(
+            control_layers_places=list(places),
+            control_refiner_layers_places=list(refiner_places),
+            control_in_dim=num_channels,
+            add_control_noise_refiner=refiner_hints,
+            dim=dim,
+            n_refiner_layers=num_refiner_layers,
+            n_heads=num_heads,
+            n_kv_heads=num_heads,
+        )
+    _randomise(controlnet, torch.Generator().manual_seed(seed))
+    nn.Module.to(controlnet, dtype)
+    controlnet.save_pretrained(str(directory))
     return directory
 
 

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import ZImageImg2ImgPipeline, ZImageInpaintPipeline, ZImagePipeline
+from diffusers import (
+    ZImageControlNetInpaintPipeline,
+    ZImageControlNetPipeline,
+    ZImageImg2ImgPipeline,
+    ZImageInpaintPipeline,
+    ZImagePipeline,
+)
 from PIL import Image
 
 from benchmarks.omni_pipeline import load_omni_pipeline
@@ -23,7 +29,9 @@ def load_pipeline(directory: Path) -> Any:
     return pipeline
 
 
-def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDArray[np.uint8]:
+def reference_pixels(
+    pipeline: ZImagePipeline, request: ImageRequest, controlnet: Any = None
+) -> npt.NDArray[np.uint8]:
     pictures: dict[str, Any] = {}
     pipeline_class = ZImagePipeline
     if request.condition_images:
@@ -37,8 +45,19 @@ def reference_pixels(pipeline: ZImagePipeline, request: ImageRequest) -> npt.NDA
     if request.mask:
         pipeline_class = ZImageInpaintPipeline
         pictures["mask_image"] = Image.fromarray(request.mask.pixels)
+    components = pipeline.components
+    if request.control_image:
+        pipeline_class = ZImageControlNetPipeline
+        components = {**components, "controlnet": controlnet}
+        if request.mask:
+            pipeline_class = ZImageControlNetInpaintPipeline
+            pictures["image"] = Image.fromarray(request.reference_images[0].pixels)
+        pictures |= {
+            "control_image": Image.fromarray(request.control_image.pixels),
+            "controlnet_conditioning_scale": request.controlnet_conditioning_scale,
+        }
     if pipeline_class is not ZImagePipeline:
-        pipeline = pipeline_class(**pipeline.components)
+        pipeline = pipeline_class(**components)
         pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
         # Lists of our own: the pipeline edits them in place.
@@ -65,7 +84,9 @@ def max_difference(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> 
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-def assert_as_diffusers(pipeline: ZImagePipeline, result: ImageResult, tolerance: int = 2) -> None:
+def assert_as_diffusers(
+    pipeline: ZImagePipeline, result: ImageResult, tolerance: int = 2, *, controlnet: Any = None
+) -> None:
     """Compare one result with a pipeline call of its own; a wrong prompt or seed is off by over 20."""
-    difference = max_difference(result.pixels_HWC, reference_pixels(pipeline, result.request))
+    difference = max_difference(result.pixels_HWC, reference_pixels(pipeline, result.request, controlnet))
     assert difference <= tolerance, f"{difference}/255 on {result.request}"
