@@ -37,8 +37,8 @@ def main() -> None:
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_parquet(work)
-    # First a few blocks, so that the workers are up.
-    for part, folder in ((rows.limit(4 * block_rows), f"{output}-warm-up"), (rows, output)):
+    # First so many blocks that all workers are up.
+    for part, folder in ((rows.limit(16 * block_rows), f"{output}-warm-up"), (rows, output)):
         blocks = part.repartition(target_num_rows_per_block=block_rows)
         blocks.map_batches(make_tiles, batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
 

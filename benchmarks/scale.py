@@ -26,6 +26,7 @@ from benchmarks.timed_job import timed_job
 
 BLOCK_ROWS = 1000
 ENGINES = 2
+WARM_UP_BLOCKS = 16
 # A run of seconds is at the mercy of whatever else the machine does then: the median of three counts.
 SHORT_ROWS = 100_000
 
@@ -55,7 +56,7 @@ def measure(num_rows: int, folder: Path, *, resume: bool) -> dict[str, Any]:
     arguments = (folder / "table.parquet", folder / "out", "--fake")
     arguments += ("--size", "32x32", "--engines", f"{ENGINES}:{ENGINES}", "--commit-rows", BLOCK_ROWS)
     warm_up = folder / "warm_up.parquet"
-    write_table(warm_up, 4 * BLOCK_ROWS)
+    write_table(warm_up, WARM_UP_BLOCKS * BLOCK_ROWS)
     report = timed_job(*arguments, warm_up=warm_up)
     manifest = report["manifest"]
     assert report["exit_code"] == 0

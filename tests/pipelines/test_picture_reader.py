@@ -9,8 +9,8 @@ from aiohttp import web
 
 from pipelines.picture_reader import PictureAccess, PictureReader, parse_host
 from pipelines.storage import StorageOptions, open_storage
-from tests.deployments.locked_endpoint.attacks import LOOPBACK_URLS
 from tests.deployments.event_loop import in_event_loop
+from tests.deployments.locked_endpoint.attacks import LOOPBACK_URLS
 from tests.picture_site import IMAGE, UNREACHABLE, Handler, Names, Site, image, redirecting, site, trap
 from tests.s3_server import S3Server
 from zimage_models.errors import FetchFailed, InvalidRequest
