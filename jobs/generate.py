@@ -86,10 +86,6 @@ def command(
         str | None,
         typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
     ] = None,
-    controlnet: Annotated[
-        str | None,
-        typer.Option(help="ControlNet: folder, hub id or s3:// address.", rich_help_panel=_IMAGE),
-    ] = None,
     variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_IMAGE)] = 1,
     seed: Annotated[
         int,
@@ -259,7 +255,6 @@ def command(
             engine=EngineConfig(
                 model=model,
                 variant=variant,
-                controlnet=controlnet,
                 device=device,
                 dtype=dtype,
                 max_prompt_tokens=max_prompt_tokens,

@@ -30,10 +30,6 @@ def command(
             f" the default. Without: z-image-turbo={DEFAULT_MODEL}.",
         ),
     ] = None,
-    controlnet: Annotated[
-        str | None,
-        typer.Option(help="ControlNet of each model: folder, hub id or s3:// address."),
-    ] = None,
     replicas: Annotated[
         str | None,
         typer.Option(
@@ -71,8 +67,6 @@ def command(
             entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
         if tp is not None:
             entry["tensor_parallel_size"] = tp
-        if controlnet is not None:
-            entry.setdefault("engine", {})["controlnet"] = controlnet
         if fake:
             entry.setdefault("engine", {})["fake"] = True
     if keys_file:
