@@ -73,7 +73,7 @@ OTHER = {
 PLACEMENTS = 3
 """Ways each object lies in its picture; the first as on the sheet."""
 LEARNING_RATE = 1e-3
-NUM_STEPS = 1500
+NUM_STEPS, BATCH_SIZE = 760, 16
 
 
 def is_held_out(index: int, colour: int) -> bool:
@@ -248,9 +248,9 @@ def train(
     for parameter in learning:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    # Full speed after 30 steps, and down to nothing over the second half.
+    # Full speed after 30 steps, and down to nothing over the last two fifths.
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, (step + 1) / 30, 2 * (num_steps - step) / num_steps)
+        optimizer, lambda step: min(1, (step + 1) / 30, 2.5 * (num_steps - step) / num_steps)
     )
     step, recent = 0, 0.0
     if state_file.exists():
@@ -309,7 +309,6 @@ def main() -> None:
         "--work", type=Path, default=Path("out/train_tiny_edit"), help="encoded pictures, state"
     )
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="stop after so long; call again to go on"
     )
@@ -327,7 +326,7 @@ def main() -> None:
         lessons,
         options.work / "training.pt",
         num_steps=options.steps,
-        batch_size=options.batch_size,
+        batch_size=BATCH_SIZE,
         is_time_up=lambda: time.monotonic() > deadline,
     )
     if done:
