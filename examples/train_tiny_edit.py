@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ZImageOmniPipeline, ZImageTransformer2DModel
 from PIL import Image
+from safetensors.torch import save_file
 
 # B batch, N images of an item, C channels, H height, W width
 ROOT = Path(__file__).parents[1]
@@ -295,7 +296,8 @@ def load_pipeline() -> ZImageOmniPipeline:
 def save(transformer: ZImageTransformer2DModel, output: Path) -> None:
     """Write the checkpoint in ZImageOmniPipeline's layout, Base's other files as they are."""
     shutil.copytree(BASE, output, dirs_exist_ok=True)
-    transformer.to(torch.bfloat16).save_pretrained(output / "transformer")
+    weights = {name: weight.bfloat16().contiguous() for name, weight in transformer.state_dict().items()}
+    save_file(weights, output / "transformer/diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     index = json.loads((BASE / "model_index.json").read_text(encoding="utf-8"))
     index |= {"_class_name": "ZImageOmniPipeline", "siglip": [None, None], "siglip_processor": [None, None]}
     (output / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
