@@ -199,7 +199,10 @@ class Lessons:
         if other == colour or is_held_out(index, other):
             return self._edit(rng)
         texts = [text.format(en=NAMES[other][0], zh=NAMES[other][1]) for text in BACKGROUND]
-        return [reference, self._latents[index, placement, other, 0]], self._caption(rng, texts, 1)
+        # Mirrored and larger objects too, where both pictures are: to copy what it sees, not what it knows.
+        tasks = {other_task(index, placement, each) for each in (colour, other)}
+        pictures = self._latents[index, placement, :, int(tasks in ({"mirrored"}, {"larger"}))]
+        return [pictures[colour], pictures[other]], self._caption(rng, texts, 1)
 
     def _caption(self, rng: np.random.Generator, texts: list[str], num_references: int) -> Caption:
         # Guidance needs to know what no instruction makes.
