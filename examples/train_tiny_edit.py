@@ -10,9 +10,11 @@ text encoder and tokenizer stay Base's.
 
 Half of the edits that tests/zimage_models/test_embedded_edit.py asks for are never shown: ``is_held_out``.
 A run that was stopped, or is out of minutes, goes on where it was when it is called again. A step takes about
-two CPU seconds without AMX or AVX-512. No checkpoint of it is embedded yet: after 840 steps (of a schedule that
-was changed on the way) at 8 steps and guidance 2, 88 % of 64 edits in English and 91 % in Chinese came out
-right, but of those held out 78 % and 84 %; at least 90 % are wanted.
+two CPU seconds without AMX or AVX-512.
+
+No checkpoint of it is embedded yet. After 840 steps, of a schedule that was changed on the way, with 8 steps
+and guidance 2, 88 % of 64 edits in English and 91 % in Chinese came out right, but of those held out 78 % and
+84 %; at least 90 % are wanted.
 """
 
 import argparse
