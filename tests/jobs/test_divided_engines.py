@@ -33,7 +33,9 @@ def ranks_of(command: Command) -> list[psutil.Process]:
     return rank_processes(psutil.Process(command.process.pid))
 
 
-@pytest.mark.parametrize("model", ["tiny-zimage-turbo", "tiny-zimage-base"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("tiny-zimage-turbo", marks=pytest.mark.soak), "tiny-zimage-base"]
+)
 def test_divided_engines_make_the_same_images(zimage: Zimage, tmp_path: Path, model: str) -> None:
     table = write_table(tmp_path / "table.parquet", 8)
     arguments = ("--model", model, "--steps", 8, "--progress", "json")
@@ -71,7 +73,7 @@ def test_killed_ranks_cost_no_row(tmp_path: Path, num_kills: int) -> None:
     assert_whole(tmp_path / "out", num_rows)
 
 
-@pytest.mark.parametrize("end", ["interrupted", "killed"])
+@pytest.mark.parametrize("end", [pytest.param("interrupted", marks=pytest.mark.soak), "killed"])
 def test_an_ended_job_leaves_no_rank_behind(tmp_path: Path, end: str) -> None:
     table = write_table(tmp_path / "table.parquet", 400)
     command = Command(table, tmp_path / "out", "--tp", 2, "--steps", 2, "--commit-rows", 8)

@@ -72,7 +72,9 @@ def test_a_row_says_what_it_is_made_from(data_set: DataSet) -> None:
     red, blue, none = data_set.work(plan)
     assert (red["width"], red["height"]) == (96, 64)
     assert (blue["width"], blue["height"]) == (48, 32)
-    assert red["reference_images"] == [{"address": "red.png", "sha256": sha256(RED)}]
+    assert red["reference_images"] == [
+        {"address": "red.png", "sha256": sha256(RED), "height": 64, "width": 96}
+    ]
     assert red["reference_sha256"] == [sha256(RED)]
     assert (red["strength"], none["strength"]) == (0.5, None)
     assert (none["reference_sha256"], none["mask_sha256"], none["width"]) == ([], None, 64)
@@ -172,7 +174,7 @@ def test_cells_of_parquet(data_set: DataSet, tmp_path: Path) -> None:
 
 
 def test_cells_of_csv_and_an_openai_batch(data_set: DataSet, tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_text("id,instruction,image_path\nrow-0,a pear,red.png\n")
+    (tmp_path / "table.csv").write_text("id,instruction,images\nrow-0,a pear,red.png\n")
     [expected] = ids(data_set, rows("red.png"))
     assert ids(data_set, str(tmp_path / "table.csv")) == [expected]
     line = (
