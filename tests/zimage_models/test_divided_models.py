@@ -89,7 +89,7 @@ def test_more_ranks_than_heads_are_refused_before_any_starts(
         load_engine(divided_config(six_heads, 8), launcher=rank_launcher)
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [2, 3, 4])
 def test_edits_are_those_of_one_rank(
     siglip_checkpoint: Path, rank_launcher: KeptLauncher, num_ranks: int
 ) -> None:
