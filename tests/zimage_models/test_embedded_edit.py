@@ -21,7 +21,7 @@ COLOURS = {
     "green": ("绿色", (90, 190, 90)),
     "blue": ("蓝色", (70, 130, 220)),
 }
-"""Chinese names, and the RGB that examples/train_tiny_edit.py taught."""
+"""Chinese names, and the RGB that examples/edit_lessons.py teaches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
