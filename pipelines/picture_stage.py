@@ -57,6 +57,10 @@ class PictureSettings:
     spec: ModelSpec
 
 
+Files = Mapping[tuple[str | None, str], bytes | InvalidRequest]
+"""What was read, or why it was not, by address (None: in the run's own folder) and sha256."""
+
+
 class RowFailure(ZImageError):
     """Why a row was given up before it came to an engine."""
 
@@ -153,42 +157,45 @@ def _place(picture: Mapping[str, Any]) -> tuple[str | None, str]:
     return picture["address"], picture["sha256"]
 
 
-def _decoded(
-    row: Mapping[str, Any],
-    files: Mapping[tuple[str | None, str], bytes | InvalidRequest],
-    settings: PictureSettings,
-) -> dict[str, Any]:
+def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) -> dict[str, Any]:
     try:
-        values = {name: row[name] for name in (*GENERATION_FIELDS, "strength")}
         images = [
-            read_image(_file(files, image), field="image", limits=settings.access.limits)
-            for image in row["reference_images"]
+            read_image(_file(files, place), field="image", limits=settings.access.limits)
+            for place in row["reference_images"]
         ]
-        if settings.spec.variant.max_reference_images:
-            # How far they shrink depends on whether a size was given, which only the plan knows.
-            images = [
-                resize_to(image, place["height"], place["width"])
-                for image, place in zip(images, row["reference_images"], strict=True)
-            ]
-        if images:
-            values["reference_images"] = images
-        if row["mask"]:
-            size = (images[0].width, images[0].height)
-            file = _file(files, row["mask"])
-            values["mask"] = read_mask(file, field="mask", limits=settings.access.limits, size=size)
-        request = build_request(settings.spec, values)
+        references, mask = _in_request(row, images, files, settings)
     except InvalidRequest as error:
         return {"error_class": error.error_class, "message": str(error)}
     return {
-        "reference_pixels": [_cell(picture) for picture in request.reference_images],
-        "mask_pixels": [_cell(request.mask)] if request.mask else [],
+        "reference_pixels": [_cell(picture) for picture in references],
+        "mask_pixels": [_cell(mask)] if mask else [],
         "ingredients": [asdict(image.ingredient) for image in images],
     }
 
 
-def _file(
-    files: Mapping[tuple[str | None, str], bytes | InvalidRequest], picture: Mapping[str, Any]
-) -> bytes:
+def _in_request(
+    row: Mapping[str, Any], images: Sequence[Picture], files: Files, settings: PictureSettings
+) -> tuple[Sequence[Picture], Picture | None]:
+    """Bring a row's pictures to the sizes that its request has; a mask is checked now that it has pixels."""
+    if settings.spec.variant.max_reference_images:
+        # How far they shrink depends on whether a size was given, which only the plan knows; it checked them.
+        planned = zip(images, row["reference_images"], strict=True)
+        return [resize_to(image, place["height"], place["width"]) for image, place in planned], None
+    values = {name: row[name] for name in (*GENERATION_FIELDS, "strength")}
+    if images:
+        values["reference_images"] = images
+    if row["mask"]:
+        values["mask"] = read_mask(
+            _file(files, row["mask"]),
+            field="mask",
+            limits=settings.access.limits,
+            size=(images[0].width, images[0].height),
+        )
+    request = build_request(settings.spec, values)
+    return request.reference_images, request.mask
+
+
+def _file(files: Files, picture: Mapping[str, Any]) -> bytes:
     file = files[_place(picture)]
     if isinstance(file, InvalidRequest):
         raise file

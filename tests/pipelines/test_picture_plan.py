@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deployments.image_inputs import ImageLimits, read_image
 from pipelines.picture_plan import picture_folder
 from pipelines.picture_stage import PictureSettings, RowFailure, picture_stage, read_pictures
 from pipelines.plan import Plan
@@ -20,6 +21,8 @@ from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding, encode_image
+from zimage_models.requests import build_request
+from zimage_models.tiny import build_tiny_checkpoint
 from zimage_models.xmp import GENERATED
 
 RED, BLUE = file_of(plain(colour="red", size=(96, 64)), "png"), file_of(plain(colour="blue"), "jpeg")
@@ -78,6 +81,25 @@ def test_a_row_says_what_it_is_made_from(data_set: DataSet) -> None:
     assert red["reference_sha256"] == [sha256(RED)]
     assert (red["strength"], none["strength"]) == (0.5, None)
     assert (none["reference_sha256"], none["mask_sha256"], none["width"]) == ([], None, 64)
+
+
+def test_references_are_read_at_the_size_that_a_request_gives_them(tmp_path: Path) -> None:
+    # Past the model's own 64 x 64 px a reference shrinks, here to less than one may be given with.
+    model = build_tiny_checkpoint(tmp_path / "edit", reads_references=True)
+    data_set = DataSet(folder=tmp_path, engine=EngineConfig(fake=True, model=str(model)))
+    photo, tall, small = (file_of(noise(size), "png") for size in ((200, 100), (80, 300), (64, 64)))
+    for name, data in {"photo.png": photo, "tall.png": tall, "small.png": small}.items():
+        (tmp_path / name).write_bytes(data)
+    for size in ({}, {"size": "96x64"}, {"height": 96}):
+        plan = data_set.plan(rows(["photo.png", "tall.png", "small.png"], **size))
+        [row] = read_pictures(decoded(data_set, plan))
+        assert isinstance(row, dict), row
+        spec = resolve_model(data_set.engine)
+        images = [read_image(data, field="image", limits=ImageLimits()) for data in (photo, tall, small)]
+        request = build_request(spec, {"prompt": "a pear", "seed": 0, "reference_images": images, **size})
+        assert row["reference_images"] == request.reference_images
+        [planned] = data_set.work(plan)
+        assert (planned["height"], planned["width"]) == (request.height, request.width)
 
 
 def test_a_table_without_images_is_planned_as_ever(data_set: DataSet) -> None:
