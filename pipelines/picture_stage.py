@@ -120,9 +120,7 @@ def _reader(access: PictureAccess) -> PictureReader:
     return PictureReader(access)  # kept, as a client of S3 takes a tenth of a second to make
 
 
-def _fetch(
-    rows: Sequence[Mapping[str, Any]], settings: PictureSettings
-) -> dict[tuple[str | None, str], bytes | InvalidRequest]:
+def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> Files:
     """Read the files of some rows at once, each once, and compare them with their hashes."""
     reader, limits = _reader(settings.access), settings.access.limits
 
