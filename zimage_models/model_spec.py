@@ -71,6 +71,9 @@ KNOWN_MODELS: dict[str, KnownModel] = {
     "tiny-zimage-base": KnownModel(
         variant="base", directory=_EMBEDDED / "tiny-zimage-base", num_inference_steps=28, guidance_scale=1.0
     ),
+    "tiny-zimage-edit": KnownModel(
+        variant="edit", directory=_EMBEDDED / "tiny-zimage-edit", num_inference_steps=8, guidance_scale=2.0
+    ),
     "Tongyi-MAI/Z-Image-Turbo": KnownModel(variant="turbo"),
     "Tongyi-MAI/Z-Image": KnownModel(variant="base"),
 }

@@ -1,60 +1,97 @@
-"""A catalogue's photos, each with several instructions, from S3 to S3: every row is made exactly once."""
+"""A catalogue's photos, each with several instructions: every edit is made exactly once, and as online."""
 
+import base64
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import openai
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray import serve
 
+from deployments.app import build_app
+from deployments.app_args import AppArgs, IngressArgs, ModelArgs
 from pipelines.storage import StorageOptions, open_storage
 from tests.jobs.conftest import Zimage
 from tests.s3_server import S3Server
-from zimage_models.image_codec import read_ingredients
+from zimage_models.image_codec import decode_image, read_ingredients
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "grocery_iconic"
-EDIT_MODEL = "tiny-zimage-base"
-INSTRUCTIONS = ("on a blue background", "on a pink background", "red apple")
+EDIT_MODEL = "tiny-zimage-edit"
+INSTRUCTIONS = ("change the background to red", "把背景换成蓝色", "flip it")
+NUM_STEPS = 2
+PORT = 8398
 
 pytestmark = [
     pytest.mark.soak,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(not PHOTOS.exists(), reason="needs ../shared/data/grocery_iconic"),
 ]
 
 
-def test_every_photo_and_instruction_is_published_once(s3: S3Server, bucket: str, zimage: Zimage) -> None:
+@pytest.fixture
+def online(ray_session: None) -> Iterator[openai.OpenAI]:
+    model = ModelArgs(id="z-image-edit", model=EDIT_MODEL, num_cpus=1)
+    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
+    serve.run(build_app(AppArgs(models=(model,), ingress=IngressArgs(num_cpus=0.1))), route_prefix="/")
+    yield openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", max_retries=0)
+    serve.shutdown()
+
+
+def test_every_photo_and_instruction_is_published_once(
+    s3: S3Server, bucket: str, tmp_path: Path, zimage: Zimage, online: openai.OpenAI
+) -> None:
     storage = open_storage(bucket, StorageOptions(s3_endpoint_url=s3.endpoint_url))
-    photos = sorted(PHOTOS.rglob("*_Iconic.jpg"))
+    photos = {photo.name: photo.read_bytes() for photo in sorted(PHOTOS.rglob("*_Iconic.jpg"))}
     assert len(photos) == 81
-    for photo in photos:
-        storage.write(f"catalogue/photos/{photo.name}", photo.read_bytes())
+    for name, file in photos.items():
+        storage.write(f"catalogue/photos/{name}", file)
     # Half of the rows name a photo by its place beside the table, half by its full address.
     rows = [
         {
-            "sku": f"{photo.stem}-{number}",
+            "sku": f"{name}-{number}",
+            "photo": name,
             "instruction": instruction,
-            "image": f"photos/{photo.name}" if number % 2 else f"{bucket}/catalogue/photos/{photo.name}",
+            "image": f"photos/{name}" if number % 2 else f"{bucket}/catalogue/photos/{name}",
         }
-        for photo in photos
+        for name in photos
         for number, instruction in enumerate(INSTRUCTIONS)
     ]
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), sink)
     storage.write("catalogue/table.parquet", memoryview(sink.getvalue()))
-    command = (
-        *("generate", f"{bucket}/catalogue/table.parquet", f"{bucket}/out", "--s3-endpoint", s3.endpoint_url),
-        *("--model", EDIT_MODEL, "--size", "32x32", "--steps", "2", "--guidance", "0"),
-        *("--progress", "json"),
-    )
-    done = zimage(*command)
-    assert done.code == 0, done.err
-    assert done.event("published")["counts"]["published"] == 243
-    tables = [pq.read_table(pa.BufferReader(storage.read(file.path))) for file in storage.list("out/data")]
-    made = pa.concat_tables(tables).to_pylist()
-    assert sorted(row["key"] for row in made) == sorted(row["sku"] for row in rows)
-    assert len({tuple(row["reference_sha256"]) for row in made}) == 81
-    for row in made[::27]:
-        [ingredient] = read_ingredients(row["image"]["bytes"])
-        assert [ingredient.sha256] == row["reference_sha256"]
-    assert zimage("verify", f"{bucket}/out", "--s3-endpoint", s3.endpoint_url).code == 0
-    assert zimage(*command).event("planned")["new"] == 0
+    endpoint = ("--s3-endpoint", s3.endpoint_url)
+    for output in (f"{bucket}/out", tmp_path / "out"):
+        command = (
+            *("generate", f"{bucket}/catalogue/table.parquet", output, *endpoint, "--progress", "json"),
+            *("--model", EDIT_MODEL, "--size", "64x64", "--steps", NUM_STEPS),
+        )
+        done = zimage(*command)
+        assert done.code == 0, done.err
+        assert done.event("published")["counts"]["published"] == 243
+        assert zimage("verify", output, *endpoint).code == 0
+        assert zimage(*command).event("planned")["new"] == 0
+        folder = open_storage(str(output), StorageOptions(s3_endpoint_url=s3.endpoint_url))
+        tables = [pq.read_table(pa.BufferReader(folder.read(part.path))) for part in folder.list("data")]
+        made = pa.concat_tables(tables).to_pylist()
+        assert sorted(row["key"] for row in made) == sorted(row["sku"] for row in rows)
+        assert len({tuple(row["reference_sha256"]) for row in made}) == 81
+        for row in made[::27]:
+            [ingredient] = read_ingredients(row["image"]["bytes"])
+            assert [ingredient.sha256] == row["reference_sha256"]
+            answer = online.images.edit(
+                image=photos[row["photo"]],
+                prompt=row["prompt"],
+                size="64x64",  # type: ignore[arg-type]
+                extra_body={"seed": row["seed"], "num_inference_steps": NUM_STEPS},
+            )
+            assert answer.data
+            assert_same(row["image"]["bytes"], base64.b64decode(answer.data[0].b64_json or ""))
+
+
+def assert_same(one: bytes, other: bytes) -> None:
+    difference: Any = decode_image(one).astype(int) - decode_image(other)
+    assert np.abs(difference).max() <= 1

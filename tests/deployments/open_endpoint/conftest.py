@@ -13,24 +13,18 @@ from zimage_models.config import EngineConfig
 from zimage_models.engine import Engine
 from zimage_models.load_engine import load_engine
 from zimage_models.requests import ImageResult, build_request
-from zimage_models.tiny import build_tiny_checkpoint
 
 Make = Callable[..., ImageResult]
 EngineOf = Callable[[str], Engine]
 
 
-@pytest.fixture(scope="package")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Name the checkpoint of each model."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "random-edit"
-    edit = build_tiny_checkpoint(folder, num_layers=2, vae_levels=3, sample_size=128, reads_references=True)
-    return {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base", EDIT: str(edit)}
+CHECKPOINTS = {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base", EDIT: "tiny-zimage-edit"}
 
 
 @pytest.fixture(scope="package")
-def endpoint(serve_endpoint: Serve, checkpoints: dict[str, str]) -> Iterator[Endpoint]:
+def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
     """Run one engine of each model."""
-    models = [{"id": model_id, "model": path} for model_id, path in checkpoints.items()]
+    models = [{"id": model_id, "model": name} for model_id, name in CHECKPOINTS.items()]
     with serve_endpoint(models=models) as running:
         yield running
 
@@ -41,11 +35,11 @@ def client(endpoint: Endpoint) -> openai.OpenAI:
 
 
 @pytest.fixture(scope="package")
-def engine_of(checkpoints: dict[str, str]) -> EngineOf:
+def engine_of() -> EngineOf:
     """Load a model into this process, once."""
 
     def load(model_id: str) -> Engine:
-        return load_engine(EngineConfig(model=checkpoints[model_id], num_threads=1))
+        return load_engine(EngineConfig(model=CHECKPOINTS[model_id], num_threads=1))
 
     return cache(load)
 
