@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.controlnets import build_embedded_controlnet
 from tests.deployments.conftest import Endpoint, Serve
 from tests.deployments.open_endpoint.pictures import BASE, EDIT, TURBO, Pixels
 from zimage_models.config import EngineConfig
@@ -17,20 +18,35 @@ from zimage_models.tiny import build_tiny_checkpoint
 
 Make = Callable[..., ImageResult]
 EngineOf = Callable[[str], Engine]
+Checkpoints = dict[str, dict[str, str]]
 
 
 @pytest.fixture(scope="package")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Name the checkpoint of each model."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "random-edit"
-    edit = build_tiny_checkpoint(folder, num_layers=2, vae_levels=3, sample_size=128, reads_references=True)
-    return {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base", EDIT: str(edit)}
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Name the checkpoint of each model, and the ControlNet of the one that has any."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    edit = build_tiny_checkpoint(
+        folder / "random-edit", num_layers=2, vae_levels=3, sample_size=128, reads_references=True
+    )
+    controlnet = build_embedded_controlnet(folder / "random-controlnet")
+    return {
+        TURBO: {"model": "tiny-zimage-turbo"},
+        BASE: {"model": "tiny-zimage-base", "controlnet": str(controlnet)},
+        EDIT: {"model": str(edit)},
+    }
 
 
 @pytest.fixture(scope="package")
-def endpoint(serve_endpoint: Serve, checkpoints: dict[str, str]) -> Iterator[Endpoint]:
+def endpoint(serve_endpoint: Serve, checkpoints: Checkpoints) -> Iterator[Endpoint]:
     """Run one engine of each model."""
-    models = [{"id": model_id, "model": path} for model_id, path in checkpoints.items()]
+    models = [
+        {
+            "id": model_id,
+            "model": config["model"],
+            "engine": {k: v for k, v in config.items() if k != "model"},
+        }
+        for model_id, config in checkpoints.items()
+    ]
     with serve_endpoint(models=models) as running:
         yield running
 
@@ -41,11 +57,11 @@ def client(endpoint: Endpoint) -> openai.OpenAI:
 
 
 @pytest.fixture(scope="package")
-def engine_of(checkpoints: dict[str, str]) -> EngineOf:
+def engine_of(checkpoints: Checkpoints) -> EngineOf:
     """Load a model into this process, once."""
 
     def load(model_id: str) -> Engine:
-        return load_engine(EngineConfig(model=checkpoints[model_id], num_threads=1))
+        return load_engine(EngineConfig(**checkpoints[model_id], num_threads=1))
 
     return cache(load)
 
