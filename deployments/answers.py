@@ -159,7 +159,7 @@ class AnswerWriter:
         request = images[0].request
         # The prompt and the pictures are counted once, whatever the number of images.
         text_tokens = images[0].num_prompt_tokens
-        image_tokens = sum(self._num_tokens(picture) for picture in request.reference_images)
+        image_tokens = sum(self._num_tokens(picture) for picture in request.pictures)
         output_tokens = self._num_tokens(request) * len(images)
         return Settings(
             model=self._order.model_id,

@@ -9,13 +9,17 @@ from zimage_models.model_spec import ModelSpec
 def capabilities(spec: ModelSpec) -> list[str]:
     """Name what a model can do.
 
-    ``edits`` is to follow an instruction on pictures; ``image_to_image`` and ``inpainting`` start from one.
+    ``edits`` is to follow an instruction on pictures; ``image_to_image`` and ``inpainting`` start from one;
+    ``control_image`` is to follow one's edges, depth or pose, and ``control_image_inpainting`` to do so where
+    the mask of another says.
     """
-    variant = spec.variant
+    variant, controlnet = spec.variant, spec.controlnet
     return [
         "generations",
         *(["image_to_image", "inpainting"] if variant.max_start_images else []),
         *(["edits"] if variant.max_reference_images else []),
+        *(["control_image"] if controlnet else []),
+        *(["control_image_inpainting"] if controlnet and controlnet.inpaints else []),
         *(["negative_prompt"] if variant.supports_negative_prompt else []),
     ]
 
@@ -28,7 +32,11 @@ def takes(spec: ModelSpec, field: str, values: Mapping[str, Any]) -> bool:
         field: one of :data:`zimage_models.requests.EDIT_FIELDS`.
         values: fields by name, as for :func:`zimage_models.requests.build_request`.
     """
-    variant = spec.variant
+    variant, controlnet = spec.variant, spec.controlnet
     if field == "reference_images":
         return len(values[field]) <= max(variant.max_start_images, variant.max_reference_images)
+    if field in ("control_image", "controlnet_conditioning_scale"):
+        return controlnet is not None
+    if field == "mask" and values.get("control_image"):
+        return controlnet is not None and controlnet.inpaints
     return variant.max_start_images > 0

@@ -1,6 +1,7 @@
 """The multipart form of ``POST /v1/images/edits``: its fields checked, its pictures decoded."""
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from zimage_models.pictures import Picture
 
 MAX_IMAGES = 16
 _FETCH_TIMEOUT_S = 20.0
-_PICTURE_FIELDS = ("image", "image[]", "mask")
+_PICTURE_FIELDS = ("image", "image[]", "mask", "control_image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,7 @@ class EditPictures:
 
     images: tuple[Picture, ...]
     mask: Picture | None
+    control_image: Picture | None
 
 
 async def read_edit_form(
@@ -53,22 +55,33 @@ async def read_edit_form(
     if media_type != b"multipart/form-data" or charset != b"utf-8":
         raise unsupported_media_type(f"{content_type[:80]!r} is not multipart/form-data in UTF-8")
     async with request.form(
-        max_files=MAX_IMAGES + 1, max_fields=64, max_part_size=args.limits.max_body_bytes
+        max_files=MAX_IMAGES + 2, max_fields=64, max_part_size=args.limits.max_body_bytes
     ) as form:
         body = _fields(form)
-        if not form.getlist("image") and not form.getlist("image[]"):
-            raise InvalidRequest("image: missing", field="image")
+        given = {
+            "image": [*form.getlist("image"), *form.getlist("image[]")],
+            "mask": form.getlist("mask"),
+            "control_image": form.getlist("control_image"),
+        }
+        _check_numbers({field: len(values) for field, values in given.items()})
         limits = ImageLimits(max_bytes=args.limits.max_image_bytes, max_pixels=args.limits.max_image_pixels)
-        images = [
-            await _bytes(value, "image", args, limits.max_bytes)
-            for name in ("image", "image[]")
-            for value in form.getlist(name)
-        ]
-        masks = [await _bytes(value, "mask", args, limits.max_mask_bytes) for value in form.getlist("mask")]
-    if len(masks) > 1:
-        raise InvalidRequest(f"mask: {len(masks)} given; the limit is 1", field="mask")
+        files = {
+            field: [await _bytes(value, field, args, limits) for value in values]
+            for field, values in given.items()
+        }
     async with decoding:
-        return body, await asyncio.to_thread(_decode, images, masks, limits)
+        return body, await asyncio.to_thread(_decode, files, limits)
+
+
+def _check_numbers(numbers: Mapping[str, int]) -> None:
+    """See that there is what an edit needs, and nothing twice of what it has one of."""
+    if not numbers["image"] and not numbers["control_image"]:
+        raise InvalidRequest("image: missing", field="image")
+    if numbers["mask"] and not numbers["image"]:
+        raise InvalidRequest("mask: has no effect without image", field="mask")
+    for field in ("mask", "control_image"):
+        if numbers[field] > 1:
+            raise InvalidRequest(f"{field}: {numbers[field]} given; the limit is 1", field=field)
 
 
 def _fields(form: FormData) -> EditBody:
@@ -87,7 +100,8 @@ def _fields(form: FormData) -> EditBody:
         ) from error
 
 
-async def _bytes(value: UploadFile | str, field: str, args: AppArgs, max_bytes: int) -> bytes:
+async def _bytes(value: UploadFile | str, field: str, args: AppArgs, limits: ImageLimits) -> bytes:
+    max_bytes = limits.max_mask_bytes if field == "mask" else limits.max_bytes
     if isinstance(value, UploadFile):
         # One byte more shows that there are more.
         return await value.read(max_bytes + 1)
@@ -100,17 +114,26 @@ async def _bytes(value: UploadFile | str, field: str, args: AppArgs, max_bytes: 
     return await fetch_image(value, field=field, max_bytes=max_bytes, timeout_s=_FETCH_TIMEOUT_S)
 
 
-def _decode(images: list[bytes], masks: list[bytes], limits: ImageLimits) -> EditPictures:
-    pictures: list[Picture] = []
-    for data in images:
-        pictures.append(read_image(data, field="image", limits=limits))
-        if sum(picture.width * picture.height for picture in pictures) > limits.max_pixels:
-            raise InvalidRequest(f"image: more than {limits.max_pixels} pixels in all", field="image")
-    mask = None
-    if masks:
-        size = (pictures[0].width, pictures[0].height)
-        mask = read_mask(masks[0], field="mask", limits=limits, size=size)
-    return EditPictures(images=tuple(pictures), mask=mask)
+def _decode(files: Mapping[str, Sequence[bytes]], limits: ImageLimits) -> EditPictures:
+    decoded: dict[str, list[Picture]] = {"image": [], "control_image": []}
+    num_pixels = 0
+    for field, pictures in decoded.items():
+        for data in files[field]:
+            picture = read_image(data, field=field, limits=limits)
+            pictures.append(picture)
+            num_pixels += picture.width * picture.height
+            if num_pixels > limits.max_pixels:
+                raise InvalidRequest(f"{field}: more than {limits.max_pixels} pixels in all", field=field)
+    images = tuple(decoded["image"])
+    masks = [
+        read_mask(data, field="mask", limits=limits, size=(images[0].width, images[0].height))
+        for data in files["mask"]
+    ]
+    return EditPictures(
+        images=images,
+        mask=next(iter(masks), None),
+        control_image=next(iter(decoded["control_image"]), None),
+    )
 
 
 def _form_schema() -> dict[str, Any]:
@@ -126,8 +149,13 @@ def _form_schema() -> dict[str, Any]:
             "description": "PNG of the image's size; transparent is painted. Not for a model that edits.",
             **file,
         },
+        "control_image": {
+            "description": "PNG, JPEG or WebP of edges, depth or a pose, which the image follows; for models"
+            " with a ControlNet. Alone, with a prompt, or to paint where the mask of an image says.",
+            **file,
+        },
     }
-    schema["required"] = [*schema["required"], "image"]
+    schema["anyOf"] = [{"required": ["image"]}, {"required": ["control_image"]}]
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 

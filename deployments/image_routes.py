@@ -105,18 +105,21 @@ def image_router(
     ) -> Response:
         """Make images of pictures: by an instruction or, with other models, from one of them.
 
-        From one: near to it by ``strength``, or only where a ``mask`` says.
+        From one: near to it by ``strength``, or only where a ``mask`` says. The edges, depth or pose of a
+        ``control_image`` are followed, also without another picture.
         """
 
         async def read() -> Call:
             body, pictures = await read_edit_form(request, args, decoding)
-            digests = [picture.sha256 for picture in (*pictures.images, *filter(None, [pictures.mask]))]
             values = _values(body) | {
                 "reference_images": pictures.images,
                 "mask": pictures.mask,
                 "strength": body.strength,
+                "control_image": pictures.control_image,
+                "controlnet_conditioning_scale": body.controlnet_conditioning_scale,
             }
-            return Call("image_edit", body, values, "".join([body.model_dump_json(), *digests]))
+            # As text, pictures are their hashes.
+            return Call("image_edit", body, values, f"{body.model_dump_json()}{pictures}")
 
         return await routes.answer(request, key, read, headers)
 

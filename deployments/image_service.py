@@ -152,7 +152,8 @@ class ImageService:
                 deadline_s=timeout_s,
             )
             # Large pictures are scaled, which takes too long for the event loop.
-            request = await asyncio.to_thread(build) if values.get("reference_images") else build()
+            has_pictures = values.get("reference_images") or values.get("control_image")
+            request = await asyncio.to_thread(build) if has_pictures else build()
         except InvalidRequest as error:
             raise api_error(await self._with_models_that_can(error, spec, values)) from error
         if partial_images:

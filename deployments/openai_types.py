@@ -1,13 +1,14 @@
 """Bodies of the HTTP API, as in OpenAI's Images API (openai-python 3.54, types/image_*.py), with additions.
 
-Added are the fields of generation (``seed``, ``num_inference_steps``, ...), ``priority``, ``strength``, and
-what answers say of the settings really used. It knows no engine.
+Added are the fields of generation (``seed``, ``num_inference_steps``, ...), ``priority``, those of edits
+(``strength``, ...), and what answers say of the settings really used. It knows no engine.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from zimage_models.request_pictures import MAX_CONDITIONING_SCALE
 from zimage_models.requests import MAX_SEED
 
 MAX_PARTIAL_IMAGES = 3
@@ -74,6 +75,8 @@ class EditBody(ImageBody):
 
     strength: float | None = Field(default=None, gt=0, le=1)
     """How far from the picture: near 0 keeps it, 1 starts from pure noise. Not for a model that edits."""
+    controlnet_conditioning_scale: float | None = Field(default=None, ge=0, le=MAX_CONDITIONING_SCALE)
+    """How far the control image is followed."""
 
 
 class ImageData(BaseModel):
@@ -155,7 +158,8 @@ class Model(BaseModel):
     created: int
     owned_by: str = "zimage-ray"
     capabilities: list[str] | None = None
-    """Of ``generations``, ``image_to_image``, ``inpainting``, ``edits``, ``negative_prompt``."""
+    """Of ``generations``, ``image_to_image``, ``inpainting``, ``edits``, ``control_image``,
+    ``control_image_inpainting``, ``negative_prompt``."""
     max_reference_images: int | None = None
     """Pictures of one edit; 0 for a model that starts from a picture instead."""
     default_size: str | None = None

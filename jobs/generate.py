@@ -86,6 +86,9 @@ def command(
         str | None,
         typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
     ] = None,
+    controlnet: Annotated[
+        str | None, typer.Option(help="ControlNet: folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
+    ] = None,
     variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_IMAGE)] = 1,
     seed: Annotated[
         int,
@@ -102,6 +105,10 @@ def command(
             help="How far from its image a row goes, above 0 to 1; for tables with images.",
             rich_help_panel=_IMAGE,
         ),
+    ] = None,
+    controlnet_conditioning_scale: Annotated[
+        float | None,
+        typer.Option(help="How far a row follows its control image, 0 to 2.", rich_help_panel=_IMAGE),
     ] = None,
     negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_IMAGE)] = None,
     cfg_normalization: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
@@ -227,6 +234,7 @@ def command(
         "num_inference_steps": steps,
         "guidance_scale": guidance,
         "strength": strength,
+        "controlnet_conditioning_scale": controlnet_conditioning_scale,
         "negative_prompt": negative_prompt,
         "cfg_normalization": cfg_normalization,
         "cfg_truncation": cfg_truncation,
@@ -255,6 +263,7 @@ def command(
             engine=EngineConfig(
                 model=model,
                 variant=variant,
+                controlnet=controlnet,
                 device=device,
                 dtype=dtype,
                 max_prompt_tokens=max_prompt_tokens,

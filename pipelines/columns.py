@@ -2,7 +2,8 @@
 
 Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
 that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. Columns of
-``mask`` and ``strength`` are guessed beside one of images only.
+``mask`` and ``strength`` are guessed beside one of images only, of ``controlnet_conditioning_scale`` beside
+one of control images.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -24,17 +25,23 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "image": ("images", "reference_image", "reference_images"),
     "mask": (),
     "strength": (),
+    "control_image": ("conditioning_image",),
+    "controlnet_conditioning_scale": (),
     **{name: () for name in GENERATION_FIELDS if name != "prompt"},
     "num_inference_steps": ("steps",),
     "guidance_scale": ("guidance",),
 }
 """Every field a column can be mapped to, and what else a column for it may be called."""
 
+_PICTURE_FIELDS = ("image", "mask", "control_image")
+_NEEDED = {"mask": "image", "strength": "image", "controlnet_conditioning_scale": "control_image"}
+"""Fields that have no effect without another, and which."""
+
 RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
 """Names that the output and the work table use themselves."""
 
 _PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
-"""Names that they use beside for a table with images."""
+"""Names that they use beside for a table with pictures."""
 
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 _BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
@@ -48,13 +55,12 @@ class ColumnMap:
     key: str | None
     fields: dict[str, str]
     """Generation field (or ``size``) -> column."""
+    pictures: dict[str, str]
+    """``image`` (one or several a row), ``mask`` or ``control_image`` -> column."""
     model: str | None
     variants: str | None
     passthrough: tuple[str, ...]
     """Columns to copy into the output, in input order."""
-    image: str | None = None
-    """Of the reference images, one or several a row."""
-    mask: str | None = None
 
 
 def map_columns(
@@ -64,7 +70,7 @@ def map_columns(
 
     A column with a field's very own name goes before all others; then count its name in another case and the
     lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only,
-    images from columns that can name them.
+    pictures from columns that can name them.
 
     Columns that mean nothing are passed through, and so is the key column unless it is called ``key``. With a
     template no column is the prompt's: all are passed through, but one called ``prompt`` gives its place to
@@ -90,7 +96,7 @@ def map_columns(
     for field in ALIASES:
         if field in explicit or (field == "prompt" and has_template):
             continue
-        if field in ("mask", "strength") and "image" not in chosen:
+        if _NEEDED.get(field, field) not in (field, *chosen):
             continue
         fits = _FITTING.get(field)
         candidates = [name for name in free if fits is None or fits(schema.field(name).type)]
@@ -115,22 +121,22 @@ def map_columns(
     if key == "key":
         hidden.add(key)
     passthrough = tuple(name for name in schema.names if name not in hidden)
-    for name in ("mask", "strength"):
-        if name in chosen and "image" not in chosen:
+    for name, needed in _NEEDED.items():
+        if name in chosen and needed not in chosen:
             raise InvalidRequest(
-                f"{name}: column {chosen[name]!r} has no effect without one of images; "
-                "give --map image=COLUMN",
+                f"{name}: column {chosen[name]!r} has no effect without one of {needed}; "
+                f"give --map {needed}=COLUMN",
                 field=name,
             )
-    _check_reserved(passthrough, RESERVED_COLUMNS | (_PICTURE_COLUMNS if "image" in chosen else set()))
+    pictures = {name: chosen.pop(name) for name in _PICTURE_FIELDS if name in chosen}
+    _check_reserved(passthrough, RESERVED_COLUMNS | (_PICTURE_COLUMNS if pictures else set()))
     return ColumnMap(
         prompt=prompt,
         key=key,
         model=chosen.pop("model", None),
         variants=chosen.pop("variants", None),
-        image=chosen.pop("image", None),
-        mask=chosen.pop("mask", None),
         fields=chosen,
+        pictures=pictures,
         passthrough=passthrough,
     )
 
@@ -187,8 +193,7 @@ def _can_name_pictures(type_: pa.DataType) -> bool:
 
 _FITTING: dict[str, Callable[[pa.DataType], bool]] = {
     "prompt": _is_text,
-    "image": _can_name_pictures,
-    "mask": _can_name_pictures,
+    **dict.fromkeys(_PICTURE_FIELDS, _can_name_pictures),
 }
 """Of which type a column guessed for a field has to be."""
 

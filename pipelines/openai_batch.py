@@ -35,9 +35,12 @@ _EDIT_COLUMNS: "dict[str, pa.Field[Any]]" = {
     "image": json_text_field("image"),
     "mask": pa.field("mask", pa.string()),
     "strength": pa.field("strength", pa.float64()),
+    "control_image": pa.field("control_image", pa.string()),
+    "controlnet_conditioning_scale": pa.field("controlnet_conditioning_scale", pa.float64()),
 }
 """Further ones of a file with edits."""
-_EDIT_FIELDS = ("image", "images", "mask", "strength")
+_EDIT_NUMBERS = ("strength", "controlnet_conditioning_scale")
+_EDIT_FIELDS = ("image", "images", "mask", "control_image", *_EDIT_NUMBERS)
 
 # Values that ask for what happens anyway, so that leaving them out changes no picture.
 _HARMLESS: dict[str, tuple[str, ...]] = {
@@ -54,9 +57,9 @@ class OpenAIBatchSource(Source):
 
     ``custom_id`` becomes the column ``key``, ``body.n`` ``variants``, and the other fields keep their names:
     ``model``, ``size`` (``auto`` counts as absent) and the generation fields. The schema is always the same,
-    but for a file with ``/v1/images/edits`` in its first 10,000 lines, which has ``image``, ``mask`` and
-    ``strength`` as well: of ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a
-    list of these), ``body.mask`` and ``body.strength``.
+    but for a file with ``/v1/images/edits`` in its first 10,000 lines, which has the fields of edits as well:
+    ``image``, of ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a list of
+    these), ``mask``, ``strength``, ``control_image`` and ``controlnet_conditioning_scale``.
 
     Accepted and left out, since the picture does not depend on them: ``user``; ``response_format``
     ``b64_json``; ``output_format`` (the file format is one choice for the whole data set); ``background``
@@ -131,13 +134,13 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
             values["variants"] = value
         elif name == "size":
             values["size"] = None if value == "auto" else value
-        elif name == "model" or name in GENERATION_FIELDS or (is_edit and name == "strength"):
+        elif name == "model" or name in GENERATION_FIELDS or (is_edit and name in _EDIT_NUMBERS):
             values[name] = value
         elif is_edit and name in ("image", "images"):
             if "image" in values:
                 raise InvalidRequest("body.images: give either image or images, not both")
             values["image"] = [_address(item) for item in (value if isinstance(value, list) else [value])]
-        elif is_edit and name == "mask":
+        elif is_edit and name in ("mask", "control_image"):
             values[name] = _address(value)
         elif name in _HARMLESS:
             if value is not None and value not in _HARMLESS[name]:
@@ -147,7 +150,7 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
             names = ("model", "n", "size", "user", *GENERATION_FIELDS, *_HARMLESS)
             known = ", ".join(sorted((*names, *(_EDIT_FIELDS if is_edit else ()))))
             raise InvalidRequest(f"body.{name}: unknown field; known fields are {known}")
-    if is_edit and not values.get("image"):
+    if is_edit and not (values.get("image") or values.get("control_image")):
         raise InvalidRequest("body.image: missing")
     return values
 

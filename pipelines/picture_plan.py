@@ -20,6 +20,7 @@ _NUM_THREADS = 16
 """Files read at once, each whole: at the limit of 50 MiB they take 0.8 GB."""
 _REMEMBERED = 65_536
 """Addresses that are not read again when a later row names them too."""
+_SINGLE_FIELDS = ("mask", "control_image")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +48,11 @@ class PlannedPictures:
 
     images: tuple[PlannedPicture, ...] = ()
     mask: PlannedPicture | None = None
+    control: PlannedPicture | None = None
 
     def all(self) -> list[PlannedPicture]:
-        """Return the images and the mask."""
-        return [*self.images, *([self.mask] if self.mask else [])]
+        """Return the images, the mask and the control image."""
+        return [*self.images, *filter(None, (self.mask, self.control))]
 
 
 class PicturePlanner:
@@ -58,13 +60,12 @@ class PicturePlanner:
 
     Args:
         reader: reads what the rows name.
-        image: the column of reference images.
-        mask: the column of masks, if there is one.
+        columns: of pictures, by field (:attr:`pipelines.columns.ColumnMap.pictures`).
     """
 
-    def __init__(self, reader: PictureReader, *, image: str, mask: str | None) -> None:
+    def __init__(self, reader: PictureReader, columns: Mapping[str, str]) -> None:
         self._reader = reader
-        self._columns = {"image": image, "mask": mask}
+        self._columns = dict(columns)
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="zimage-pictures")
         self._look_at = lru_cache(_REMEMBERED)(self._outline_at)
         self._stored = SeenHashes()
@@ -103,10 +104,10 @@ class PicturePlanner:
             cells = {
                 field: read_cell(row[column], field=field, max_bytes=self._max_bytes(field))
                 for field, column in self._columns.items()
-                if column is not None
             }
-            if len(masks := cells.get("mask", [])) > 1:
-                raise InvalidRequest(f"mask: {len(masks)} given; the limit is 1", field="mask")
+            for field in _SINGLE_FIELDS:
+                if (number := len(cells.get(field, ()))) > 1:
+                    raise InvalidRequest(f"{field}: {number} given; the limit is 1", field=field)
         except InvalidRequest as error:
             return error
         return cells
@@ -145,11 +146,16 @@ def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> di
             for planned, picture in zip(pictures.images, request.reference_images, strict=True)
         ]
         mask = pictures.mask.place(request.mask) if pictures.mask and request.mask else None
+        control_image = request.control_image
+        control = pictures.control.place(control_image) if pictures.control and control_image else None
         columns["reference_images"].append(images)
         columns["mask"].append(mask)
+        columns["control_image"].append(control)
         columns["strength"].append(request.strength)
         columns["reference_sha256"].append([image["sha256"] for image in images])
         columns["mask_sha256"].append(mask and mask["sha256"])
+        columns["controlnet_conditioning_scale"].append(request.controlnet_conditioning_scale)
+        columns["control_sha256"].append(control and control["sha256"])
     return columns
 
 
@@ -164,5 +170,5 @@ def _planned(
             if isinstance(outline, InvalidRequest):
                 return outline
             found.setdefault(field, []).append(PlannedPicture(outline=outline, source=source))
-    masks = found.get("mask", [])
-    return PlannedPictures(images=tuple(found.get("image", ())), mask=masks[0] if masks else None)
+    mask, control = (next(iter(found.get(field, ())), None) for field in _SINGLE_FIELDS)
+    return PlannedPictures(images=tuple(found.get("image", ())), mask=mask, control=control)

@@ -1,6 +1,6 @@
-"""The stage before the engines for tables with images: it fetches and decodes them. Plain tasks of CPU nodes.
+"""The stage before the engines for tables with pictures: it fetches and decodes them.
 
-One Arrow table in, one out. It knows no engine and no image that is made.
+Plain tasks of CPU nodes. One Arrow table in, one out. It knows no engine and no image that is made.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import pyarrow as pa
 from deployments.image_inputs import read_image, read_mask
 from pipelines.picture_reader import PictureAccess, PictureReader
 from pipelines.storage import Storage
-from pipelines.work import REQUEST_COLUMNS
+from pipelines.work import PICTURE_WORK_FIELDS, REQUEST_COLUMNS
 from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, resize_to
@@ -27,7 +27,9 @@ from zimage_models.xmp import Ingredient
 _ROWS_AT_ONCE = 8
 """Rows whose files are fetched together; pictures are decoded one by one."""
 _NUM_THREADS = 16
-_PICTURE_COLUMNS = ["reference_images", "mask", "strength"]
+_PLACES = [field.name for field in PICTURE_WORK_FIELDS]
+_SETTINGS = ["strength", "controlnet_conditioning_scale"]
+_PIXEL_COLUMNS = ["reference_pixels", "mask_pixels", "control_pixels"]
 
 _TEXT = pa.string()
 _PIXELS = pa.struct(
@@ -37,8 +39,7 @@ _INGREDIENT = pa.struct(
     [(name, pa.bool_() if name == "has_c2pa" else _TEXT) for name in Ingredient.__dataclass_fields__]
 )
 _DECODED = {
-    "reference_pixels": pa.list_(_PIXELS),
-    "mask_pixels": pa.list_(_PIXELS),
+    **dict.fromkeys(_PIXEL_COLUMNS, pa.list_(_PIXELS)),
     "ingredients": pa.list_(_INGREDIENT),
     "error_class": _TEXT,
     "message": _TEXT,
@@ -57,8 +58,10 @@ class PictureSettings:
     spec: ModelSpec
 
 
-Files = Mapping[tuple[str | None, str], bytes | InvalidRequest]
-"""What was read, or why it was not, by address (None: in the run's own folder) and sha256."""
+Place = tuple[str, str | None, str]
+"""The field that a picture is for, its address (None: in the run's own folder) and the sha256 of its file."""
+Files = Mapping[Place, bytes | InvalidRequest]
+"""What was read, or why it was not."""
 
 
 class RowFailure(ZImageError):
@@ -71,14 +74,14 @@ class RowFailure(ZImageError):
 
 def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
     """Put each row's pictures, fitted to its image, or an error, in the place of their addresses."""
-    rows = table.select([*REQUEST_COLUMNS, *_PICTURE_COLUMNS]).to_pylist()
+    rows = table.select([*REQUEST_COLUMNS, *_SETTINGS, *_PLACES]).to_pylist()
     decoded = [
         _decoded(row, files, settings)
         for some in _batched(rows, _ROWS_AT_ONCE)
         for files in [_fetch(some, settings)]
         for row in some
     ]
-    table = table.drop_columns(["reference_images", "mask"])
+    table = table.drop_columns(_PLACES)
     for name, type_ in _DECODED.items():
         table = table.append_column(name, pa.array([row.get(name) for row in decoded], type_))
     return table
@@ -91,23 +94,22 @@ def is_decoded(table: pa.Table) -> bool:
 
 def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
     """Yield each row's pictures as fields of a request, without copying pixels, or its failure."""
-    columns = [
-        table[name] for name in ("reference_pixels", "mask_pixels", "strength", "error_class", "message")
-    ]
-    for images, masks, strength, error_class, message in zip(*columns, strict=True):
+    columns = [table[name] for name in (*_PIXEL_COLUMNS, *_SETTINGS, "error_class", "message")]
+    for images, masks, controls, *settings, error_class, message in zip(*columns, strict=True):
         if error_class.is_valid:
             yield RowFailure(error_class.as_py(), message.as_py())
             continue
         yield {
             "reference_images": tuple(_picture(image, channels=3) for image in images),
             "mask": next((_picture(mask, channels=1) for mask in masks), None),
-            "strength": strength.as_py(),
+            "control_image": next((_picture(control, channels=3) for control in controls), None),
+            **{name: value.as_py() for name, value in zip(_SETTINGS, settings, strict=True)},
         }
 
 
 def without_pixels(table: pa.Table) -> pa.Table:
     """Drop what only engines need, and the errors, which they hand on."""
-    return table.drop_columns(["reference_pixels", "mask_pixels", "error_class", "message"])
+    return table.drop_columns([*_PIXEL_COLUMNS, "error_class", "message"])
 
 
 def read_ingredients(values: Sequence[Mapping[str, Any]] | None) -> tuple[Ingredient, ...]:
@@ -121,11 +123,12 @@ def _reader(access: PictureAccess) -> PictureReader:
 
 
 def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> Files:
-    """Read the files of some rows at once, each once, and compare them with their hashes."""
+    """Read the files of some rows at once, each once for a field, and compare them with their hashes."""
     reader, limits = _reader(settings.access), settings.access.limits
 
-    def read(place: tuple[str | None, str], field: str, max_bytes: int) -> bytes | InvalidRequest:
-        address, sha256 = place
+    def read(place: Place) -> bytes | InvalidRequest:
+        field, address, sha256 = place
+        max_bytes = limits.max_mask_bytes if field == "mask" else limits.max_bytes
         try:
             if address is None:
                 return settings.output.read(f"{settings.folder}/{sha256}")
@@ -140,64 +143,58 @@ def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> File
             return FetchFailed(f"{field}: {error}", field=field)
         return data
 
-    wanted = {}
-    for row in rows:
-        for image in row["reference_images"]:
-            wanted[_place(image)] = ("image", limits.max_bytes)
-        if row["mask"]:
-            wanted.setdefault(_place(row["mask"]), ("mask", limits.max_mask_bytes))
+    wanted = {place for row in rows for place in _places(row)}
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        files = pool.map(lambda place: read(place, *wanted[place]), wanted)
-        return dict(zip(wanted, files, strict=True))
+        return dict(zip(wanted, pool.map(read, wanted), strict=True))
 
 
-def _place(picture: Mapping[str, Any]) -> tuple[str | None, str]:
-    return picture["address"], picture["sha256"]
+def _places(row: Mapping[str, Any]) -> Iterator[Place]:
+    for field, pictures in (
+        ("image", row["reference_images"]),
+        ("mask", [row["mask"]]),
+        ("control_image", [row["control_image"]]),
+    ):
+        yield from ((field, picture["address"], picture["sha256"]) for picture in pictures if picture)
 
 
 def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) -> dict[str, Any]:
     try:
-        images = [
-            read_image(_file(files, place), field="image", limits=settings.access.limits)
-            for place in row["reference_images"]
-        ]
-        references, mask = _in_request(row, images, files, settings)
+        references, mask, control = _in_request(row, files, settings)
     except InvalidRequest as error:
         return {"error_class": error.error_class, "message": str(error)}
+    made_from = [*references, *([control] if control else [])]
     return {
         "reference_pixels": [_cell(picture) for picture in references],
         "mask_pixels": [_cell(mask)] if mask else [],
-        "ingredients": [asdict(image.ingredient) for image in images],
+        "control_pixels": [_cell(control)] if control else [],
+        "ingredients": [asdict(picture.ingredient) for picture in made_from],
     }
 
 
 def _in_request(
-    row: Mapping[str, Any], images: Sequence[Picture], files: Files, settings: PictureSettings
-) -> tuple[Sequence[Picture], Picture | None]:
-    """Bring a row's pictures to the sizes that its request has; a mask is checked now that it has pixels."""
+    row: Mapping[str, Any], files: Files, settings: PictureSettings
+) -> tuple[Sequence[Picture], Picture | None, Picture | None]:
+    """Read a row's images, mask and control image at the sizes that its request has them in."""
+    limits = settings.access.limits
+    found: dict[str, list[bytes]] = {}
+    for place in _places(row):
+        if isinstance(file := files[place], InvalidRequest):
+            raise file
+        found.setdefault(place[0], []).append(file)
+    images = [read_image(file, field="image", limits=limits) for file in found.get("image", ())]
     if settings.spec.variant.max_reference_images:
         # How far they shrink depends on whether a size was given, which only the plan knows; it checked them.
         planned = zip(images, row["reference_images"], strict=True)
-        return [resize_to(image, place["height"], place["width"]) for image, place in planned], None
-    values = {name: row[name] for name in (*GENERATION_FIELDS, "strength")}
-    if images:
-        values["reference_images"] = images
-    if row["mask"]:
-        values["mask"] = read_mask(
-            _file(files, row["mask"]),
-            field="mask",
-            limits=settings.access.limits,
-            size=(images[0].width, images[0].height),
-        )
+        return [resize_to(image, place["height"], place["width"]) for image, place in planned], None, None
+    values = {name: row[name] for name in (*GENERATION_FIELDS, *_SETTINGS)} | {"reference_images": images}
+    for file in found.get("mask", ()):
+        size = (images[0].width, images[0].height)
+        values["mask"] = read_mask(file, field="mask", limits=limits, size=size)
+    for file in found.get("control_image", ()):
+        values["control_image"] = read_image(file, field="control_image", limits=limits)
+    # A mask is checked now that it has pixels.
     request = build_request(settings.spec, values)
-    return request.reference_images, request.mask
-
-
-def _file(files: Files, picture: Mapping[str, Any]) -> bytes:
-    file = files[_place(picture)]
-    if isinstance(file, InvalidRequest):
-        raise file
-    return file
+    return request.reference_images, request.mask, request.control_image
 
 
 def _cell(picture: Picture) -> dict[str, Any]:

@@ -129,9 +129,9 @@ class _Planner:
         self._source_columns = list(self._columns.passthrough)
         self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
         self._pictures: PicturePlanner | None = None
-        if self._columns.image is not None:
+        if self._columns.pictures:
             reader = PictureReader(options.picture_access(source.folder))
-            self._pictures = PicturePlanner(reader, image=self._columns.image, mask=self._columns.mask)
+            self._pictures = PicturePlanner(reader, self._columns.pictures)
             self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
         part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
         # A column under another name or of another type makes another row.

@@ -18,6 +18,11 @@ from zimage_models.requests import MAX_SEED, ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
 _SIZE_FIELDS = ("size", "height", "width")
+_OF_PICTURES = {
+    "strength": ("image", "reference_images"),
+    "controlnet_conditioning_scale": ("control_image", "control_image"),
+}
+"""Fields that a job sets for its rows with pictures: of which columns, and as what they are in a request."""
 _NO_PICTURES = PlannedPictures()
 
 
@@ -68,13 +73,19 @@ class RowResolver:
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
         # A bad field of the job would else be told once for every row.
-        build_request(spec, {"prompt": "any", "seed": 0, **self._any_picture(), **options.fields})
+        for pictures in self._kinds_of_pictures() or [{}]:
+            build_request(spec, {"prompt": "any", "seed": 0, **self._with_job_values(pictures)})
 
-    def _any_picture(self) -> dict[str, Any]:
-        if self._columns.image is None:
-            return {}
+    def _kinds_of_pictures(self) -> list[dict[str, Any]]:
+        """Return what rows may be made from, as fields of a request."""
         height, width = self._spec.default_height, self._spec.default_width
-        return {"reference_images": [stand_in(height, width, sha256="any", is_mask=False)]}
+        picture = stand_in(height, width, sha256="any", is_mask=False)
+        kinds: list[dict[str, Any]] = []
+        if "image" in self._columns.pictures:
+            kinds.append({"reference_images": [picture]})
+        if "control_image" in self._columns.pictures and self._spec.controlnet:
+            kinds.append({"control_image": picture})
+        return kinds
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Say whether the row passes ``where``.
@@ -125,6 +136,8 @@ class RowResolver:
             own["reference_images"] = [picture.outline for picture in pictures.images]
         if pictures.mask:
             own["mask"] = pictures.mask.outline
+        if pictures.control:
+            own["control_image"] = pictures.control.outline
         return own
 
     def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
@@ -132,9 +145,13 @@ class RowResolver:
         job = self._options.fields
         if not own.keys().isdisjoint(_SIZE_FIELDS):
             job = {name: value for name, value in job.items() if name not in _SIZE_FIELDS}
-        if "reference_images" not in own:  # a row of a table with images that has none
-            job = {name: value for name, value in job.items() if name != "strength"}
-        return {**job, **own}
+        # Of a table with pictures some rows may have none.
+        idle = {
+            name
+            for name, (column, pictures) in _OF_PICTURES.items()
+            if column in self._columns.pictures and pictures not in own
+        }
+        return {**{name: value for name, value in job.items() if name not in idle}, **own}
 
     def _check_model(self, row: Mapping[str, Any]) -> None:
         asked = row.get(self._columns.model) if self._columns.model else None
@@ -206,13 +223,15 @@ class RowResolver:
             if not self._names.add(file_name):
                 raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
             yield ResolvedUnit(
-                unit_id=self._address(request, variant, key, files),
+                unit_id=self._address(request, variant, key, files, content.get("control_image")),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
-    def _address(self, request: ImageRequest, variant: int, key: str, files: list[str | None]) -> str:
+    def _address(
+        self, request: ImageRequest, variant: int, key: str, files: list[str | None], control: str | None
+    ) -> str:
         address_of = partial(
             unit_id,
             request,
@@ -221,6 +240,7 @@ class RowResolver:
             shift=self._spec.shift,
             encoding=self._options.encoding,
             files=files,
+            control=control,
         )
         address = address_of()
         if not self._units.add(address):
@@ -235,6 +255,4 @@ def _by_content(own: dict[str, Any]) -> dict[str, Any]:
     own = dict(own)
     if "reference_images" in own:
         own["reference_images"] = [picture.sha256 for picture in own["reference_images"]]
-    if isinstance(mask := own.get("mask"), Picture):
-        own["mask"] = mask.sha256
-    return own
+    return {name: value.sha256 if isinstance(value, Picture) else value for name, value in own.items()}

@@ -29,6 +29,7 @@ def unit_id(
     shift: float,
     encoding: Encoding,
     files: Sequence[str | None] = (),
+    control: str | None = None,
     salt: str = "",
 ) -> str:
     """Address one image by all that decides its pixels and its file.
@@ -40,6 +41,7 @@ def unit_id(
         shift: the checkpoint's time shift, which stands in its scheduler's configuration.
         encoding: how the pixels are written.
         files: sha256 of the files of its pictures: of its mask, or None, and of its reference images.
+        control: sha256 of the file of its control image, if it has one.
         salt: told apart from an earlier unit of the same content.
 
     Returns:
@@ -50,6 +52,9 @@ def unit_id(
     content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
     if files:
         content.append([*files, str(request.strength)])
+    # Only of a unit that has one: those that have none keep the address of earlier releases.
+    if control is not None:
+        content.append(["control_image", control, str(request.controlnet_conditioning_scale)])
     return digest(content)
 
 

@@ -44,14 +44,17 @@ _PICTURE_AT = pa.struct(
 PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("reference_images", pa.list_(_PICTURE_AT)),
     pa.field("mask", _PICTURE_AT),
+    pa.field("control_image", _PICTURE_AT),
 )
-"""Columns of the work table of a table with images: where each is (null: in the run's own folder), the sha256
-of its file, and its size in the request."""
+"""Columns of the work table of a table with pictures: where each is (null: in the run's own folder), the
+sha256 of its file, and its size in the request."""
 
 MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("strength", pa.float64()),
     pa.field("reference_sha256", pa.list_(pa.string())),
     pa.field("mask_sha256", pa.string()),
+    pa.field("controlnet_conditioning_scale", pa.float64()),
+    pa.field("control_sha256", pa.string()),
 )
 """What such a table passes through beside its own columns: what an image was made from."""
 
@@ -71,7 +74,7 @@ def work_schema(passthrough: pa.Schema) -> pa.Schema:
 
 
 def has_pictures(passthrough: pa.Schema) -> bool:
-    """Say whether the passed-through columns are those of a table with images."""
+    """Say whether the passed-through columns are those of a table with pictures."""
     return all(field in passthrough for field in MADE_FROM_FIELDS)
 
 

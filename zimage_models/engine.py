@@ -265,7 +265,7 @@ class Engine:
         ahead = (
             e
             for e in islice(self._scheduler, num_ahead)
-            if e.priority <= batch[0].priority and not e.payload.state.request.has_pictures
+            if e.priority <= batch[0].priority and not e.payload.state.request.pictures
         )
         wanted = dict.fromkeys((*batch, *ahead))
         self._runner.prepare([e.payload.state for e in wanted if e.payload.state.canvas is None])

@@ -49,6 +49,7 @@ EMBEDDED_FIELDS = (
     "guidance_scale",
     "seed",
     "strength",
+    "controlnet_conditioning_scale",
 )
 """The fields of a request that go into its image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
@@ -150,7 +151,7 @@ def encode_image(
 
 def ingredients_of(request: ImageRequest) -> tuple[Ingredient, ...]:
     """Return what :func:`encode_image` says of the pictures that a request brings along."""
-    return tuple(picture.ingredient for picture in request.reference_images)
+    return tuple(picture.ingredient for picture in request.pictures)
 
 
 def image_parameters(request: ImageRequest, **identity: str) -> dict[str, Any]:

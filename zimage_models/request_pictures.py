@@ -91,7 +91,7 @@ def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
         return None
     if spec.controlnet is None:
         raise InvalidRequest(
-            f"control_image: {shown(image)} given, but {spec.model_id} runs without a ControlNet",
+            f"control_image: this {spec.variant.name} runs without a ControlNet",
             field="control_image",
         )
     if not _is_rgb(image):

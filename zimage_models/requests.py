@@ -83,9 +83,9 @@ class ImageRequest:
         return self.reference_images if reads else ()
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether there is anything to encode beside the prompt."""
-        return bool(self.reference_images) or self.control_image is not None
+    def pictures(self) -> tuple[Picture, ...]:
+        """What the image is made from beside the prompt; a mask only says where."""
+        return (*self.reference_images, *([self.control_image] if self.control_image else []))
 
     @property
     def first_step(self) -> int:

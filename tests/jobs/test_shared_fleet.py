@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import numpy.typing as npt
 import openai
@@ -20,8 +21,15 @@ from ray import serve
 
 from deployments.app import build_app
 from deployments.app_args import AppArgs, IngressArgs, ModelArgs
+from tests.controlnets import build_embedded_controlnet
 from tests.jobs.conftest import Zimage, published
-from tests.picture_files import file_of, noise, plain
+from tests.picture_files import file_of, noise, plain, png_of
+from zimage_models.config import EngineConfig
+from zimage_models.engine import Engine
+from zimage_models.image_codec import read_parameters
+from zimage_models.load_engine import load_engine
+from zimage_models.pictures import Picture
+from zimage_models.requests import build_request
 
 NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 PORT = 8399
@@ -29,12 +37,19 @@ PORT = 8399
 pytestmark = pytest.mark.timeout(300)
 
 
+@pytest.fixture(scope="module")
+def controlnet(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a ControlNet for the embedded models, and return its folder."""
+    return str(build_embedded_controlnet(tmp_path_factory.mktemp("controlnets") / "random"))
+
+
 @pytest.fixture(scope="module", autouse=True)
-def online(ray_session: None) -> Iterator[openai.OpenAI]:
+def online(ray_session: None, controlnet: str) -> Iterator[openai.OpenAI]:
     fake = {"fake": True}
     models = (
         ModelArgs(id="z-image-turbo", num_cpus=1),
         ModelArgs(id="instant", num_cpus=0.1, engine=fake),
+        ModelArgs(id="controlled", num_cpus=1, engine={"controlnet": controlnet}),
     )
     app = build_app(AppArgs(models=models, ingress=IngressArgs(num_cpus=0.1)))
     serve.start(http_options={"host": "127.0.0.1", "port": PORT})
@@ -111,6 +126,66 @@ def test_pictures_go_to_the_endpoint_as_to_own_engines(
     difference = abs(pixels(made["painted own"]["row-0"]["image"]["bytes"]) - np.asarray(picture))
     assert difference[:, :32].max() <= 1
     assert difference[:, 32:].mean() > 10
+
+
+def made_alone(engine: Engine, **values: Any) -> npt.NDArray[np.uint8]:
+    handle = engine.submit(build_request(engine.spec, values))
+    while engine.step():
+        pass
+    return handle.result(0).pixels_HWC
+
+
+def test_control_images_are_followed_alike_in_jobs_and_online(
+    zimage: Zimage, tmp_path: Path, online: openai.OpenAI, controlnet: str
+) -> None:
+    pose, photo, half = noise(), plain(size=(64, 64)), plain("L", 0, size=(64, 64))
+    half.paste(255, (32, 0, 64, 64))
+    pose_file, photo_file, half_file = (file_of(picture, "png") for picture in (pose, photo, half))
+    # Its head is fine: only the decoding finds it out.
+    damaged_file = png_of((64, 64), (b"IDAT", b"not zlib"))
+    table = {
+        "id": ["guided", "painted", "plain", "damaged"],
+        "prompt": ["red apple"] * 4,
+        "seed": [3] * 4,
+        "control_image": [pose_file, pose_file, None, damaged_file],
+        "image": [None, photo_file, None, None],
+        "mask": [None, half_file, None, None],
+        "controlnet_conditioning_scale": [0.4, None, None, None],
+    }
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    made = {}
+    for where, options in {"own": ("--progress", "json"), "served": SERVED}.items():
+        command = ("generate", tmp_path / "table.parquet", tmp_path / where, "--controlnet", controlnet)
+        done = zimage(*command, *options)
+        assert done.code == 3, done.err
+        out = published(tmp_path / where)
+        assert [(row["key"], row["error_class"]) for row in out.errors] == [("damaged", "bad_input")]
+        made[where] = out.by_key
+    engine = load_engine(EngineConfig(controlnet=controlnet, num_threads=1))
+    control, start, mask = (Picture(pixels=np.asarray(picture)) for picture in (pose, photo, half))
+    common = {"prompt": "red apple", "seed": 3}
+    alone = {
+        "guided": made_alone(engine, **common, control_image=control, controlnet_conditioning_scale=0.4),
+        "painted": made_alone(engine, **common, control_image=control, reference_images=[start], mask=mask),
+        "plain": made_alone(engine, **common),
+    }
+    assert abs(alone["guided"].astype(int) - alone["plain"]).mean() > 5
+    for key, expected in alone.items():
+        assert made["own"][key]["unit_id"] == made["served"][key]["unit_id"]
+        for rows in made.values():
+            assert abs(pixels(rows[key]["image"]["bytes"]) - expected).max() <= 1
+    files = {"control_image": pose_file}
+    forms: dict[str, tuple[dict[str, Any], dict[str, bytes], float]] = {
+        "guided": ({"controlnet_conditioning_scale": 0.4}, files, 0.4),
+        "painted": ({}, {**files, "image": photo_file, "mask": half_file}, 0.75),
+    }
+    for key, (fields, sent, scale) in forms.items():
+        data = {"model": "controlled", **common, **fields}
+        answer = httpx.post(f"{online.base_url}images/edits", data=data, files=sent, timeout=60).json()
+        row = made["own"][key]["image"]["bytes"]
+        file = base64.b64decode(answer["data"][0]["b64_json"])
+        assert abs(pixels(row) - pixels(file)).max() <= 1
+        assert [read_parameters(each)["controlnet_conditioning_scale"] for each in (row, file)] == [scale] * 2
 
 
 def test_a_row_and_a_request_give_the_same_picture(

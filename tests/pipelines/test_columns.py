@@ -36,6 +36,7 @@ def test_every_field_is_guessed_and_the_rest_passed_through() -> None:
             "seed": "seed",
             "size": "size",
         },
+        pictures={},
         model="model",
         variants="n",
         passthrough=("SKU", "brand", "cfg"),
@@ -93,7 +94,7 @@ def test_an_empty_map_turns_a_guess_off() -> None:
 def test_dropped_columns_are_neither_guessed_nor_passed_through() -> None:
     columns = mapped("prompt", "model", "seed", "brand", "sku", drop=["model", "seed", "sku"])
     assert columns == ColumnMap(
-        prompt="prompt", key=None, fields={}, model=None, variants=None, passthrough=("brand",)
+        prompt="prompt", key=None, fields={}, pictures={}, model=None, variants=None, passthrough=("brand",)
     )
 
 
@@ -177,22 +178,33 @@ def test_a_name_that_only_looks_like_a_reserved_one_is_passed_through() -> None:
 )
 def test_columns_of_pictures_are_guessed(type_: pa.DataType) -> None:
     columns = mapped("instruction", "images", "Mask", "strength", "brand", images=type_)
-    assert (columns.prompt, columns.image, columns.mask) == ("instruction", "images", "Mask")
+    assert (columns.prompt, columns.pictures) == ("instruction", {"image": "images", "mask": "Mask"})
     assert columns.fields == {"strength": "strength"}
     assert columns.passthrough == ("brand",)
 
 
 def test_mask_and_strength_mean_something_beside_images_only() -> None:
     columns = mapped("prompt", "mask", "strength")
-    assert (columns.image, columns.mask, columns.fields) == (None, None, {})
+    assert (columns.pictures, columns.fields) == ({}, {})
     assert columns.passthrough == ("mask", "strength")
     assert "mask: column 'm' has no effect without" in refusal("prompt", "m", explicit={"mask": "m"})
     assert mapped("prompt", "images", explicit={"image": ""}).passthrough == ("images",)
 
 
+def test_control_images_need_no_others_and_their_scale_needs_them() -> None:
+    columns = mapped("prompt", "conditioning_image", "controlnet_conditioning_scale")
+    assert columns.pictures == {"control_image": "conditioning_image"}
+    assert columns.fields == {"controlnet_conditioning_scale": "controlnet_conditioning_scale"}
+    assert mapped("prompt", "controlnet_conditioning_scale").fields == {}
+    assert "give --map control_image=COLUMN" in refusal(
+        "prompt", "s", explicit={"controlnet_conditioning_scale": "s"}
+    )
+    assert "--drop control_sha256" in refusal("prompt", "control_image", "control_sha256")
+
+
 def test_column_that_cannot_name_pictures_is_none_of_them() -> None:
     assert mapped("prompt", "images", images=pa.int64()).passthrough == ("images",)
-    assert mapped("prompt", "images", images=pa.struct([("url", pa.string())])).image is None
+    assert mapped("prompt", "images", images=pa.struct([("url", pa.string())])).pictures == {}
 
 
 def test_names_of_what_an_image_is_made_from_are_taken_beside_images() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from pipelines.picture_plan import picture_folder
 from pipelines.picture_stage import PictureSettings, RowFailure, picture_stage, read_pictures
 from pipelines.plan import Plan
 from pipelines.work import read_work, work_schema
-from tests.picture_files import HOSTILE_FILES, file_of, noise, plain
+from tests.controlnets import build_embedded_controlnet
+from tests.picture_files import HOSTILE_FILES, file_of, noise, plain, png_of
 from tests.pipelines.plan_fixtures import DataSet, Row
 from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_codec import Encoding, encode_image
-from zimage_models.requests import build_request
+from zimage_models.requests import GENERATION_FIELDS, build_request
 from zimage_models.tiny import build_tiny_checkpoint
 from zimage_models.xmp import GENERATED
 
@@ -38,6 +40,14 @@ def data_set(tmp_path: Path) -> DataSet:
     for name, data in {"red.png": RED, "blue.jpg": BLUE, "mask.png": MASK}.items():
         (tmp_path / name).write_bytes(data)
     return DataSet(folder=tmp_path, engine=EngineConfig(fake=True, model="tiny-zimage-base"))
+
+
+@pytest.fixture
+def controlled(data_set: DataSet, tmp_path: Path) -> DataSet:
+    """Give the engine a ControlNet."""
+    controlnet = build_embedded_controlnet(tmp_path / "controlnet")
+    data_set.engine = replace(data_set.engine, controlnet=str(controlnet))
+    return data_set
 
 
 def rows(*images: Any, **same: Any) -> list[Row]:
@@ -122,9 +132,11 @@ def test_size_strength_and_default_strengths_are_resolved(data_set: DataSet) -> 
     assert (first["strength"], masked["strength"], strong["strength"]) == (0.6, 1.0, 0.9)
 
 
-def test_strength_without_images_is_bad_usage(data_set: DataSet) -> None:
-    with pytest.raises(InvalidRequest, match=r"strength: 0\.5 has no effect without reference_images"):
-        data_set.plan([{"id": "a", "prompt": "a pear"}], fields={"strength": 0.5})
+def test_settings_of_pictures_without_any_are_bad_usage(data_set: DataSet) -> None:
+    needs = {"strength": "reference_images", "controlnet_conditioning_scale": "control_image"}
+    for field, needed in needs.items():
+        with pytest.raises(InvalidRequest, match=rf"{field}: 0\.5 has no effect without {needed}"):
+            data_set.plan([{"id": "a", "prompt": "a pear"}], fields={field: 0.5})
 
 
 def ids(data_set: DataSet, table: Any, **changes: Any) -> list[str]:
@@ -141,6 +153,88 @@ def test_unit_id_is_of_the_bytes_and_not_of_the_address(data_set: DataSet, tmp_p
     assert ids(data_set, rows("red.png")) != [before]
     others = [rows("moved.png", strength=0.5), rows("moved.png", mask="mask.png"), rows("blue.jpg")]
     assert len({before, *(unit for table in others for unit in ids(data_set, table))}) == 4
+
+
+def test_a_control_image_guides_alone_or_paints_in_an_image(controlled: DataSet) -> None:
+    guided = {"id": "guided", "prompt": "a pear", "control_image": "blue.jpg"}
+    painted = {**guided, "id": "painted", "image": "red.png", "mask": "mask.png", "control_image": "red.png"}
+    started = {"id": "started", "prompt": "a pear", "image": "red.png", "control_image": None}
+    plan = controlled.plan(
+        [guided, painted | {"controlnet_conditioning_scale": 0.4}, started],
+        fields={"controlnet_conditioning_scale": 1.5},
+    )
+    assert plan.rejected == ()
+    settings = [(row["controlnet_conditioning_scale"], row["strength"]) for row in controlled.work(plan)]
+    assert settings == [(1.5, None), (0.4, None), (None, 0.6)]
+    hashes = [(row["control_sha256"], row["reference_sha256"]) for row in controlled.work(plan)]
+    assert hashes == [(sha256(BLUE), []), (sha256(RED), [sha256(RED)]), (None, [sha256(RED)])]
+    table = decoded(controlled, plan)
+    spec = resolve_model(controlled.engine)
+    for work, found in zip(controlled.work(plan), read_pictures(table), strict=True):
+        assert isinstance(found, dict), found
+        request = build_request(spec, {name: work[name] for name in GENERATION_FIELDS} | found)
+        assert (request.width, request.height) == (work["width"], work["height"])
+        assert {name: getattr(request, name) for name in found} == found
+    # It guides as a reference does, and is an ingredient as that is; a mask is none.
+    ingredients = [[each["sha256"] for each in cell] for cell in table["ingredients"].to_pylist()]
+    assert ingredients == [[sha256(BLUE)], [sha256(RED), sha256(RED)], [sha256(RED)]]
+
+
+def test_units_differ_by_control_image_and_scale_and_those_without_are_as_ever(
+    controlled: DataSet, tmp_path: Path
+) -> None:
+    plain_row = {"id": "row", "prompt": "a pear", "image": None}
+    started, guided = {**plain_row, "image": "red.png"}, {**plain_row, "control_image": "red.png"}
+    before = ids(controlled, [plain_row]) + ids(controlled, [started])
+    after = ids(controlled, [{**plain_row, "control_image": None}])
+    assert after + ids(controlled, [{**started, "control_image": None}]) == before
+    (tmp_path / "moved.png").write_bytes(RED)
+    same = ids(controlled, [guided]) + ids(controlled, [{**guided, "control_image": "moved.png"}])
+    assert len(set(same)) == 1
+    scaled = ids(controlled, [guided], fields={"controlnet_conditioning_scale": 0.4})
+    other = ids(controlled, [{**guided, "control_image": "blue.jpg", "size": "96x64"}])
+    assert len({*before, *same, *scaled, *other}) == 5
+
+
+def test_bad_control_images_are_row_errors(controlled: DataSet, tmp_path: Path) -> None:
+    def row(key: str, control: Any, **more: Any) -> Row:
+        return {"id": key, "prompt": "a pear", "control_image": control, **more}
+
+    # Its head is fine: only the decoding finds it out.
+    (tmp_path / "damaged.png").write_bytes(png_of((64, 64), (b"IDAT", b"not zlib")))
+    table = [
+        row("fine", "red.png"),
+        row("two", ["red.png", "blue.jpg"]),
+        row("gone", "none.png"),
+        row("foreign", "controlnet/config.json"),
+        row("no mask", "red.png", image="red.png"),
+        row("started", "red.png", image="red.png", mask="mask.png", strength=0.5),
+        row("scale", "red.png", controlnet_conditioning_scale=3),
+        row("scale alone", None, controlnet_conditioning_scale=1),
+        row("damaged", "damaged.png"),
+    ]
+    plan = controlled.plan(table)
+    assert [each["key"] for each in controlled.work(plan)] == ["fine", "damaged"]
+    assert messages(plan) == {
+        "two": "bad_input: control_image: 2 given; the limit is 1",
+        "gone": "fetch_failed: control_image: 'none.png' cannot be read (No such file or directory)",
+        "foreign": "bad_input: control_image: not a readable png or jpeg or webp image",
+        "no mask": "bad_input: reference_images: with control_image there has to be a mask of where to paint",
+        "started": "bad_input: strength: 0.5 has no effect with control_image: painting starts from noise"
+        " then",
+        "scale": "bad_input: controlnet_conditioning_scale: 3 is outside 0..2",
+        "scale alone": "bad_input: controlnet_conditioning_scale: 1 has no effect without control_image",
+    }
+    fine, damaged = failures(decoded(controlled, plan))
+    assert fine is None
+    assert (damaged or "").startswith("bad_input: control_image: damaged or cut off")
+
+
+def test_control_images_need_a_controlnet(data_set: DataSet) -> None:
+    table = [{"id": key, "prompt": "a pear", "control_image": key} for key in ("red.png", None)]
+    plan = data_set.plan([{**row, "id": str(row["id"])} for row in table])
+    assert [row["key"] for row in data_set.work(plan)] == ["None"]
+    assert messages(plan) == {"red.png": "bad_input: control_image: this base runs without a ControlNet"}
 
 
 def test_rows_without_keys_differ_by_their_images(data_set: DataSet) -> None:
@@ -208,6 +302,7 @@ def test_cells_of_csv_and_an_openai_batch(data_set: DataSet, tmp_path: Path) -> 
         ("b", '"image": "red.png", "mask": "mask.png", "strength": 0.3'),
         ("c", '"image": {"file_id": "file-1"}'),
         ("d", '"n": 1'),
+        ("e", '"control_image": "red.png", "controlnet_conditioning_scale": 0.3'),
     ]
     (tmp_path / "batch.jsonl").write_text("".join(line % each for each in lines))
     plan = data_set.plan(str(tmp_path / "batch.jsonl"))
@@ -217,6 +312,7 @@ def test_cells_of_csv_and_an_openai_batch(data_set: DataSet, tmp_path: Path) -> 
     told = messages(plan)
     assert "image_url alone" in told["c"]
     assert "body.image: missing" in told["d"]
+    assert told["e"] == "bad_input: control_image: this base runs without a ControlNet"
 
 
 def test_bad_pictures_are_row_errors_beside_good_rows(data_set: DataSet, tmp_path: Path) -> None:

@@ -81,6 +81,22 @@ def test_pictures_and_strength_are_part_of_the_id() -> None:
     assert edit(None, "a") == edit(None, "a")
 
 
+def test_control_image_and_scale_are_part_of_the_id() -> None:
+    def controlled(control: str, *files: str | None, scale: float = 0.75) -> str:
+        return id_of(replace(REQUEST, controlnet_conditioning_scale=scale), control=control, files=files)
+
+    ids = [
+        id_of(),
+        id_of(files=(None, "a")),
+        controlled("a"),
+        controlled("b"),
+        controlled("a", scale=0.5),
+        controlled("a", None, "a"),
+        controlled("a", "m", "a"),
+    ]
+    assert len(set(ids)) == len(ids)
+
+
 def test_the_quality_of_a_file_is_part_of_the_id() -> None:
     assert id_of(encoding=Encoding(format="jpeg", quality=80)) != id_of(encoding=Encoding(format="jpeg"))
 
@@ -99,6 +115,9 @@ def test_texts_do_not_run_into_each_other() -> None:
 def test_ids_and_seeds_are_those_of_earlier_releases() -> None:
     # If one of these changes, every data set in the world is made again.
     assert id_of() == "5c8b24a5ff96d47597f8507d1d69505f"
+    assert id_of(replace(REQUEST, strength=0.5), files=("m", "a")) == "559e54b00fb7641dbf58a105711256d1"
+    controlled = replace(REQUEST, controlnet_conditioning_scale=0.75)
+    assert id_of(controlled, control="a") == "7476c59dac3656778bcfad23e531f1c0"
     assert digest(["ä", 1, 0.5, None, {"b": 1, "a": 2}]) == "7abaa6c9ca87d9abf37515cafb4eb18b"
     assert derive_seed(0, "sku-1", 0) == 1497752136000950
 

@@ -185,7 +185,7 @@ def test_what_cannot_be_followed_is_refused(
 
 def test_a_model_without_a_controlnet_says_so() -> None:
     spec = resolve_model(EngineConfig())
-    with pytest.raises(InvalidRequest, match="tiny-zimage-turbo runs without a ControlNet") as raised:
+    with pytest.raises(InvalidRequest, match="control_image: this turbo runs without a ControlNet") as raised:
         build_request(spec, {"prompt": "owl", "seed": 0, "control_image": picture(64, 64)})
     assert raised.value.field == "control_image"
 

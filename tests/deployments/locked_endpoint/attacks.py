@@ -281,5 +281,14 @@ ATTACKS = (
     ),
     _edit("two masks", "mask", ("image", ("x", _png())), *[("mask", ("x", _png()))] * 2),
     _edit("mask by address", "mask", ("image", ("x", _png())), ("mask", (None, "http://127.0.0.1:{port}/"))),
+    _edit("two control images", "control_image", *[("control_image", ("x", _png()))] * 2),
+    _edit("control image by address", "control_image", ("control_image", (None, "http://127.0.0.1:{port}/"))),
+    _edit("control image too large", "control_image", ("control_image", ("x", bytes(1_200_000)))),
+    _edit(
+        "pictures of 32 million pixels in all",
+        "control_image",
+        *[(name, ("x", _png(4000, 4000))) for name in ("image", "control_image")],
+    ),
+    _edit("mask without an image", "mask", *[(name, ("x", _png())) for name in ("mask", "control_image")]),
     *(_image(url, url) for url in LOOPBACK_URLS),
 )

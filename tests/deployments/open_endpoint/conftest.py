@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.controlnets import build_embedded_controlnet
 from tests.deployments.conftest import Endpoint, Serve
 from tests.deployments.open_endpoint.pictures import BASE, EDIT, TURBO, Pixels
 from zimage_models.config import EngineConfig
@@ -16,15 +17,31 @@ from zimage_models.requests import ImageResult, build_request
 
 Make = Callable[..., ImageResult]
 EngineOf = Callable[[str], Engine]
-
-
-CHECKPOINTS = {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base", EDIT: "tiny-zimage-edit"}
+Checkpoints = dict[str, dict[str, str]]
 
 
 @pytest.fixture(scope="package")
-def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
+    """Name the checkpoint of each model, and the ControlNet of the one that has any."""
+    controlnet = build_embedded_controlnet(tmp_path_factory.mktemp("checkpoints") / "controlnet")
+    return {
+        TURBO: {"model": "tiny-zimage-turbo"},
+        BASE: {"model": "tiny-zimage-base", "controlnet": str(controlnet)},
+        EDIT: {"model": "tiny-zimage-edit"},
+    }
+
+
+@pytest.fixture(scope="package")
+def endpoint(serve_endpoint: Serve, checkpoints: Checkpoints) -> Iterator[Endpoint]:
     """Run one engine of each model."""
-    models = [{"id": model_id, "model": name} for model_id, name in CHECKPOINTS.items()]
+    models = [
+        {
+            "id": model_id,
+            "model": config["model"],
+            "engine": {k: v for k, v in config.items() if k != "model"},
+        }
+        for model_id, config in checkpoints.items()
+    ]
     with serve_endpoint(models=models) as running:
         yield running
 
@@ -35,11 +52,11 @@ def client(endpoint: Endpoint) -> openai.OpenAI:
 
 
 @pytest.fixture(scope="package")
-def engine_of() -> EngineOf:
+def engine_of(checkpoints: Checkpoints) -> EngineOf:
     """Load a model into this process, once."""
 
     def load(model_id: str) -> Engine:
-        return load_engine(EngineConfig(model=CHECKPOINTS[model_id], num_threads=1))
+        return load_engine(EngineConfig(**checkpoints[model_id], num_threads=1))
 
     return cache(load)
 

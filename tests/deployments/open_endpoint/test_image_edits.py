@@ -90,6 +90,76 @@ def test_mask_says_where_to_paint(client: openai.OpenAI, made_in_process: Make, 
     assert np.abs(pixels(file)[painted].astype(int) - apple[painted]).mean() > 10
 
 
+def test_control_image_guides_without_another_picture(endpoint: Endpoint, made_in_process: Make) -> None:
+    control = plasma(96, 64, seed=7)
+    settings = {"prompt": "a blue car", "seed": 6, "num_inference_steps": STEPS, "guidance_scale": 1.5}
+    settings |= {"controlnet_conditioning_scale": 0.4}
+    expected = made_in_process(BASE, control_image=Picture(pixels=control), **settings)
+    url = f"data:image/png;base64,{base64.b64encode(png(control)).decode()}"
+    for value in (("control.png", png(control)), (None, url)):
+        answer = endpoint.http().post(
+            "/v1/images/edits", data={"model": BASE, **settings}, files={"control_image": value}
+        )
+        body = answer.json()
+        assert body["size"] == "96x64"
+        assert body["usage"]["input_tokens_details"]["image_tokens"] == 96
+        file = base64.b64decode(body["data"][0]["b64_json"])
+        assert_same(pixels(file), expected.pixels_HWC)
+        assert [each.sha256 for each in read_ingredients(file)] == [hashlib.sha256(png(control)).hexdigest()]
+
+
+def test_a_picture_to_follow_is_another_request_than_one_to_start_from(endpoint: Endpoint) -> None:
+    form = {"model": BASE, "prompt": INSTRUCTION, "num_inference_steps": "1"}
+    answers = [
+        endpoint.http().post(
+            "/v1/images/edits",
+            data=form,
+            files={field: png(plasma(64, 64, seed=0))},
+            headers={"Idempotency-Key": "a picture"},
+        )
+        for field in ("image", "control_image")
+    ]
+    assert [answer.status_code for answer in answers] == [200, 409]
+
+
+PLASMA = png(plasma(64, 64, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "message"),
+    [
+        (TURBO, {}, f"control_image: this turbo runs without a ControlNet; models that take this: {BASE}"),
+        (EDIT, {}, f"control_image: this edit runs without a ControlNet; models that take this: {BASE}"),
+        (BASE, {"image": PLASMA}, "image: with control_image there has to be a mask of where to paint"),
+        (BASE, {"mask": PLASMA}, "mask: has no effect without image"),
+        (BASE, {"control_image": b"<svg/>"}, "control_image: not a readable png or jpeg or webp image"),
+        (
+            BASE,
+            {"control_image": png(plasma(64, 8, seed=0))},
+            "control_image: 64x8 has a side below 16 pixels",
+        ),
+        (
+            BASE,
+            {"controlnet_conditioning_scale": (None, "2.5")},
+            "controlnet_conditioning_scale: Input should be less than or equal to 2 (given: '2.5')",
+        ),
+        (
+            BASE,
+            {"control_image": (None, "https://example.com/x.png")},
+            "control_image: neither a file nor a data URL; addresses are not fetched here",
+        ),
+    ],
+)
+def test_control_image_that_cannot_be_followed_is_refused(
+    endpoint: Endpoint, model: str, sent: dict[str, Any], message: str
+) -> None:
+    form = {"model": (None, model), "prompt": (None, INSTRUCTION), "control_image": PLASMA, **sent}
+    answer = endpoint.http().post("/v1/images/edits", files=form)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["message"], error["param"]) == (message, message.split(":")[0])
+
+
 @pytest.mark.parametrize("model", [TURBO, EDIT])
 def test_edit_streams(client: openai.OpenAI, apple: Pixels, model: str) -> None:
     settings: dict[str, Any] = {"prompt": "a green apple", "image": png(apple), "size": "96x64"}

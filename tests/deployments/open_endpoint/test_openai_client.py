@@ -148,7 +148,12 @@ def test_models_are_listed_with_what_they_take(client: openai.OpenAI, engine_of:
     assert list(listed) == [TURBO, BASE, EDIT]
     starts = ["generations", "image_to_image", "inpainting"]
     assert listed[TURBO]["capabilities"] == starts
-    assert listed[BASE]["capabilities"] == [*starts, "negative_prompt"]
+    assert listed[BASE]["capabilities"] == [
+        *starts,
+        "control_image",
+        "control_image_inpainting",
+        "negative_prompt",
+    ]
     assert listed[EDIT]["capabilities"] == ["generations", "edits", "negative_prompt"]
     assert [told["max_reference_images"] for told in listed.values()] == [0, 0, 4]
     base = client.models.retrieve(BASE)
