@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Extra arguments for pytest: make test ARGS="tests/pipelines -x"
 ARGS ?=
-BENCHMARKS ?= engine_vs_diffusers pipeline_overhead scale gpu_latency coserving online_overhead rank_loss sharded_load simulate_cluster
+BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu_latency coserving online_overhead rank_loss sharded_load simulate_cluster
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak bench lint format clean

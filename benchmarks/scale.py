@@ -28,7 +28,7 @@ BLOCK_ROWS = 1000
 ENGINES = 2
 WARM_UP_BLOCKS = 16
 # A run of seconds is at the mercy of whatever else the machine does then: the median of three counts.
-SHORT_ROWS = 100_000
+LONG_ROWS = 1_000_000
 
 
 def write_table(path: Path, num_rows: int) -> None:
@@ -96,7 +96,7 @@ def main() -> None:
             is_largest = num_rows == max(arguments.sizes)
             runs = [
                 measure(num_rows, Path(folder, str(run)), resume=is_largest and not arguments.skip_resume)
-                for run in range(3 if num_rows < SHORT_ROWS else 1)
+                for run in range(3 if num_rows < LONG_ROWS else 1)
             ]
             results.append(sorted(runs, key=lambda run: run["rows_per_s"])[len(runs) // 2])
     speeds = [result["rows_per_s"] for result in results]

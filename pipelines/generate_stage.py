@@ -3,12 +3,14 @@
 One Arrow table in, one out. It knows no image file and no storage.
 """
 
+import asyncio
 import gc
 import hashlib
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -48,6 +50,7 @@ class GenerateStage:
         # What is loaded stays: full collections that walk it again and again take a third of the CPU time.
         gc.freeze()
         self._monitor = monitor
+        self._sharing = _Sharing()
 
     async def __call__(self, work: pa.Table) -> pa.Table:
         """Add pixels, or an error, to every row."""
@@ -67,7 +70,8 @@ class GenerateStage:
             attempt = await self._monitor.begin.remote(block)
             try:
                 if attempt == 1:
-                    made = await self._generate(usable)
+                    async with self._sharing.together():
+                        made = await self._generate(usable)
                 else:
                     made = [await self._generate_alone(row) for row in usable]
                 break
@@ -97,12 +101,42 @@ class GenerateStage:
 
     async def _generate_alone(self, row: dict[str, Any]) -> "Outcome":
         """Make one row of a block that lost its engine, so that a row which kills engines is found."""
-        attempt = await self._monitor.begin.remote(row["unit_id"])
-        if attempt > MAX_ATTEMPTS - 1:
-            return GenerationFailed(f"its engine died {MAX_ATTEMPTS} times on this row")
-        [outcome] = await self._generate([row])
-        self._monitor.end.remote(row["unit_id"])
-        return outcome
+        async with self._sharing.alone():
+            attempt = await self._monitor.begin.remote(row["unit_id"])
+            if attempt > MAX_ATTEMPTS - 1:
+                return GenerationFailed(f"its engine died {MAX_ATTEMPTS} times on this row")
+            [outcome] = await self._generate([row])
+            self._monitor.end.remote(row["unit_id"])
+            return outcome
+
+
+class _Sharing:
+    """Lets blocks share an engine, and a suspected row have it alone: only then is a death its doing."""
+
+    def __init__(self) -> None:
+        # Held from when a row asks for the engine until it is done, so that no further block goes before it.
+        self._door = asyncio.Lock()
+        self._num_together = 0
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._door:
+            self._num_together += 1
+            self._is_empty.clear()
+        try:
+            yield
+        finally:
+            self._num_together -= 1
+            if not self._num_together:
+                self._is_empty.set()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._door:
+            await self._is_empty.wait()
+            yield
 
 
 def _block_name(rows: Sequence[dict[str, Any]]) -> str:
