@@ -4,6 +4,7 @@ It knows no table and no HTTP; it is a plain class, so either host makes it an a
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
@@ -40,6 +41,8 @@ class EngineActor:
         self._config = config
         self._engine = build_engine(config, launcher=launcher)
         warm_up(self._engine)
+        # What is loaded stays: full collections that walk it again and again stop the engine each time.
+        gc.freeze()
 
     @property
     def spec(self) -> ModelSpec:

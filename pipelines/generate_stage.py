@@ -4,7 +4,6 @@ One Arrow table in, one out. It knows no image file and no storage.
 """
 
 import asyncio
-import gc
 import hashlib
 import logging
 import os
@@ -47,8 +46,6 @@ class GenerateStage:
 
         self._own = isinstance(engine, EngineConfig)
         self._engine = EngineActor(engine) if isinstance(engine, EngineConfig) else ServedEngine(engine)
-        # What is loaded stays: full collections that walk it again and again take a third of the CPU time.
-        gc.freeze()
         self._monitor = monitor
         self._sharing = _Sharing()
 

@@ -204,7 +204,7 @@ def test_instruction_is_followed_on_uploaded_pictures(
 
     said = [picture["said"] for picture in page.evaluate("window.seen")]
     assert said == ["preview 1 of 2", "preview 2 of 2", "done"]
-    expect(card).to_contain_text(f"{EDIT} · 64x80 · 8 steps")
+    expect(card).to_contain_text(f"{EDIT} · 56x64 · 8 steps")
     values = {"prompt": "make it red", "num_inference_steps": 8, "seed": 6}
     expected = made_in_process(EDIT, reference_images=[Picture(pixels=image) for image in images], **values)
     assert np.abs(pixels_of(card, tmp_path) - expected.pixels_HWC).max() <= 1
