@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    signal.raise_signal(signal.SIGINT)
+    raise KeyboardInterrupt
 
 
 def _say_error(message: str) -> None:

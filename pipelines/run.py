@@ -2,13 +2,11 @@
 
 import math
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, cast
 
 import ray
@@ -124,11 +122,9 @@ def run_plan(
     first_s: float | None = None
     num_first = 0
     stopped_by: str | None = None
-    with _polling(monitor, NodeWait(resources), on_progress, on_waiting), _interrupts() as interrupted:
+    with _polling(monitor, NodeWait(resources), on_progress, on_waiting):
         # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
         for _ in written.iter_internal_ref_bundles():
-            if interrupted.is_set():
-                raise KeyboardInterrupt
             now_s = time.monotonic()
             if first_s is not None and now_s - checked_s < _CHECK_INTERVAL_S:
                 continue
@@ -149,26 +145,6 @@ def run_plan(
         images_per_s=(counts.written - num_first) / generate_s,
         stopped_by=stopped_by,
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Remember interrupts as well as raise them: what runs when one strikes may swallow it (Ray 2.60 has)."""
-    interrupted = threading.Event()
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield interrupted
-        return
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        handler(signum, frame)
-
-    signal.signal(signal.SIGINT, remember)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

@@ -1,11 +1,16 @@
 """Fixtures that every room's tests share."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from tests.s3_server import S3Server, s3_server
+
+# A shell that runs the suite in the background has it ignore interrupts, and so would the commands that tests
+# start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """`zimage generate` and its sisters on a real Ray, mostly with the fake engine."""
 
-import contextlib
 import csv
 import io
-import signal
 from pathlib import Path
 
 import datasets
@@ -11,7 +9,6 @@ import pytest
 import webdataset
 from PIL import Image
 
-from pipelines import run
 from tests.jobs.conftest import Zimage, published
 from zimage_models.image_codec import is_marked_generated, read_parameters
 
@@ -141,18 +138,6 @@ def test_row_that_kills_its_engine_becomes_an_error(fake: Zimage, tmp_path: Path
     assert error["key"] == "sku-009"
     assert error["error_class"] == "engine_error"
     assert "died" in error["message"]
-
-
-def test_interrupt_that_is_swallowed_ends_the_run(fake: Zimage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def swallow(*arguments: object) -> None:
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-    # It is called between two blocks, where Ray's own code runs as well.
-    monkeypatch.setattr(run, "_cap_reached", swallow)
-    done = fake(table(), "--commit-rows", 5)
-    assert done.code == 130
-    assert "continues where it stopped" in done.err
 
 
 def test_variants_have_names_and_seeds_of_their_own(fake: Zimage, tmp_path: Path) -> None:
