@@ -33,6 +33,14 @@ class Endpoint:
         return dict(re.findall(r"(RAY_[A-Z_]+)=(\S+)", self.log.read_text()))
 
 
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextlib.contextmanager
 def serving(
     folder: Path, *flags: str, environment: dict[str, str] | None = None, **args: Any
@@ -40,9 +48,7 @@ def serving(
     """Run an endpoint with these ``args`` of the app until the block ends; its output goes to the folder."""
     config = folder / "serve_args.yaml"
     config.write_text(yaml.safe_dump(args))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / "serve.log"
     command = [
         sys.executable,

@@ -1,42 +1,57 @@
 """What HTTP costs: latency of instant images, requests/s of one proxy, images/s over the bare engine's.
 
-    python -m benchmarks.online_overhead [--seconds 8] [--rounds 9]
+    python -m benchmarks.online_overhead [--seconds 15] [--rounds 7]
 
 The first two with the fake engine, so that all the time is ours and Serve's. The last with the embedded
-Turbo, in turns with the engine alone, twice: an engine of one thread, which leaves the other cores to HTTP as
-an accelerator does (target: at least 0.95); and one that takes all cores, which HTTP and the client need too.
+Turbo, in turns with the very same engine asked in its process (target: at least 0.95): with an engine of one
+thread, which leaves the other cores to HTTP as an accelerator does, at two sizes, for what HTTP costs is the
+same for any; and with one that takes all cores, which HTTP and the client need too.
 """
 
 import argparse
+import asyncio
 import json
-import multiprocessing
+import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from benchmarks.endpoint import serving
+# As `zimage serve` sets it; read when Serve is imported.
+os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+import ray
+from ray import serve
+
+from benchmarks.endpoint import free_port, serving
 from benchmarks.load import PROMPTS
 from benchmarks.report import write_result
-from zimage_models.build_engine import EngineLike, build_engine, warm_up
+from deployments import app
+from deployments.app_args import AppArgs, ModelArgs
+from deployments.model_server import ModelServer
+from jobs.serve import APP_NAME
+from zimage_models.build_engine import EngineLike, build_engine
 from zimage_models.config import EngineConfig
 from zimage_models.request_handle import RequestHandle
 from zimage_models.requests import build_request
 
 _IN_FLIGHT = 32
+_WARM_S = 5.0
+_SIZES = ("64x64", "128x128")
 
 
-def load(url: str, clients: int, seconds: float) -> dict[str, Any]:
+def load(url: str, clients: int, seconds: float, size: str = _SIZES[0]) -> dict[str, Any]:
     """Keep so many requests in flight."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.load", url),
-            *("--clients", str(clients), "--duration", str(seconds)),
+            *("--clients", str(clients), "--duration", str(seconds), "--size", size),
         ],
         stdout=subprocess.PIPE,
         text=True,
@@ -60,49 +75,23 @@ def engine_latency_ms(config: EngineConfig, num_requests: int = 200) -> float:
     return 1000 * statistics.median(times_s)
 
 
-def saturated(*, num_threads: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Compare the endpoint's images/s with those of its engine alone, in turns of some seconds.
+class MeasuredServer(ModelServer):
+    """A replica that can also measure its own engine with nothing around it.
 
-    Both are up all the time: a shared machine's speed drifts, and less so within a round.
+    In the same process, for the same engine's speed differs by a fifth from one process to the next.
     """
-    http: list[float] = []
-    bare: list[float] = []
-    alone = ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=_build_bare_engine, initargs=(num_threads,)
-    )
-    with alone, tempfile.TemporaryDirectory() as name:
-        alone.submit(_bare_images_per_s, 3).result()  # warm
-        with serving(Path(name), "--engine-cpus", str(num_threads)) as endpoint:
-            load(endpoint.url, _IN_FLIGHT, 5)  # warm
-            for _ in range(rounds):
-                bare.append(alone.submit(_bare_images_per_s, seconds).result())
-                http.append(load(endpoint.url, _IN_FLIGHT, seconds)["images_per_s"])
-    ratios = [fast / slow for fast, slow in zip(http, bare, strict=True)]
-    return {
-        "engine_threads": num_threads,
-        "images_per_s": round(statistics.median(http), 2),
-        "bare_engine_images_per_s": round(statistics.median(bare), 2),
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "ratio": round(statistics.median(ratios), 3),
-    }
+
+    async def bare_images_per_s(self, seconds: float, size: str) -> float:
+        """Return the engine's speed with as many requests in flight as the load has."""
+        return await asyncio.to_thread(_bare_images_per_s, self._engine._engine, seconds, size)
 
 
-def _build_bare_engine(num_threads: int) -> None:
-    # As the endpoint's engine waits (deployments.engine_actor).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    engine = build_engine(EngineConfig(num_threads=num_threads))
-    warm_up(engine)
-    globals()["_bare_engine"] = engine
-
-
-def _bare_images_per_s(seconds: float) -> float:
-    """Measure the engine of this process, as many requests in flight as the load has."""
-    engine: EngineLike = globals()["_bare_engine"]
+def _bare_images_per_s(engine: EngineLike, seconds: float, size: str) -> float:
     start_s = time.monotonic()
     waiting: list[RequestHandle] = []
     num_images = 0
     while time.monotonic() - start_s < seconds:
-        values = {"prompt": PROMPTS[num_images % len(PROMPTS)], "seed": num_images}
+        values = {"prompt": PROMPTS[num_images % len(PROMPTS)], "seed": num_images, "size": size}
         waiting.append(engine.submit(build_request(engine.spec, values)))
         num_images += 1
         if len(waiting) >= _IN_FLIGHT:
@@ -112,11 +101,54 @@ def _bare_images_per_s(seconds: float) -> float:
     return num_images / (time.monotonic() - start_s)
 
 
+def saturated(*, num_threads: int, size: str, rounds: int, seconds: float) -> dict[str, Any]:
+    """Compare the endpoint's images/s with those of its engine alone, in turns: a machine's speed drifts."""
+    http: list[float] = []
+    bare: list[float] = []
+    with _measured_endpoint(num_threads) as (url, replica):
+        load(url, _IN_FLIGHT, _WARM_S, size)
+        for _ in range(rounds):
+            bare.append(replica.bare_images_per_s.remote(seconds, size).result())
+            http.append(load(url, _IN_FLIGHT, seconds, size)["images_per_s"])
+    ratios = [fast / slow for fast, slow in zip(http, bare, strict=True)]
+    return {
+        "engine_threads": num_threads,
+        "size": size,
+        "images_per_s": round(statistics.median(http), 2),
+        "bare_engine_images_per_s": round(statistics.median(bare), 2),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "ratio": round(statistics.median(ratios), 3),
+    }
+
+
+@contextmanager
+def _measured_endpoint(num_threads: int) -> Iterator[tuple[str, Any]]:
+    """Run the endpoint as ``zimage serve`` does, with replicas that measure; gives its address and theirs."""
+    args = AppArgs(models=(ModelArgs(id="z-image-turbo", num_cpus=num_threads, num_gpus=0),))
+    port = free_port()
+    ray.init(
+        address="local",
+        num_cpus=num_threads + 2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        with patch.object(app, "ModelServer", MeasuredServer):
+            built = app.build_app(args)
+        serve.run(built, name=APP_NAME, route_prefix="/")
+        yield f"http://127.0.0.1:{port}", serve.get_deployment_handle(args.models[0].id, APP_NAME)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, serving(Path(name), "--fake") as endpoint:
         load(endpoint.url, 4, 3)  # warm
@@ -129,10 +161,10 @@ def main() -> None:
         "http_minus_engine_p99_ms": round(1000 * latency_s["p99"] - engine_ms, 2),
         "engine_p50_ms": round(engine_ms, 3),
         "requests_per_s_one_proxy": many["images_per_s"],
-        "engine_of_one_thread": saturated(num_threads=1, rounds=arguments.rounds, seconds=arguments.seconds),
-        "engine_of_all_cores": saturated(
-            num_threads=os.cpu_count() or 1, rounds=arguments.rounds, seconds=arguments.seconds
-        ),
+        "saturated": [
+            saturated(num_threads=threads, size=size, rounds=arguments.rounds, seconds=arguments.seconds)
+            for threads, size in ((1, _SIZES[0]), (1, _SIZES[1]), (os.cpu_count() or 1, _SIZES[0]))
+        ],
         "target": 0.95,
     }
     print(json.dumps(result, indent=2))
