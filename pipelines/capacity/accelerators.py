@@ -152,7 +152,7 @@ _TABLE = (
         name="CPU-core",
         sustained_tflops=0.07,
         evidence=Evidence.MEASURED,
-        speed_source="benchmarks/results/pipeline_overhead.json: 10.8 tiny images/s on a core of an AMD EPYC",
+        speed_source="benchmarks.pipeline_overhead: 10.8 tiny images/s on a core of an AMD EPYC",
         memory_gb=4.0,
     ),
 )
