@@ -24,7 +24,7 @@ from pipelines.verify import verify
 pytestmark = pytest.mark.timeout(600)
 
 _NUM_ROWS = 2400
-"""A kill may cost all that two engines hold (32 rows) and what waits to be written: a few hundredths of these."""
+"""A kill may cost what two engines hold (32 rows) and what waits to be written: a few hundredths of these."""
 
 
 class Command:
