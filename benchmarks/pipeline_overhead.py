@@ -4,8 +4,7 @@
 
 The bare engines and the job's take turns: as many of them, each with its share of the cores as threads. Each
 job is compared with the mean of the bare runs before and after it, for a shared machine's speed drifts.
-Reading, encoding and writing compete for the same cores in the job, as they do on a machine without a GPU;
-they and Ray take the same time for larger images, which the engines take longer for.
+Reading, encoding and writing compete for the same cores in the job, as they do on a machine without a GPU.
 Target: at least 0.9.
 """
 

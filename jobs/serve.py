@@ -88,7 +88,7 @@ def _serve(
     engine_gpus: float | None,
     verbose: bool,
 ) -> int:
-    # Serve's processes then ask each other by gRPC, not by Ray calls, at two thirds of the CPU time. The
+    # Serve's processes then ask each other by gRPC, not by Ray calls, at three quarters of the CPU. The
     # Dockerfile sets it on clusters. Read on import, and by the workers of a Ray that is started here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     # A second of imports: not for --help, nor for bad usage.
