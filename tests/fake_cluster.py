@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.endpoint import free_port
 
 _HEAD_ID = "f" * 51 + "00000"
 _NODE_TYPE = "RAY_NODE_TYPE_NAME"
@@ -50,10 +51,7 @@ class FakeCluster:
 
     def __init__(self, folder: Path, node_types: dict[str, dict[str, Any]], *, idle_s: float) -> None:
         self._folder = folder
-        host = "127.0.0.1"
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            port = probe.getsockname()[1]
+        host, port = "127.0.0.1", free_port()
         self.address = f"{host}:{port}"
         self.environment = {
             "RAY_ADDRESS": self.address,
