@@ -8,6 +8,7 @@ from zimage_models.build_engine import resolve_model
 from zimage_models.checkpoint import load_components, load_controlnet
 from zimage_models.compiled_blocks import compile_blocks
 from zimage_models.config import EngineConfig
+from zimage_models.device_memory import keep_freed
 from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.engine import Engine
 from zimage_models.model_runner import ModelRunner
@@ -32,6 +33,7 @@ def load_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -
     spec = resolve_model(config)
     limit_threads(config)
     device = resolve_device(config)
+    keep_freed(device)
     on_cpu = device.type == "cpu"
     tokenizer = PromptTokenizer(
         spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions

@@ -8,6 +8,7 @@ import torch
 from zimage_models.build_engine import resolve_model
 from zimage_models.compiled_blocks import compile_blocks
 from zimage_models.config import EngineConfig
+from zimage_models.device_memory import keep_freed
 from zimage_models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.group_member import GroupMember
 from zimage_models.omni_denoiser import denoiser_class
@@ -85,6 +86,7 @@ def _run(
 ) -> None:
     limit_threads(config)
     device = resolve_device(config, index=device_index)
+    keep_freed(device)
     dtype = resolve_dtype(config.dtype, device)
     spec = resolve_model(config)
     directory = spec.directory
