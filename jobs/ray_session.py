@@ -54,6 +54,9 @@ def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
         # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Every process of Ray's tells these to the dashboard, and a Ray of the job's own has none.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+    os.environ.setdefault("RAY_enable_metrics_collection", "0")
     ray.init(
         address="local",
         num_cpus=int(num_cpus + 0.999),

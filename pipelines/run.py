@@ -39,8 +39,7 @@ _PICTURE_CPUS = 0.9
 """Of one block's fetching and decoding; no engine reserves as much, so Ray does not fuse the two stages."""
 
 _PROGRESS_INTERVAL_S = 0.5
-_CHECK_INTERVAL_S = 0.2
-"""How often the caps are looked at, at most: asking after every part costs a fast run a tenth."""
+"""How often the counts are asked for: asking after every part costs a fast run a tenth."""
 
 ProgressCallback = Callable[[RunCounts], None]
 WaitCallback = Callable[[str], None]
@@ -118,21 +117,16 @@ def run_plan(
             spec=spec,
         )
     written = _dataset(plan, options, settings, pictures, engine, resources)
-    start_s = checked_s = time.monotonic()
+    start_s = time.monotonic()
     first_s: float | None = None
     num_first = 0
     stopped_by: str | None = None
-    with _polling(monitor, NodeWait(resources), on_progress, on_waiting):
+    with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
         # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
         for _ in written.iter_internal_ref_bundles():
-            now_s = time.monotonic()
-            if first_s is not None and now_s - checked_s < _CHECK_INTERVAL_S:
-                continue
-            checked_s = now_s
-            counts = ray.get(monitor.counts.remote())
             if first_s is None:
-                first_s, num_first = now_s, counts.written
-            stopped_by = _cap_reached(options, counts, now_s - start_s)
+                first_s, num_first = time.monotonic(), ray.get(monitor.counts.remote()).written
+            stopped_by = _cap_reached(options, polled.counts, time.monotonic() - start_s)
             if stopped_by:
                 break
     counts = ray.get(monitor.counts.remote())
@@ -147,24 +141,30 @@ def run_plan(
     )
 
 
+@dataclass(slots=True)
+class _Polled:
+    counts: RunCounts
+
+
 @contextmanager
 def _polling(
     monitor: Any, wait: NodeWait, on_progress: ProgressCallback, on_waiting: WaitCallback
-) -> Iterator[None]:
-    """Report the run's counts, and what it waits for, from a thread while the block runs."""
+) -> Iterator[_Polled]:
+    """Keep and report the run's counts, and what it waits for, from a thread while the block runs."""
+    polled = _Polled(RunCounts())
     done = threading.Event()
 
     def poll() -> None:
         while not done.wait(_PROGRESS_INTERVAL_S):
-            counts = ray.get(monitor.counts.remote())
-            on_progress(counts)
-            if message := wait.look(counts):
+            polled.counts = ray.get(monitor.counts.remote())
+            on_progress(polled.counts)
+            if message := wait.look(polled.counts):
                 on_waiting(message)
 
     thread = threading.Thread(target=poll, name="zimage-progress", daemon=True)
     thread.start()
     try:
-        yield
+        yield polled
     finally:
         done.set()
         thread.join()
