@@ -4,6 +4,7 @@
 """
 
 import sys
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -40,7 +41,7 @@ def main() -> None:
     # First so many blocks that all workers are up.
     for part, folder in ((rows.limit(16 * block_rows), f"{output}-warm-up"), (rows, output)):
         blocks = part.repartition(target_num_rows_per_block=block_rows)
-        blocks.map_batches(make_tiles, batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
+        blocks.map_batches(cast(Any, make_tiles), batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ZImageOmniPipeline
+from diffusers.pipelines.z_image.pipeline_z_image_omni import ZImageOmniPipeline
 
 from zimage_models.siglip_spec import has_siglip
 
 
-class OmniPipeline(ZImageOmniPipeline):  # type: ignore[misc]  # diffusers is untyped
+class OmniPipeline(ZImageOmniPipeline):
     """The pipeline with two steps that it cannot take in diffusers 0.42."""
 
     def prepare_image_latents(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:

@@ -140,7 +140,7 @@ def _measured_endpoint(num_threads: int) -> Iterator[tuple[str, Any]]:
         serve.run(built, name=APP_NAME, route_prefix="/")
         yield f"http://127.0.0.1:{port}", serve.get_deployment_handle(args.models[0].id, APP_NAME)
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
 
 

@@ -28,7 +28,7 @@ from zimage_models.build_engine import build_engine, warm_up
 from zimage_models.config import EngineConfig
 from zimage_models.requests import build_request
 
-_DEFAULT_SIZE = "64x64"
+DEFAULT_SIZE = "64x64"
 OBJECTS = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 
 
@@ -99,7 +99,7 @@ def job_images_per_s(num_rows: int, num_engines: int, folder: Path, *, size: str
 def main() -> None:
     """Run both in turn and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", default=_DEFAULT_SIZE)
+    parser.add_argument("--size", default=DEFAULT_SIZE)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", type=int, default=2)
@@ -118,7 +118,7 @@ def main() -> None:
     print(f"images/s: bare engines {statistics.median(bare):.2f}, whole job {statistics.median(job):.2f}")
     print(f"ratio {ratio:.3f} (target 0.9) of {', '.join(f'{each:.3f}' for each in ratios)}")
     write_result(
-        "pipeline_overhead" if arguments.size == _DEFAULT_SIZE else f"pipeline_overhead_{arguments.size}",
+        "pipeline_overhead" if arguments.size == DEFAULT_SIZE else f"pipeline_overhead_{arguments.size}",
         {
             "size": arguments.size,
             "rows": arguments.rows,

@@ -53,7 +53,7 @@ def measure(num_rows: int, folder: Path, *, resume: bool) -> dict[str, Any]:
     """Measure one table size: the job, the bare pipeline, and resuming with a tenth left to do."""
     folder.mkdir()
     write_table(folder / "table.parquet", num_rows)
-    arguments = (folder / "table.parquet", folder / "out", "--fake")
+    arguments: tuple[object, ...] = (folder / "table.parquet", folder / "out", "--fake")
     arguments += ("--size", "32x32", "--engines", f"{ENGINES}:{ENGINES}", "--commit-rows", BLOCK_ROWS)
     warm_up = folder / "warm_up.parquet"
     write_table(warm_up, WARM_UP_BLOCKS * BLOCK_ROWS)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.batch_simulation import SimulatedFleet, SimulatedJob, simulate_job
-from benchmarks.pipeline_overhead import OBJECTS, bare_images_per_s
+from benchmarks.pipeline_overhead import DEFAULT_SIZE, OBJECTS, bare_images_per_s
 from benchmarks.report import RESULTS
 from benchmarks.scale import write_table
 from benchmarks.timed_job import timed_job
@@ -126,7 +126,8 @@ def predict(case: Case, calibration: Calibration, bare_images_per_s: float) -> f
 def _bare_speed(engines: int) -> float:
     """Measure one of some bare engines, each with one thread."""
     wait_until_idle()
-    return bare_images_per_s(_BARE_ROWS * engines, engines, num_threads=1) / engines
+    speed = bare_images_per_s(_BARE_ROWS * engines, engines, size=DEFAULT_SIZE, num_threads=1)
+    return speed / engines
 
 
 def calibrate() -> Calibration:
@@ -187,8 +188,8 @@ def run_job(case: Case) -> RealRun:
         pq.write_table(table, folder / "table.parquet")
         command = [sys.executable, "-m", "jobs.cli", "generate", folder / "table.parquet", folder / "out"]
         options = ["--engines", f"{case.engines}:{case.engines}", "--engine-cpus", "1"]
-        options += ["--commit-rows", case.commit_rows, "--progress", "json"]
-        return _timed([*map(str, command), *map(str, options)])
+        options += ["--commit-rows", str(case.commit_rows), "--progress", "json"]
+        return _timed([*map(str, command), *options])
 
 
 def _timed(command: Sequence[str]) -> RealRun:

@@ -51,7 +51,7 @@ class RunOutcome:
 
     counts: RunCounts
     generate_s: float
-    """From the first part to the end: start-up is left out."""
+    """From the first part to the last: start-up is left out."""
     images_per_s: float
     """Of the images after the first part; 0 when one part was all."""
     stopped_by: str | None
@@ -118,25 +118,26 @@ def run_plan(
         )
     written = _dataset(plan, options, settings, pictures, engine, resources)
     start_s = time.monotonic()
-    first_s: float | None = None
+    first_s = last_s = 0.0
     num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
         # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
         for _ in written.iter_internal_ref_bundles():
-            if first_s is None:
-                first_s, num_first = time.monotonic(), ray.get(monitor.counts.remote()).written
-            stopped_by = _cap_reached(options, polled.counts, time.monotonic() - start_s)
+            last_s = time.monotonic()
+            if not first_s:
+                first_s, num_first = last_s, ray.get(monitor.counts.remote()).written
+            stopped_by = _cap_reached(options, polled.counts, last_s - start_s)
             if stopped_by:
                 break
     counts = ray.get(monitor.counts.remote())
     on_progress(counts)
     ray.kill(monitor)
-    generate_s = time.monotonic() - (first_s or start_s)
+    generate_s = last_s - first_s
     return RunOutcome(
         counts=counts,
         generate_s=generate_s,
-        images_per_s=(counts.written - num_first) / generate_s,
+        images_per_s=(counts.written - num_first) / generate_s if generate_s else 0.0,
         stopped_by=stopped_by,
     )
 
