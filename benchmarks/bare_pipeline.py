@@ -41,7 +41,9 @@ def main() -> None:
     # First so many blocks that all workers are up.
     for part, folder in ((rows.limit(16 * block_rows), f"{output}-warm-up"), (rows, output)):
         blocks = part.repartition(target_num_rows_per_block=block_rows)
-        blocks.map_batches(cast(Any, make_tiles), batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
+        # Ray types a batch as any of its formats at once; this function takes the one asked for.
+        make = cast(Any, make_tiles)
+        blocks.map_batches(make, batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
 
 
 if __name__ == "__main__":
