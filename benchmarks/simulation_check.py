@@ -2,7 +2,7 @@
 
 Nothing is fitted to a run that is predicted. An engine's speed comes from bare engines without a job, its
 speed within a job from what benchmarks.pipeline_overhead found, the driver's from a job with the fake engine,
-start-up and end from the events of a short job.
+start-up and end from the events of a short job of as many engines: models that load at once share the cores.
 """
 
 import json
@@ -42,7 +42,8 @@ class Case:
     commit_rows: int
 
 
-CALIBRATION = Case(rows=96, engines=_ENGINES, commit_rows=16)
+_SHORT_JOB_ROWS = 96
+_COMMIT_ROWS = 16
 CASES = (
     Case(rows=512, engines=2, commit_rows=16),
     Case(rows=640, engines=2, commit_rows=64),
@@ -63,8 +64,9 @@ class RealRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the simulator is told of this machine."""
+    """What the simulator is told of this machine and so many engines."""
 
+    engines: int
     job_ratio: float
     """Speed of engines within a job over bare ones, by an earlier run of benchmarks.pipeline_overhead."""
     driver_blocks_per_s: float
@@ -77,14 +79,16 @@ class Calibration:
 
 def check() -> dict[str, Any]:
     """Calibrate, run the cases for real, and compare."""
-    calibration = calibrate()
-    print(f"calibration: {json.dumps(asdict(calibration))}", flush=True)
+    blocks_per_s = driver_blocks_per_s()
+    calibrations = {engines: calibrate(engines, blocks_per_s) for engines in {case.engines for case in CASES}}
+    print(f"calibration: {json.dumps([asdict(each) for each in calibrations.values()])}", flush=True)
     results = []
     for case in CASES:
         # A rented core's speed drifts: bare engines run before and after the job.
         bare = [_bare_speed(case.engines)]
         real = run_job(case)
         bare.append(_bare_speed(case.engines))
+        calibration = calibrations[case.engines]
         simulated_s = predict(case, calibration, statistics.mean(bare))
         generating_s = real.last_written_s - calibration.start_s
         results.append(
@@ -102,7 +106,7 @@ def check() -> dict[str, Any]:
         print(json.dumps(results[-1]), flush=True)
     largest = max(abs(result["error"]) for result in results)
     return {
-        "calibration": {"short_job": asdict(CALIBRATION), **asdict(calibration)},
+        "calibration": [asdict(each) for each in calibrations.values()],
         "cases": results,
         "largest_error": largest,
         "limit": LIMIT,
@@ -130,16 +134,16 @@ def _bare_speed(engines: int) -> float:
     return speed / engines
 
 
-def calibrate() -> Calibration:
-    """Measure driver, start and end, each by itself."""
-    blocks_per_s = driver_blocks_per_s()
-    bare = _bare_speed(CALIBRATION.engines)
-    short = run_job(CALIBRATION)
+def calibrate(engines: int, blocks_per_s: float) -> Calibration:
+    """Measure start and end by a short job of so many engines."""
+    bare = _bare_speed(engines)
+    short = run_job(Case(rows=_SHORT_JOB_ROWS, engines=engines, commit_rows=_COMMIT_ROWS))
     overhead = json.loads((RESULTS / "pipeline_overhead.json").read_text(encoding="utf-8"))
     return Calibration(
+        engines=engines,
         job_ratio=overhead["ratio"],
         driver_blocks_per_s=blocks_per_s,
-        start_s=short.first_seen_s - short.first_images / (bare * overhead["ratio"] * CALIBRATION.engines),
+        start_s=short.first_seen_s - short.first_images / (bare * overhead["ratio"] * engines),
         end_s=short.ended_s - short.last_written_s,
     )
 
@@ -164,7 +168,7 @@ def _core_ticks() -> tuple[int, int]:
     return numbers[3] + numbers[4], sum(numbers)
 
 
-def driver_blocks_per_s(rows: int = 4000, commit_rows: int = 16) -> float:
+def driver_blocks_per_s(rows: int = 4000, commit_rows: int = _COMMIT_ROWS) -> float:
     """Measure how many blocks a second a job brings through whose engines cost nothing."""
     wait_until_idle()
     with tempfile.TemporaryDirectory() as name:
