@@ -6,6 +6,7 @@ start-up and end from the events of a short job of as many engines: models that 
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -68,7 +69,8 @@ class Calibration:
 
     engines: int
     job_ratio: float
-    """Speed of engines within a job over bare ones, by an earlier run of benchmarks.pipeline_overhead."""
+    """Speed of engines within a job over bare ones: by an earlier run of benchmarks.pipeline_overhead where they
+    fill the cores, 1 where Ray's processes have one of their own."""
     driver_blocks_per_s: float
     """Blocks of 16 rows that one driver brings through with the fake engine."""
     start_s: float
@@ -139,11 +141,12 @@ def calibrate(engines: int, blocks_per_s: float) -> Calibration:
     bare = _bare_speed(engines)
     short = run_job(Case(rows=_SHORT_JOB_ROWS, engines=engines, commit_rows=_COMMIT_ROWS))
     overhead = json.loads((RESULTS / "pipeline_overhead.json").read_text(encoding="utf-8"))
+    job_ratio = overhead["ratio"] if engines >= (os.cpu_count() or 1) else 1.0
     return Calibration(
         engines=engines,
-        job_ratio=overhead["ratio"],
+        job_ratio=job_ratio,
         driver_blocks_per_s=blocks_per_s,
-        start_s=short.first_seen_s - short.first_images / (bare * overhead["ratio"] * engines),
+        start_s=short.first_seen_s - short.first_images / (bare * job_ratio * engines),
         end_s=short.ended_s - short.last_written_s,
     )
 
