@@ -69,8 +69,8 @@ class Calibration:
 
     engines: int
     job_ratio: float
-    """Speed of engines within a job over bare ones: by an earlier run of benchmarks.pipeline_overhead where they
-    fill the cores, 1 where Ray's processes have one of their own."""
+    """Speed of engines within a job over bare ones: what benchmarks.pipeline_overhead found where they fill
+    the cores, 1 where Ray's processes have one of their own."""
     driver_blocks_per_s: float
     """Blocks of 16 rows that one driver brings through with the fake engine."""
     start_s: float
