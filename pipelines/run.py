@@ -126,7 +126,8 @@ def run_plan(
         for _ in written.iter_internal_ref_bundles():
             last_s = time.monotonic()
             if not first_s:
-                first_s, num_first = last_s, ray.get(monitor.counts.remote()).written
+                polled.counts = ray.get(monitor.counts.remote())
+                first_s, num_first = last_s, polled.counts.written
             stopped_by = _cap_reached(options, polled.counts, last_s - start_s)
             if stopped_by:
                 break
