@@ -10,8 +10,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from zimage_models.fake_engine import draw_tile
-from zimage_models.image_codec import Encoding, encode_image
+from zimage_models.engine.fake_engine import draw_tile
+from zimage_models.image_files.image_codec import Encoding, encode_image
 
 _PARAMETERS = (
     *("prompt", "negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "seed"),

@@ -36,9 +36,9 @@ from deployments import app
 from deployments.app_args import AppArgs, ModelArgs
 from deployments.model_server import ModelServer
 from jobs.serve import APP_NAME
-from zimage_models.build_engine import EngineLike, build_engine
 from zimage_models.config import EngineConfig
-from zimage_models.request_handle import RequestHandle
+from zimage_models.engine.build_engine import EngineLike, build_engine
+from zimage_models.engine.request_handle import RequestHandle
 from zimage_models.requests import build_request
 
 _IN_FLIGHT = 32

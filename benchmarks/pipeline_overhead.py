@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.report import write_result
 from benchmarks.timed_job import timed_job
-from zimage_models.build_engine import build_engine, warm_up
 from zimage_models.config import EngineConfig
+from zimage_models.engine.build_engine import build_engine, warm_up
 from zimage_models.requests import build_request
 
 DEFAULT_SIZE = "64x64"

@@ -25,7 +25,7 @@ from benchmarks.report import write_result
 
 _CLIENTS = 4
 _MODEL_ID = "divided"
-_RANK_TITLES = {"one_node": "zimage_models.rank_server", "any_nodes": "ray::_RankActor"}
+_RANK_TITLES = {"one_node": "zimage_models.tensor_parallel.rank_server", "any_nodes": "ray::_RankActor"}
 
 
 async def measure(endpoint: Endpoint, placement: str, *, num_kills: int) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from deployments.access.front_desk import FrontDesk
 from deployments.app_args import AppArgs, ModelArgs
-from deployments.front_desk import FrontDesk
-from deployments.ingress import Ingress
+from deployments.http.ingress import Ingress
 from deployments.model_server import ModelServer
 
 _MAX_ONGOING = 4096

@@ -11,14 +11,14 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 
-from zimage_models.build_engine import build_engine, model_weights_sha256, warm_up
 from zimage_models.config import EngineConfig
-from zimage_models.engine_stats import EngineStats
+from zimage_models.engine.build_engine import build_engine, model_weights_sha256, warm_up
+from zimage_models.engine.engine_stats import EngineStats
+from zimage_models.engine.request_handle import PreviewEvent, RequestHandle
 from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.rank_launcher import RankLauncher
-from zimage_models.request_handle import PreviewEvent, RequestHandle
 from zimage_models.requests import ImageRequest, ImageResult
+from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
 Outcome = ImageResult | ZImageError
 Event = PreviewEvent | Outcome

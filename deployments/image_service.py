@@ -18,11 +18,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.capabilities import takes
 from deployments.engine_actor import Event
+from deployments.http.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
 from deployments.model_server import Admitted
-from deployments.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
+from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.errors import DeadlineExceeded, EngineOverloaded, InvalidRequest, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.request_handle import PreviewEvent
 from zimage_models.requests import (
     EDIT_FIELDS,
     MAX_SEED,

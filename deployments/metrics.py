@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from zimage_models.engine_stats import EngineStats
+from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.requests import ImageResult
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)

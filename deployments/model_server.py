@@ -12,10 +12,10 @@ from ray import serve
 
 from deployments.engine_actor import EngineActor, Event
 from deployments.metrics import EngineMetrics
+from deployments.placed_ranks import PlacedRankLauncher
 from deployments.queue_seconds_policy import NUM_ONLINE, QUEUE_S
-from deployments.worker_group import PlacedRankLauncher
 from zimage_models.config import EngineConfig
-from zimage_models.engine_stats import EngineStats
+from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.errors import EngineDead, EngineOverloaded
 from zimage_models.model_spec import ModelSpec
 from zimage_models.requests import ImageRequest, ImageResult

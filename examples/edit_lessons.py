@@ -1,7 +1,7 @@
 """What the tiny Edit learns from: pairs of pictures with instructions, drawn from the objects of tests/data.
 
 A pair is a picture and the same with one thing changed: another background, grey, mirrored, larger. Half of
-the edits that tests/zimage_models/test_embedded_edit.py asks for are never shown: ``is_held_out``.
+the edits that tests/zimage_models/engine/test_embedded_edit.py asks for are never shown: ``is_held_out``.
 
 Shape legend: B batch, N images of an item, C channels, H height, W width.
 """

@@ -1,4 +1,4 @@
-"""Teach the embedded tiny Base to edit: makes zimage_models/embedded/tiny-zimage-edit.
+"""Teach the embedded tiny Base to edit: makes zimage_models/checkpoints/embedded/tiny-zimage-edit.
 
     python -m examples.train_tiny_edit OUTPUT [--steps N] [--minutes M] [--bfloat16]
 
@@ -11,7 +11,7 @@ A run that is out of minutes goes on where it was when it is called again. A ste
 second in bfloat16 with AMX, one in float32, and two without AVX-512.
 
 The embedded one had 3,000 steps and then, with ``--steps 4500``, 1,500 more, in bfloat16: of the 256 edits of
-tests/zimage_models/test_embedded_edit.py it gets 97 % right in either language, those that it was never shown
+tests/zimage_models/engine/test_embedded_edit.py it gets 97 % right in either language, those that it was never shown
 like the others. Pictures are made grey as well; mirroring and enlarging it has half learned.
 """
 
@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 
 from examples.edit_lessons import Batch, Lessons, draw_pictures, encode_pictures
 
-BASE = Path(__file__).parents[1] / "zimage_models/embedded/tiny-zimage-base"
+BASE = Path(__file__).parents[1] / "zimage_models/checkpoints/embedded/tiny-zimage-base"
 LEARNING_RATE = 1e-3
 NUM_STEPS, BATCH_SIZE = 3000, 16
 

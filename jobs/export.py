@@ -6,7 +6,7 @@ import typer
 
 from jobs.outputs import open_output
 from jobs.shared_options import S3Endpoint, S3Region
-from pipelines.exports import EXPORTS
+from pipelines.dataset.exports import EXPORTS
 from pipelines.generate import export
 from zimage_models.errors import InvalidRequest
 

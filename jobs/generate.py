@@ -26,7 +26,7 @@ from jobs.work_estimate import estimate_text
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
 from zimage_models.config import EngineConfig, ParallelConfig
-from zimage_models.image_codec import Encoding
+from zimage_models.image_files.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
 
 _INPUT = INPUT_PANEL

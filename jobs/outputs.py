@@ -1,6 +1,6 @@
 """Open a data set's folder for the commands that look at what is published."""
 
-from pipelines.manifest import RunManifest, read_manifest
+from pipelines.dataset.manifest import RunManifest, read_manifest
 from pipelines.storage import Storage, StorageOptions, open_storage
 from zimage_models.errors import InvalidRequest
 

@@ -20,8 +20,8 @@ from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
 from pipelines.capacity.table_work import plan_table
 from pipelines.capacity.workload import Workload
 from pipelines.options import GenerateOptions
-from zimage_models.build_engine import resolve_model
 from zimage_models.config import EngineConfig
+from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, released_spec
 from zimage_models.requests import build_request
@@ -108,7 +108,7 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Speeds and prices in place of the table's: a result of benchmarks.gpu_latency, or YAML; "
+            help="Speeds and prices in place of the table's: a result of benchmarks.gpu.gpu_latency, or YAML; "
             "repeatable.",
             rich_help_panel=_GIVEN,
         ),

@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.dataset.manifest import RunManifest
 from pipelines.generate import Progress
-from pipelines.manifest import RunManifest
-from pipelines.plan import Plan
-from pipelines.run_monitor import RunCounts
+from pipelines.plan.write_plan import Plan
+from pipelines.run.run_monitor import RunCounts
 
 
 def make_progress(mode: str) -> Progress:

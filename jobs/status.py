@@ -9,9 +9,9 @@ import typer
 
 from jobs.outputs import open_folder
 from jobs.shared_options import S3Endpoint, S3Region
-from pipelines.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
-from pipelines.manifest import RunManifest, read_manifest
-from pipelines.parts import read_part
+from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
+from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.parts import read_part
 from pipelines.storage import Storage
 
 

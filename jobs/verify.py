@@ -6,7 +6,7 @@ import typer
 
 from jobs.outputs import open_output
 from jobs.shared_options import S3Endpoint, S3Region
-from pipelines.verify import verify
+from pipelines.dataset.verify import verify
 
 
 def command(

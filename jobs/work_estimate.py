@@ -1,8 +1,8 @@
 """What a plan will cost, for ``--dry-run``."""
 
-from pipelines.manifest import read_manifest
+from pipelines.dataset.manifest import read_manifest
 from pipelines.options import GenerateOptions
-from pipelines.plan import Plan
+from pipelines.plan.write_plan import Plan
 from pipelines.storage import open_storage
 
 

@@ -10,21 +10,21 @@ from enum import IntEnum
 from typing import Protocol
 
 from deployments.engine_resources import EngineResources
-from pipelines.dataset_page import write_pages
-from pipelines.exports import EXPORTS
-from pipelines.ledger import finished_units
-from pipelines.manifest import RunManifest, read_manifest
+from pipelines.dataset.dataset_page import write_pages
+from pipelines.dataset.exports import EXPORTS
+from pipelines.dataset.ledger import finished_units
+from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.parts import read_part
+from pipelines.dataset.publish import publish
 from pipelines.options import GenerateOptions
-from pipelines.parts import read_part
-from pipelines.picture_plan import picture_folder
-from pipelines.plan import Plan, write_plan
-from pipelines.publish import publish
-from pipelines.run import RunOutcome, run_plan
-from pipelines.run_monitor import RunCounts
-from pipelines.served_engine import ServedModel, find_served_model
+from pipelines.plan.picture_plan import picture_folder
+from pipelines.plan.write_plan import Plan, write_plan
+from pipelines.run.run_monitor import RunCounts
+from pipelines.run.run_plan import RunOutcome, run_plan
+from pipelines.run.served_engine import ServedModel, find_served_model
 from pipelines.storage import Storage, open_storage
-from zimage_models.build_engine import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
+from zimage_models.engine.build_engine import model_weights_sha256, resolve_model
 from zimage_models.errors import InvalidRequest
 
 SUCCESS_FILE = "_SUCCESS"

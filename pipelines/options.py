@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pipelines.picture_reader import PictureAccess, parse_host
 from pipelines.storage import StorageOptions, open_storage
 from zimage_models.config import EngineConfig
-from zimage_models.image_codec import Encoding
+from zimage_models.image_files.image_codec import Encoding
 
 _DEFAULT_ENGINE = EngineConfig()
 _OWN_ENGINE_OPTIONS = ("device", "dtype", "compile", "max_step_tokens")

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 from yarl import URL
 
-from deployments.image_inputs import ImageLimits
-from deployments.url_fetch import UrlPolicy, fetch_image, is_public
+from deployments.access.url_fetch import UrlPolicy, fetch_image, is_public
 from pipelines.storage import Storage, StorageError, StorageOptions, open_storage
 from zimage_models.errors import FetchFailed, InvalidRequest
 from zimage_models.field_values import shown
+from zimage_models.image_files.image_inputs import ImageLimits
 
 _MAX_BUCKETS = 64
 _WEB_PORTS = (80, 443)

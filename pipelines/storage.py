@@ -126,7 +126,7 @@ def open_storage(uri: str, options: StorageOptions = _AWS_DEFAULTS) -> Storage:
     if not bucket:
         raise ValueError(f"{uri!r} names no bucket: use s3://bucket/prefix")
     # Imported here because it builds on this module, and because boto3 takes a quarter of a second to import.
-    from pipelines.s3_storage import open_s3
+    from pipelines.storage_s3 import open_s3
 
     return open_s3(bucket, prefix and _checked(prefix), options)
 

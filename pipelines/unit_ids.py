@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zimage_models.image_codec import Encoding
+from zimage_models.image_files.image_codec import Encoding
 from zimage_models.requests import GENERATION_FIELDS, ImageRequest
 
 UNIT_ID_DIGITS = 32

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from zimage_models.tiny import build_tiny_controlnet
+from zimage_models.checkpoints.tiny import build_tiny_controlnet
 
 
 def build_embedded_controlnet(directory: Path, **layout: Any) -> Path:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from deployments.url_fetch import UrlPolicy, fetch_image
+from deployments.access.url_fetch import UrlPolicy, fetch_image
 from zimage_models.errors import InvalidRequest
 
 # In these tests 127.0.0.1 plays the public internet, and 127.0.0.2 a forbidden address.

@@ -35,7 +35,7 @@ def test_models_import_without_ray_and_pydantic() -> None:
     command = [sys.executable, "-c", IMPORT_EVERY_MODEL_MODULE_WITHOUT_RAY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "zimage_models.engine" in done.stdout.split()
+    assert "zimage_models.engine.engine" in done.stdout.split()
 
 
 def test_imports_run_one_way() -> None:

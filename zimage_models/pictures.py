@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.xmp import Ingredient
+from zimage_models.image_files.xmp import Ingredient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

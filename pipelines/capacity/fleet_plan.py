@@ -26,7 +26,7 @@ class Assumptions:
     """Of one spot node."""
     commit_rows: int = 256
     driver_blocks_per_s: float = 20.0
-    """Blocks that one driver can hand out and commit (benchmarks.simulate_cluster measures it)."""
+    """Blocks that one driver can hand out and commit (benchmarks.simulation.simulate_cluster measures it)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 from pipelines.capacity.image_work import ImageKind
 from pipelines.capacity.model_shape import read_model_shape
 from pipelines.capacity.workload import Workload
+from pipelines.dataset.ledger import finished_units
 from pipelines.generate import new_run_id
-from pipelines.ledger import finished_units
 from pipelines.options import GenerateOptions
-from pipelines.plan import PlanCounts, write_plan
+from pipelines.plan.write_plan import PlanCounts, write_plan
 from pipelines.storage import Storage, open_storage
-from pipelines.work import read_work
-from zimage_models.build_engine import FAKE_WEIGHTS, model_weights_sha256, resolve_model
+from pipelines.work_table import read_work
+from zimage_models.engine.build_engine import FAKE_WEIGHTS, model_weights_sha256, resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 
@@ -69,7 +69,7 @@ def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
 
 
 def _kinds(store: Storage, work_files: Sequence[str], spec: ModelSpec) -> dict[ImageKind, int]:
-    from zimage_models.prompts import PromptTokenizer  # it brings torch
+    from zimage_models.models.prompts import PromptTokenizer  # it brings torch
 
     tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
     names = ["height", "width", "num_inference_steps", "is_guided"]

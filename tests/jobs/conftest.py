@@ -12,8 +12,8 @@ import pytest
 import ray
 
 from jobs import cli
-from pipelines.manifest import RunManifest, read_manifest
-from pipelines.parts import read_part
+from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.parts import read_part
 from pipelines.storage import open_storage
 
 

@@ -17,7 +17,7 @@ from deployments.app_args import AppArgs, IngressArgs, ModelArgs
 from pipelines.storage import StorageOptions, open_storage
 from tests.jobs.conftest import Zimage
 from tests.s3_server import S3Server
-from zimage_models.image_codec import decode_image, read_ingredients
+from zimage_models.image_files.image_codec import decode_image, read_ingredients
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "grocery_iconic"
 EDIT_MODEL = "tiny-zimage-edit"

@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 
 from tests.jobs.conftest import Zimage, published
-from zimage_models.image_codec import is_marked_generated, read_parameters
+from zimage_models.image_files.image_codec import is_marked_generated, read_parameters
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.manifest import read_manifest
-from pipelines.parts import read_part
+from pipelines.dataset.manifest import read_manifest
+from pipelines.dataset.parts import read_part
+from pipelines.dataset.verify import verify
 from pipelines.storage import open_storage
-from pipelines.verify import verify
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.jobs.conftest import Zimage, published
 from tests.picture_files import file_of, plain, png_of
-from zimage_models.image_codec import read_ingredients, read_parameters
+from zimage_models.image_files.image_codec import read_ingredients, read_parameters
 
 EDIT_MODEL = "tiny-zimage-base"
 FAKE = ("--fake", "--model", EDIT_MODEL, "--progress", "json")

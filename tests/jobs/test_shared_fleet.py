@@ -25,9 +25,9 @@ from tests.controlnets import build_embedded_controlnet
 from tests.jobs.conftest import Zimage, published
 from tests.picture_files import file_of, noise, plain, png_of
 from zimage_models.config import EngineConfig
-from zimage_models.engine import Engine
-from zimage_models.image_codec import read_parameters
-from zimage_models.load_engine import load_engine
+from zimage_models.engine.engine import Engine
+from zimage_models.engine.load_engine import load_engine
+from zimage_models.image_files.image_codec import read_parameters
 from zimage_models.pictures import Picture
 from zimage_models.requests import build_request
 

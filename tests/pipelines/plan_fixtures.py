@@ -13,18 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.ledger import finished_units
-from pipelines.manifest import RunManifest, read_manifest
+from pipelines.dataset.ledger import finished_units
+from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.parts import ERROR_SCHEMA, PartFile, part_schema, read_part, write_part
+from pipelines.dataset.publish import publish
+from pipelines.dataset.verify import VerifyReport, verify
 from pipelines.options import GenerateOptions
-from pipelines.parts import ERROR_SCHEMA, PartFile, part_schema, read_part, write_part
-from pipelines.plan import Plan, write_plan
-from pipelines.publish import publish
+from pipelines.plan.write_plan import Plan, write_plan
 from pipelines.storage import Storage, StorageOptions, open_storage
-from pipelines.verify import VerifyReport, verify
-from pipelines.work import read_work, work_schema
-from zimage_models.build_engine import model_weights_sha256, resolve_model
+from pipelines.work_table import read_work, work_schema
 from zimage_models.config import EngineConfig
-from zimage_models.image_codec import Encoding, encode_image
+from zimage_models.engine.build_engine import model_weights_sha256, resolve_model
+from zimage_models.image_files.image_codec import Encoding, encode_image
 
 Row = dict[str, Any]
 Table = str | Sequence[Mapping[str, Any]]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.unit_ids import SeenHashes, UnitIndex, as_fixed, derive_seed, digest, unit_id
-from zimage_models.image_codec import Encoding
+from zimage_models.image_files.image_codec import Encoding
 from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
 
 REQUEST = ImageRequest(

@@ -10,8 +10,8 @@ import torch
 from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import load_pipeline
-from tests.zimage_models.divided_engine import KeptLauncher
-from zimage_models.tiny import build_tiny_checkpoint
+from tests.zimage_models.tensor_parallel.divided_engine import KeptLauncher
+from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 
 
 @pytest.fixture(scope="session", autouse=True)

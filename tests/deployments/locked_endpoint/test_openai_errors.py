@@ -12,7 +12,7 @@ from PIL import Image
 from tests.deployments.conftest import Endpoint
 from tests.deployments.locked_endpoint.attacks import KEY
 from tests.deployments.locked_endpoint.conftest import SLOW_KEY, SMALL
-from zimage_models.image_codec import is_marked_generated
+from zimage_models.image_files.image_codec import is_marked_generated
 
 PROMPT = "a red apple"
 

@@ -11,8 +11,8 @@ from tests.controlnets import build_embedded_controlnet
 from tests.deployments.conftest import Endpoint, Serve
 from tests.deployments.open_endpoint.pictures import BASE, EDIT, TURBO, Pixels
 from zimage_models.config import EngineConfig
-from zimage_models.engine import Engine
-from zimage_models.load_engine import load_engine
+from zimage_models.engine.engine import Engine
+from zimage_models.engine.load_engine import load_engine
 from zimage_models.requests import ImageResult, build_request
 
 Make = Callable[..., ImageResult]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from openai.types import ImagesResponse
 from PIL import Image
 
-from zimage_models.image_codec import decode_image, is_marked_generated
+from zimage_models.image_files.image_codec import decode_image, is_marked_generated
 
 TURBO, BASE, EDIT = "z-image-turbo", "z-image-base", "z-image-edit"
 # Rounding differs between batch shapes and numbers of threads.

@@ -24,7 +24,7 @@ from tests.deployments.open_endpoint.pictures import (
     plasma,
     png,
 )
-from zimage_models.image_codec import read_ingredients, read_parameters
+from zimage_models.image_files.image_codec import read_ingredients, read_parameters
 from zimage_models.pictures import Picture
 
 INSTRUCTION = "make the background red"

@@ -21,7 +21,7 @@ from tests.deployments.open_endpoint.pictures import (
     files,
     pixels,
 )
-from zimage_models.image_codec import is_marked_generated, read_parameters
+from zimage_models.image_files.image_codec import is_marked_generated, read_parameters
 
 PROMPT = "a red apple"
 

@@ -1,0 +1,120 @@
+"""Who asks: API keys, and the limits that come with them."""
+
+import contextvars
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from deployments.access.api_keys import ApiKey, ApiKeys
+from deployments.access.idempotency import Answer
+from deployments.http.openai_errors import NO_RETRY, ApiError, retry_after
+from zimage_models.errors import InvalidRequest
+
+ANYONE = "anyone"
+_bearer = HTTPBearer(auto_error=False, description="An API key; open endpoints take none.")
+
+
+class Callers:
+    """Lets requests in. Its methods are FastAPI dependencies."""
+
+    def __init__(self, keys: ApiKeys, desk: Any) -> None:
+        self._keys = keys
+        self._desk = desk
+
+    async def identify(
+        self,
+        request: Request,
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+    ) -> ApiKey | None:
+        """Find whose key came with a request; None where no keys are needed.
+
+        Raises:
+            ApiError: 401.
+        """
+        if not self._keys.enabled:
+            return None
+        if credentials is None:
+            raise _unauthorized("Authorization: missing; send 'Bearer' and an API key")
+        key = self._keys.identify(credentials.credentials)
+        if key is None:
+            raise _unauthorized("Authorization: this API key is not known")
+        request.state.caller = key.name
+        return key
+
+    @asynccontextmanager
+    async def admitted(self, key: ApiKey | None) -> AsyncIterator[str]:
+        """Count a request against its key's limits while the block runs; gives the caller's name.
+
+        Raises:
+            ApiError: 429.
+        """
+        if key is None or not (key.requests_per_minute or key.max_concurrent):
+            yield ANYONE if key is None else key.name
+            return
+        wait_s = await self._desk.acquire.remote(key.name, key.requests_per_minute, key.max_concurrent)
+        if wait_s is not None:
+            limits = {"requests_per_minute": key.requests_per_minute, "max_concurrent": key.max_concurrent}
+            told = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
+            raise ApiError(
+                429,
+                f"too many requests with this key; its limits are: {told}",
+                code="rate_limit_exceeded",
+                headers=retry_after(wait_s),
+            )
+        try:
+            yield key.name
+        finally:
+            _tell(self._desk.release, key.name)
+
+    @asynccontextmanager
+    async def claimed(
+        self, caller: str, operation: str, idempotency_key: str, fingerprint: str
+    ) -> AsyncIterator["Claim"]:
+        """Claim a repeatable request while the block runs, or wait for the answer of who claimed it before.
+
+        Raises:
+            ApiError: 409 for a key that came with another request.
+        """
+        key = _digest(caller, operation, idempotency_key)
+        found = await self._desk.claim.remote(key, _digest(fingerprint))
+        if isinstance(found, InvalidRequest):
+            raise ApiError(
+                409, str(found), param=found.field, code="idempotency_key_reused", headers=NO_RETRY
+            )
+        claim = Claim(answer=found if isinstance(found, Answer) else None)
+        try:
+            yield claim
+        finally:
+            if claim.kept is not None:
+                _tell(self._desk.complete, key, claim.kept)
+            elif claim.answer is None:
+                _tell(self._desk.abandon, key)
+
+
+class Claim:
+    """A repeatable request: its earlier answer, or the right to make it and keep the answer."""
+
+    def __init__(self, *, answer: Answer | None) -> None:
+        self.answer = answer
+        self.kept: Answer | None = None
+
+    def keep(self, answer: Answer) -> None:
+        """Keep the answer for whoever repeats the request."""
+        self.kept = answer
+
+
+def _tell(method: Any, *arguments: Any) -> None:
+    """Call the desk without waiting, in no request's name: Serve cancels a request's calls with it."""
+    contextvars.Context().run(method.remote, *arguments)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

@@ -1,0 +1,47 @@
+"""What all HTTP replicas must agree on: rate limits, answers kept for repeated requests, what is served."""
+
+from deployments.access.idempotency import Answer, Claimed, IdempotencyStore
+from deployments.access.rate_limits import RateLimiter
+from deployments.app_args import AppArgs
+from zimage_models.errors import InvalidRequest
+
+
+class FrontDesk:
+    """A deployment of one replica; HTTP replicas ask it only for limited keys and repeatable requests."""
+
+    def __init__(self, args: AppArgs, *, max_run_s: float) -> None:
+        self._checkpoints = {model.id: model.model for model in args.models}
+        self._limiter = RateLimiter(max_run_s=max_run_s)
+        kept = args.idempotency
+        self._answers = IdempotencyStore(
+            max_entries=kept.max_answers, max_bytes=kept.max_bytes, ttl_s=kept.keep_s, claim_ttl_s=max_run_s
+        )
+
+    async def checkpoints(self) -> dict[str, str]:
+        """Return each model's checkpoint, by its id."""
+        return self._checkpoints
+
+    async def acquire(
+        self, name: str, requests_per_minute: int | None, max_concurrent: int | None
+    ) -> float | None:
+        """Admit a caller's request (None), or say in how many seconds to try again."""
+        return self._limiter.acquire(name, requests_per_minute, max_concurrent)
+
+    async def release(self, name: str) -> None:
+        """End an admitted request."""
+        self._limiter.release(name)
+
+    async def claim(self, key: str, fingerprint: str) -> Claimed | Answer | InvalidRequest:
+        """Claim a repeatable request, or wait for the answer of who claimed it first."""
+        try:
+            return await self._answers.claim(key, fingerprint)
+        except InvalidRequest as error:
+            return error  # raised, it would arrive inside an error of Ray's
+
+    async def complete(self, key: str, answer: Answer) -> None:
+        """Keep the answer of a claimed request."""
+        self._answers.complete(key, answer)
+
+    async def abandon(self, key: str) -> None:
+        """Give a claim back: there is no answer worth keeping."""
+        self._answers.abandon(key)

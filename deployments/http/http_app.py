@@ -1,0 +1,86 @@
+"""The HTTP app: FastAPI with OpenAI's routes, errors in OpenAI's shape, and a page to try it."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from deployments.access.callers import Callers
+from deployments.app_args import AppArgs
+from deployments.http.image_routes import image_router
+from deployments.http.model_routes import model_router
+from deployments.http.object_store import ObjectStore
+from deployments.http.openai_errors import ApiError, api_error, http_error, validation_error
+from deployments.http.request_guard import RequestGuard
+from deployments.image_service import ImageService
+from zimage_models.errors import InvalidRequest
+
+PLAYGROUND = Path(__file__).with_name("playground.html")
+# The page runs its own script and shows images it made; nothing is loaded from anywhere else.
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
+    " img-src data: blob: https: http:; connect-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def build_http_app(args: AppArgs, service: ImageService, callers: Callers) -> FastAPI:
+    """Put the routes together."""
+    # No redirects: their address would be made from the Host header, which anyone may set.
+    app = FastAPI(title="zimage-ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    store = ObjectStore(args.object_store) if args.object_store else None
+    app.include_router(image_router(args, service, callers, store))
+    app.include_router(model_router(args, service, callers))
+    app.add_exception_handler(ApiError, _answer_with(lambda error: error))
+    app.add_exception_handler(RequestValidationError, _answer_with(validation_error))
+    app.add_exception_handler(HTTPException, _answer_with(_translated))
+    app.add_exception_handler(InvalidRequest, _answer_with(api_error))
+    if args.playground:
+
+        @app.get("/", include_in_schema=False)
+        async def playground() -> Response:
+            return HTMLResponse(PLAYGROUND.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
+
+    if args.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(args.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-timeout"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    app.add_middleware(RequestGuard, max_body_bytes=args.limits.max_body_bytes)
+    app.openapi = _without_default_errors(app.openapi)  # type: ignore[method-assign]
+    return app
+
+
+def _answer_with(translate: Callable[[Any], ApiError]) -> Callable[[Request, Any], Awaitable[JSONResponse]]:
+    async def answer(request: Request, error: Any) -> JSONResponse:
+        return translate(error).response()
+
+    return answer
+
+
+def _translated(error: HTTPException) -> ApiError:
+    return http_error(error.status_code, error.detail, error.headers)
+
+
+def _without_default_errors(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Leave FastAPI's own 422 out of the description: bad input is 400 here, in OpenAI's shape."""
+
+    def described() -> dict[str, Any]:
+        schema = openapi()
+        for path in schema["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for name in ("HTTPValidationError", "ValidationError"):
+            schema.get("components", {}).get("schemas", {}).pop(name, None)
+        return schema
+
+    return described

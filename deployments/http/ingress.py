@@ -1,0 +1,29 @@
+"""The Serve deployment that speaks HTTP: CPU only, in as many replicas as the traffic needs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from deployments.access.api_keys import ApiKeys
+from deployments.access.callers import Callers
+from deployments.app_args import AppArgs
+from deployments.http.http_app import build_http_app
+from deployments.image_service import ImageService
+
+
+class Ingress:
+    """One HTTP replica; Serve asks it for its ASGI app once it stands."""
+
+    def __init__(self, args: AppArgs, models: Mapping[str, Any], desk: Any) -> None:
+        keys = ApiKeys(
+            path=Path(args.auth.keys_file) if args.auth.keys_file else None,
+            environment_variable=args.auth.keys_variable,
+        )
+        service = ImageService(models, timeout_s=args.limits.timeout_s)
+        self._app = build_http_app(args, service, Callers(keys, desk))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the app."""
+        return self._app

@@ -1,0 +1,78 @@
+"""``/v1/models``, ``/health`` and ``/ready``."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path
+from fastapi.responses import JSONResponse
+
+from deployments.access.callers import Callers
+from deployments.app_args import AppArgs
+from deployments.capabilities import capabilities
+from deployments.http.openai_types import Health, Model, ModelList, error_responses
+from deployments.image_service import ImageService
+from zimage_models.model_spec import ModelSpec
+
+
+def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIRouter:
+    """Return the routes that say what is there."""
+    router = APIRouter()
+    created = int(time.time())
+    needs_key = [Depends(callers.identify)]
+
+    @router.get("/v1/models", dependencies=needs_key, responses=error_responses(401))
+    async def list_models() -> ModelList:
+        """List the models; what a model takes is told once it has been up."""
+        return ModelList(
+            data=[
+                _describe(model_id, created, await service.known_spec(model_id))
+                for model_id in service.model_ids
+            ]
+        )
+
+    @router.get("/v1/models/{model_id}", dependencies=needs_key, responses=error_responses(400, 401, 404))
+    async def retrieve_model(model_id: Annotated[str, Path(max_length=256)]) -> Model:
+        """Describe one model."""
+        model_id = service.choose(model_id)
+        return _describe(model_id, created, await service.known_spec(model_id))
+
+    @router.get("/health")
+    async def health() -> Health:
+        """Say that the HTTP server is alive."""
+        return Health(status="ok")
+
+    @router.get("/ready", responses={503: {"model": Health, "description": "A model is still starting."}})
+    async def ready() -> JSONResponse:
+        """Say whether every model that should be up has a warm replica."""
+        num_running = await service.num_running()
+        states = {
+            model.id: "ready"
+            if num_running[model.id]
+            else ("starting" if model.scaling.min_replicas else "cold")
+            for model in args.models
+        }
+        is_ready = "starting" not in states.values()
+        body = Health.model_validate({"status": "ok" if is_ready else "starting", "models": states})
+        return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)
+
+    return router
+
+
+def _describe(model_id: str, created: int, spec: ModelSpec | None) -> Model:
+    if spec is None:
+        return Model(id=model_id, created=created)
+    variant = spec.variant
+    return Model(
+        id=model_id,
+        created=created,
+        capabilities=capabilities(spec),
+        max_reference_images=variant.max_reference_images,
+        default_size=f"{spec.default_width}x{spec.default_height}",
+        max_side=spec.max_side,
+        max_pixels=variant.max_pixels,
+        size_multiple=spec.size_multiple,
+        default_num_inference_steps=spec.default_num_inference_steps,
+        default_guidance_scale=spec.default_guidance_scale,
+        max_guidance_scale=variant.max_guidance_scale,
+        max_prompt_tokens=spec.max_prompt_tokens,
+    )

@@ -1,0 +1,50 @@
+"""Where images go for ``response_format="url"``: an S3 bucket, read through presigned addresses."""
+
+import logging
+import secrets
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deployments.app_args import ObjectStoreArgs
+from deployments.http.openai_errors import failed
+from zimage_models.image_files.image_codec import Encoding
+
+logger = logging.getLogger("ray.serve")
+
+
+class ObjectStore:
+    """Puts images and signs their addresses; credentials come from the usual AWS chain."""
+
+    def __init__(self, args: ObjectStoreArgs) -> None:
+        address = urlsplit(args.address)
+        self._bucket, self._prefix = address.netloc, address.path.strip("/")
+        self._url_valid_s = args.url_valid_s
+        self._client = boto3.client(
+            "s3",
+            endpoint_url=args.endpoint_url,
+            region_name=args.region,
+            config=Config(signature_version="s3v4", retries={"mode": "standard", "max_attempts": 5}),
+        )
+
+    def put(self, data: bytes, encoding: Encoding) -> str:
+        """Put one image under a name nobody can guess, and return an address that shows it for a while.
+
+        Raises:
+            ApiError: the store did not take it.
+        """
+        day = datetime.now(UTC).strftime("%Y/%m/%d")
+        name = f"{day}/{secrets.token_urlsafe(24)}{encoding.suffix}"
+        key = f"{self._prefix}/{name}" if self._prefix else name
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=encoding.mime_type)
+        except (BotoCoreError, ClientError) as error:
+            logger.exception("%s takes no image", self._bucket)
+            raise failed("the object store did not take the image", code="object_store_failed") from error
+        url: str = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._url_valid_s
+        )
+        return url

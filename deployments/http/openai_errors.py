@@ -1,0 +1,133 @@
+"""Errors as OpenAI's clients expect them: the error object, the status, and whether to try again."""
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from deployments.http.openai_types import ErrorBody, ErrorDetail
+from zimage_models.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineOverloaded,
+    InvalidRequest,
+    ZImageError,
+)
+
+# openai-python 3.54 _base_client.py: its clients repeat a 5xx twice unless told not to, and each repetition
+# would cost the engine a whole image again. They repeat a 409 as well.
+NO_RETRY = {"x-should-retry": "false"}
+_CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """An answer that is no success."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+        default_type = "server_error" if status >= 500 else "invalid_request_error"
+        self.detail = ErrorDetail(
+            message=message, type=_TYPES.get(status, default_type), param=param, code=code
+        )
+
+    def body(self) -> ErrorBody:
+        """Return the body of the answer."""
+        return ErrorBody(error=self.detail)
+
+    def response(self) -> JSONResponse:
+        """Return the answer."""
+        return JSONResponse(self.body().model_dump(), status_code=self.status, headers=self.headers)
+
+
+def retry_after(seconds: float) -> dict[str, str]:
+    """Say when to try again, in whole seconds from 1."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def overloaded(error: EngineOverloaded) -> ApiError:
+    """Translate a refusal by a full queue: nothing was spent, so clients may try again."""
+    return ApiError(503, str(error), code="engine_overloaded", headers=retry_after(error.retry_after_s))
+
+
+def api_error(error: ZImageError) -> ApiError:
+    """Translate an error of this product."""
+    if isinstance(error, InvalidRequest):
+        # The engine's field by the name it has here.
+        field = "image" if error.field == "reference_images" else error.field
+        message = str(error).replace("reference_images", "image")
+        return ApiError(400, message, param=field, code="invalid_value")
+    if isinstance(error, EngineOverloaded):
+        return overloaded(error)
+    if isinstance(error, DeadlineExceeded):
+        return ApiError(504, str(error), code="deadline_exceeded", headers=NO_RETRY)
+    if isinstance(error, Cancelled):
+        return ApiError(503, str(error), code="cancelled", headers=retry_after(1))
+    return failed(str(error), code=error.error_class)
+
+
+def failed(message: str, *, code: str) -> ApiError:
+    """Word a failure of ours, after work that clients shall not have repeated by themselves."""
+    return ApiError(500, message, code=code, headers=NO_RETRY)
+
+
+def replica_died() -> ApiError:
+    """Word the loss of two replicas in a row under one request."""
+    return failed("the engine died twice while it made this image", code="engine_died")
+
+
+def validation_error(error: RequestValidationError) -> ApiError:
+    """Translate FastAPI's complaint about a body: the first problem, by field, value and limit."""
+    problem = error.errors()[0]
+    if isinstance(problem["input"], bytes):  # FastAPI leaves a body alone that does not call itself JSON
+        return unsupported_media_type("is not application/json")
+    # First comes where it was found: body, path, header.
+    field = ".".join(_name(item) for item in problem["loc"][1:]) or None
+    if problem["type"] == "extra_forbidden":
+        message, code = f"{field}: unknown field", "unknown_parameter"
+    elif problem["type"] == "missing":
+        message, code = f"{field or 'body'}: missing", "missing_required_parameter"
+    elif problem["type"] == "json_invalid":
+        message, code, field = "body: not valid JSON", "invalid_json", None
+    else:
+        message, code = (
+            f"{field or 'body'}: {problem['msg']} (given: {_shown(problem['input'])})",
+            "invalid_value",
+        )
+    return ApiError(400, message, param=field, code=code)
+
+
+def _name(item: str | int) -> str:
+    # A client's own name may be long, and hold what is no Unicode text.
+    return str(item)[:64].encode("utf-8", "replace").decode()
+
+
+def _shown(value: object) -> str:
+    # Of a long or deep value nothing is repeated: a prompt is not for logs and consoles.
+    text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+    return text if len(text) <= 60 else f"{type(value).__name__} of {len(text)} characters"
+
+
+def unsupported_media_type(problem: str) -> ApiError:
+    """Word what is wrong with a body's media type."""
+    return ApiError(415, f"Content-Type: {problem}", param="Content-Type", code="unsupported_media_type")
+
+
+def http_error(status: int, detail: str | None, headers: Mapping[str, str] | None = None) -> ApiError:
+    """Word a plain HTTP error, such as an unknown route."""
+    message = detail or HTTPStatus(status).phrase
+    if status == 400:  # from a framework that could not read the body
+        message = f"body: {message}"
+    return ApiError(status, message, code=_CODES.get(status), headers=headers)

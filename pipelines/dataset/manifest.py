@@ -1,0 +1,82 @@
+"""The manifests: a numbered log of what the data set was after each run; the last one is in force."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.dataset.parts import PartFile
+from pipelines.storage import Storage
+from zimage_models.errors import InvalidRequest
+
+FORMAT_VERSION = 1
+_FOLDER = "_manifests"
+_NAME = re.compile(r"^_manifests/(\d{6,})\.json$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunManifest:
+    """What a run read, made and failed, and which files are the data set since."""
+
+    number: int
+    run_id: str
+    created_at: str
+    """UTC, ISO 8601."""
+    model: str
+    variant: str
+    weights_sha256: str
+    options: dict[str, Any]
+    """The run's :class:`GenerateOptions`, as JSON."""
+    source_fingerprint: str
+    counts: dict[str, int]
+    """Of the plan, and ``published`` and ``failed`` images."""
+    speed: dict[str, float]
+    """``generate_s`` and ``images_per_s`` of the run; zero when it had nothing to make."""
+    versions: dict[str, str]
+    work_files: tuple[str, ...]
+    """The planned units: Parquet files relative to the data set's folder."""
+    parts: tuple[PartFile, ...]
+    """The data set: exactly these files."""
+    error_parts: tuple[PartFile, ...]
+    """Rows that could not be made, with their reasons."""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def path(self) -> str:
+        """Where it lies, relative to the data set's folder."""
+        return manifest_path(self.number)
+
+
+def manifest_path(number: int) -> str:
+    """Return where the manifest of that number lies, relative to the data set's folder."""
+    return f"{_FOLDER}/{number:06d}.json"
+
+
+def read_manifest(output: Storage) -> RunManifest | None:
+    """Read the manifest of the highest number; None where nothing is published.
+
+    Raises:
+        InvalidRequest: the manifest is of another format, or damaged.
+    """
+    numbers = [int(match[1]) for file in output.list(_FOLDER) if (match := _NAME.match(file.path))]
+    if not numbers:
+        return None
+    path = manifest_path(max(numbers))
+    try:
+        content = json.loads(output.read(path))
+        if content["format_version"] != FORMAT_VERSION:
+            raise InvalidRequest(
+                f"{path}: format_version {content['format_version']}; this release reads {FORMAT_VERSION}"
+            )
+        for name in ("parts", "error_parts"):
+            content[name] = tuple(PartFile(**part) for part in content[name])
+        content["work_files"] = tuple(content["work_files"])
+        return RunManifest(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(f"{path}: not a manifest ({error})") from error
+
+
+def commit_manifest(output: Storage, manifest: RunManifest) -> bool:
+    """Publish a manifest with one exclusive write; returns False when its number is taken."""
+    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
+    return output.create(manifest.path, text.encode())

@@ -1,0 +1,207 @@
+"""Which column of a table means what. It knows no values.
+
+Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
+that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. Columns of
+``mask`` and ``strength`` are guessed beside one of images only, of ``controlnet_conditioning_scale`` beside
+one of control images.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.dataset.parts import COLUMN_NAMES
+from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
+from zimage_models.errors import InvalidRequest
+from zimage_models.requests import GENERATION_FIELDS
+
+ALIASES: dict[str, tuple[str, ...]] = {
+    "prompt": ("text", "caption", "instruction"),
+    "key": ("id", "sku", "custom_id"),
+    "model": (),
+    "variants": ("n",),
+    "size": (),
+    "image": ("images", "reference_image", "reference_images"),
+    "mask": (),
+    "strength": (),
+    "control_image": ("conditioning_image",),
+    "controlnet_conditioning_scale": (),
+    **{name: () for name in GENERATION_FIELDS if name != "prompt"},
+    "num_inference_steps": ("steps",),
+    "guidance_scale": ("guidance",),
+}
+"""Every field a column can be mapped to, and what else a column for it may be called."""
+
+_PICTURE_FIELDS = ("image", "mask", "control_image")
+_NEEDED = {"mask": "image", "strength": "image", "controlnet_conditioning_scale": "control_image"}
+"""Fields that have no effect without another, and which."""
+
+RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
+"""Names that the output and the work table use themselves."""
+
+_PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
+"""Names that they use beside for a table with pictures."""
+
+_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
+_BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnMap:
+    """The input column of each field; None where there is none."""
+
+    prompt: str | None
+    key: str | None
+    fields: dict[str, str]
+    """Generation field (or ``size``) -> column."""
+    pictures: dict[str, str]
+    """``image`` (one or several a row), ``mask`` or ``control_image`` -> column."""
+    model: str | None
+    variants: str | None
+    passthrough: tuple[str, ...]
+    """Columns to copy into the output, in input order."""
+
+
+def map_columns(
+    schema: pa.Schema, *, explicit: Mapping[str, str], has_template: bool, drop: Collection[str] = ()
+) -> ColumnMap:
+    """Decide what each column means.
+
+    A column with a field's very own name goes before all others; then count its name in another case and the
+    lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only,
+    pictures from columns that can name them.
+
+    Columns that mean nothing are passed through, and so is the key column unless it is called ``key``. With a
+    template no column is the prompt's: all are passed through, but one called ``prompt`` gives its place to
+    the rendered prompt.
+
+    Args:
+        schema: the input's columns.
+        explicit: field -> column, or -> "" for none; these are not guessed.
+        has_template: prompts come from a template.
+        drop: columns to neither guess nor pass through; explicit fields and templates may still use them.
+
+    Raises:
+        InvalidRequest: an unknown field or column, no prompt, a guess that could go two ways, or a column to
+            be passed through under a name that the output has itself.
+    """
+    _check_names(schema, explicit, drop)
+    if has_template and explicit.get("prompt"):
+        message = f"prompt: both a template and column {explicit['prompt']!r} are given; leave one out"
+        raise InvalidRequest(message, field="prompt")
+    taken = {*explicit.values(), *drop}
+    free = [name for name in schema.names if name not in taken]
+    chosen = {field: column for field, column in explicit.items() if column}
+    for field in ALIASES:
+        if field in explicit or (field == "prompt" and has_template):
+            continue
+        if _NEEDED.get(field, field) not in (field, *chosen):
+            continue
+        fits = _FITTING.get(field)
+        candidates = [name for name in free if fits is None or fits(schema.field(name).type)]
+        guess = _guess(field, candidates)
+        if guess is not None:
+            chosen[field] = guess
+    prompt = chosen.pop("prompt", None)
+    if prompt is None and not has_template:
+        raise InvalidRequest(
+            f"prompt: no text column is called prompt, text, caption or instruction; "
+            f"columns are {_listed(schema.names)}; give --map prompt=COLUMN or --template",
+            field="prompt",
+        )
+    key = chosen.pop("key", None)
+    if key is not None and not _is_key(schema.field(key).type):
+        raise InvalidRequest(
+            f"key: column {key!r} is {schema.field(key).type}; keys are text or whole numbers; "
+            "give --map key=COLUMN, or --map key= for none",
+            field="key",
+        )
+    hidden = {*chosen.values(), *drop, "prompt" if has_template else prompt}
+    if key == "key":
+        hidden.add(key)
+    passthrough = tuple(name for name in schema.names if name not in hidden)
+    for name, needed in _NEEDED.items():
+        if name in chosen and needed not in chosen:
+            raise InvalidRequest(
+                f"{name}: column {chosen[name]!r} has no effect without one of {needed}; "
+                f"give --map {needed}=COLUMN",
+                field=name,
+            )
+    pictures = {name: chosen.pop(name) for name in _PICTURE_FIELDS if name in chosen}
+    _check_reserved(passthrough, RESERVED_COLUMNS | (_PICTURE_COLUMNS if pictures else set()))
+    return ColumnMap(
+        prompt=prompt,
+        key=key,
+        model=chosen.pop("model", None),
+        variants=chosen.pop("variants", None),
+        fields=chosen,
+        pictures=pictures,
+        passthrough=passthrough,
+    )
+
+
+def _check_names(schema: pa.Schema, explicit: Mapping[str, str], drop: Collection[str]) -> None:
+    for field in explicit:
+        if field not in ALIASES:
+            raise InvalidRequest(f"map: unknown field {field!r}; fields are {_listed(ALIASES)}", field="map")
+    for option, columns in (("map", explicit.values()), ("drop", drop)):
+        for column in columns:
+            if column not in schema.names and (column or option == "drop"):
+                raise InvalidRequest(
+                    f"{option}: no column {column!r}; columns are {_listed(schema.names)}", field=option
+                )
+
+
+def _guess(field: str, candidates: list[str]) -> str | None:
+    aliases = ALIASES[field]
+    ranks = (
+        [name for name in candidates if name == field],
+        [name for name in candidates if name.lower() == field or name in aliases],
+        [name for name in candidates if name.lower() in aliases],
+    )
+    best = next((names for names in ranks if names), [])
+    if len(best) > 1:
+        raise InvalidRequest(
+            f"{field}: columns {_listed(best)} could all be meant; give --map {field}=COLUMN", field=field
+        )
+    return best[0] if best else None
+
+
+def _check_reserved(passthrough: tuple[str, ...], reserved: Collection[str]) -> None:
+    for name in passthrough:
+        if name in reserved:
+            uses = f", use it (--map {name}={name})" if name in ALIASES else ""
+            raise InvalidRequest(
+                f"column {name!r}: the output has a column of that name itself; "
+                f"leave yours out (--drop {name}){uses} or rename it",
+                field=name,
+            )
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    return (type_.value_type if isinstance(type_, pa.DictionaryType) else type_) in _TEXT_TYPES
+
+
+def _can_name_pictures(type_: pa.DataType) -> bool:
+    if isinstance(type_, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        type_ = type_.value_type
+    if isinstance(type_, pa.StructType):
+        return {field.name for field in type_} == {"bytes", "path"}
+    return _is_text(type_) or type_ in _BINARY_TYPES
+
+
+_FITTING: dict[str, Callable[[pa.DataType], bool]] = {
+    "prompt": _is_text,
+    **dict.fromkeys(_PICTURE_FIELDS, _can_name_pictures),
+}
+"""Of which type a column guessed for a field has to be."""
+
+
+def _is_key(type_: pa.DataType) -> bool:
+    return _is_text(type_) or pa.types.is_integer(type_)
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = ", ".join(repr(name) for name in list(names)[:30])
+    return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"

@@ -1,0 +1,56 @@
+"""Cells of a table that name pictures. It reads no file and knows no address."""
+
+import json
+from typing import Any
+
+from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import shown
+from zimage_models.image_files.image_inputs import data_url_bytes
+
+NamedPicture = bytes | str
+"""A picture's file itself, or the address where it is."""
+
+
+def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
+    """Read the pictures that a cell names; none in an empty one.
+
+    A picture is the bytes of its file, a struct of Hugging Face's ``Image`` (``bytes`` and ``path``), a
+    ``data:`` URL, or an address. A cell holds one or a list of them; as text a list is JSON.
+
+    Args:
+        value: the cell.
+        field: what it is for, for errors.
+        max_bytes: of what stands in the cell itself.
+
+    Raises:
+        InvalidRequest: the cell holds something else.
+    """
+    if value is None:
+        return []
+    if isinstance(value, str) and value.startswith("["):
+        value = _json_list(value)
+    if isinstance(value, list | tuple):
+        return [_read_one(item, field, max_bytes) for item in value]
+    return [_read_one(value, field, max_bytes)]
+
+
+def _json_list(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # a file may be called [so].png
+
+
+def _read_one(value: Any, field: str, max_bytes: int) -> NamedPicture:
+    if isinstance(value, dict) and value and value.keys() <= {"bytes", "path"}:
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, str) and value[:5].lower() == "data:":
+        return data_url_bytes(value, field=field, max_bytes=max_bytes)
+    if not isinstance(value, bytes | str) or not value:
+        kind = type(value).__name__
+        raise InvalidRequest(
+            f"{field}: {shown(value)} ({kind}) names no picture; that is bytes, a path, an address, "
+            "a data URL, a struct of bytes and path, or a list of these",
+            field=field,
+        )
+    return value

@@ -1,0 +1,174 @@
+"""The pictures of a table's rows as a plan needs them: their sizes and the hashes of their files."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from pipelines.picture_reader import PictureReader
+from pipelines.plan.picture_cells import NamedPicture, read_cell
+from pipelines.storage import Storage
+from pipelines.unit_ids import SeenHashes
+from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS
+from zimage_models.errors import InvalidRequest
+from zimage_models.image_files.image_inputs import read_outline
+from zimage_models.pictures import Picture
+from zimage_models.requests import ImageRequest
+
+_NUM_THREADS = 16
+"""Files read at once, each whole: at the limit of 50 MiB they take 0.8 GB."""
+_REMEMBERED = 65_536
+"""Addresses that are not read again when a later row names them too."""
+_SINGLE_FIELDS = ("mask", "control_image")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPicture:
+    """A picture before its pixels are decoded."""
+
+    outline: Picture
+    """A stand-in of its size; its sha256 is that of the file."""
+    source: NamedPicture
+    """The file, where the table holds it, or its address."""
+
+    def place(self, in_request: Picture) -> dict[str, Any]:
+        """Return what the work table says of it."""
+        return {
+            "address": self.source if isinstance(self.source, str) else None,
+            "sha256": self.outline.sha256,
+            "height": in_request.height,
+            "width": in_request.width,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPictures:
+    """The pictures of one row."""
+
+    images: tuple[PlannedPicture, ...] = ()
+    mask: PlannedPicture | None = None
+    control: PlannedPicture | None = None
+
+    def all(self) -> list[PlannedPicture]:
+        """Return the images, the mask and the control image."""
+        return [*self.images, *filter(None, (self.mask, self.control))]
+
+
+class PicturePlanner:
+    """Looks up the pictures of many rows at once.
+
+    Args:
+        reader: reads what the rows name.
+        columns: of pictures, by field (:attr:`pipelines.plan.columns.ColumnMap.pictures`).
+    """
+
+    def __init__(self, reader: PictureReader, columns: Mapping[str, str]) -> None:
+        self._reader = reader
+        self._columns = dict(columns)
+        self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="zimage-pictures")
+        self._look_at = lru_cache(_REMEMBERED)(self._outline_at)
+        self._stored = SeenHashes()
+
+    def __enter__(self) -> "PicturePlanner":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def look_up(self, rows: Sequence[Mapping[str, Any]]) -> "list[PlannedPictures | InvalidRequest]":
+        """Find each row's pictures, or what is wrong with them; every file is read once."""
+        cells = [self._cells(row) for row in rows]
+        named = {
+            (source, field)
+            for cell in cells
+            if not isinstance(cell, InvalidRequest)
+            for field, sources in cell.items()
+            for source in sources
+        }
+        outlines = dict(zip(named, self._pool.map(lambda key: self._outline(*key), named), strict=True))
+        return [cell if isinstance(cell, InvalidRequest) else _planned(cell, outlines) for cell in cells]
+
+    def store(self, rows: Sequence[PlannedPictures], output: Storage, folder: str) -> None:
+        """Write the files that the table itself holds where the run finds them, each once."""
+        files = {
+            picture.outline.sha256: picture.source
+            for pictures in rows
+            for picture in pictures.all()
+            if isinstance(picture.source, bytes) and self._stored.add(picture.outline.sha256)
+        }
+        list(self._pool.map(lambda sha256: output.write(f"{folder}/{sha256}", files[sha256]), files))
+
+    def _cells(self, row: Mapping[str, Any]) -> dict[str, list[NamedPicture]] | InvalidRequest:
+        try:
+            cells = {
+                field: read_cell(row[column], field=field, max_bytes=self._max_bytes(field))
+                for field, column in self._columns.items()
+            }
+            for field in _SINGLE_FIELDS:
+                if (number := len(cells.get(field, ()))) > 1:
+                    raise InvalidRequest(f"{field}: {number} given; the limit is 1", field=field)
+        except InvalidRequest as error:
+            return error
+        return cells
+
+    def _max_bytes(self, field: str) -> int:
+        limits = self._reader.limits
+        return limits.max_mask_bytes if field == "mask" else limits.max_bytes
+
+    def _outline(self, source: NamedPicture, field: str) -> Picture | InvalidRequest:
+        if isinstance(source, str):
+            return self._look_at(source, field)
+        try:
+            return read_outline(source, field=field, limits=self._reader.limits, is_mask=field == "mask")
+        except InvalidRequest as error:
+            return error
+
+    def _outline_at(self, address: str, field: str) -> Picture | InvalidRequest:
+        try:
+            data = self._reader.read(address, field=field, max_bytes=self._max_bytes(field))
+        except InvalidRequest as error:
+            return error
+        return self._outline(data, field)
+
+
+def picture_folder(run_id: str) -> str:
+    """Return where a run finds the pictures that its table holds, each under the sha256 of its file."""
+    return f"_runs/{run_id}/pictures"
+
+
+def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> dict[str, list[Any]]:
+    """Say for each unit where its pictures are, and what it is made from."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS)}
+    for pictures, request in units:
+        images = [
+            planned.place(picture)
+            for planned, picture in zip(pictures.images, request.reference_images, strict=True)
+        ]
+        mask = pictures.mask.place(request.mask) if pictures.mask and request.mask else None
+        control_image = request.control_image
+        control = pictures.control.place(control_image) if pictures.control and control_image else None
+        columns["reference_images"].append(images)
+        columns["mask"].append(mask)
+        columns["control_image"].append(control)
+        columns["strength"].append(request.strength)
+        columns["reference_sha256"].append([image["sha256"] for image in images])
+        columns["mask_sha256"].append(mask and mask["sha256"])
+        columns["controlnet_conditioning_scale"].append(request.controlnet_conditioning_scale)
+        columns["control_sha256"].append(control and control["sha256"])
+    return columns
+
+
+def _planned(
+    cell: Mapping[str, Sequence[NamedPicture]],
+    outlines: Mapping[tuple[NamedPicture, str], Picture | InvalidRequest],
+) -> PlannedPictures | InvalidRequest:
+    found: dict[str, list[PlannedPicture]] = {}
+    for field, sources in cell.items():
+        for source in sources:
+            outline = outlines[source, field]
+            if isinstance(outline, InvalidRequest):
+                return outline
+            found.setdefault(field, []).append(PlannedPicture(outline=outline, source=source))
+    mask, control = (next(iter(found.get(field, ())), None) for field in _SINGLE_FIELDS)
+    return PlannedPictures(images=tuple(found.get("image", ())), mask=mask, control=control)

@@ -1,0 +1,258 @@
+"""From one input row to the units of work it asks for. It knows no file and no other row's content."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from pipelines.options import GenerateOptions
+from pipelines.plan.columns import ColumnMap
+from pipelines.plan.picture_plan import PlannedPictures
+from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
+from pipelines.sources.source_rows import shown
+from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
+from zimage_models.errors import InvalidRequest
+from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture, stand_in
+from zimage_models.requests import MAX_SEED, ImageRequest, build_request
+
+_MAX_VARIANTS = 1000
+_SIZE_FIELDS = ("size", "height", "width")
+_OF_PICTURES = {
+    "strength": ("image", "reference_images"),
+    "controlnet_conditioning_scale": ("control_image", "control_image"),
+}
+"""Fields that a job sets for its rows with pictures: of which columns, and as what they are in a request."""
+_NO_PICTURES = PlannedPictures()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedUnit:
+    """One image that a row asks for."""
+
+    unit_id: str
+    variant: int
+    request: ImageRequest
+    file_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRow:
+    """A usable row: its key and the images it asks for; no units if it repeats an earlier row exactly."""
+
+    key: str
+    units: tuple[ResolvedUnit, ...]
+
+
+class RowResolver:
+    """Applies column mapping, template, defaults and limits, and keeps keys, names and units unique.
+
+    Raises:
+        InvalidRequest: template, filter, name or a field of the job can't be used with this table and model.
+    """
+
+    def __init__(
+        self,
+        options: GenerateOptions,
+        *,
+        columns: ColumnMap,
+        column_names: list[str],
+        spec: ModelSpec,
+        weights_sha256: str,
+    ) -> None:
+        self._options = options
+        self._columns = columns
+        self._spec = spec
+        self._weights_sha256 = weights_sha256
+        self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
+        self._filter = RowFilter(options.where, columns=column_names) if options.where else None
+        name_columns = {"key", "variant", "seed", "width", "height", *column_names}
+        self._name = NameTemplate(
+            options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
+        )
+        self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
+        self._repetitions: dict[str, int] = {}
+        # A bad field of the job would else be told once for every row.
+        for pictures in self._kinds_of_pictures() or [{}]:
+            build_request(spec, {"prompt": "any", "seed": 0, **self._with_job_values(pictures)})
+
+    def _kinds_of_pictures(self) -> list[dict[str, Any]]:
+        """Return what rows may be made from, as fields of a request."""
+        height, width = self._spec.default_height, self._spec.default_width
+        picture = stand_in(height, width, sha256="any", is_mask=False)
+        kinds: list[dict[str, Any]] = []
+        if "image" in self._columns.pictures:
+            kinds.append({"reference_images": [picture]})
+        if "control_image" in self._columns.pictures and self._spec.controlnet:
+            kinds.append({"control_image": picture})
+        return kinds
+
+    def keeps(self, row: Mapping[str, Any]) -> bool:
+        """Say whether the row passes ``where``.
+
+        Raises:
+            InvalidRequest: the expression fails on this row.
+        """
+        return self._filter is None or self._filter.keep(row)
+
+    def key(self, row: Mapping[str, Any]) -> str | None:
+        """Return the row's key as given, for messages; None where it has none."""
+        value = row.get(self._columns.key) if self._columns.key else None
+        return None if value is None else str(value)
+
+    def resolve(self, row: Mapping[str, Any], pictures: PlannedPictures = _NO_PICTURES) -> ResolvedRow:
+        """Resolve one row.
+
+        Args:
+            row: its cells by column.
+            pictures: what its cells of pictures name.
+
+        Raises:
+            InvalidRequest: a missing or bad value, a key or file name that an earlier row has.
+        """
+        self._check_model(row)
+        own = self._own_values(row, pictures)
+        num_variants = self._num_variants(row)
+        if self._columns.key is None:
+            key = self._key_of_content(own)
+        else:
+            key = check_key(self._given_key(row))
+            beside = [row[name] for name in self._columns.passthrough]
+            is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, beside)))
+            if not self._keys.add(key):
+                if is_new_row:
+                    raise InvalidRequest(f"{self._columns.key}: {key!r} is an earlier row's too", field="key")
+                return ResolvedRow(key=key, units=())
+        return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
+
+    def _own_values(self, row: Mapping[str, Any], pictures: PlannedPictures) -> dict[str, Any]:
+        """Collect the generation fields that the row itself sets, its prompt always."""
+        own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
+        if self._template is not None:
+            own["prompt"] = self._template.render(row)
+        elif self._columns.prompt is not None:
+            own["prompt"] = row[self._columns.prompt]
+        if pictures.images:
+            own["reference_images"] = [picture.outline for picture in pictures.images]
+        if pictures.mask:
+            own["mask"] = pictures.mask.outline
+        if pictures.control:
+            own["control_image"] = pictures.control.outline
+        return own
+
+    def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
+        """Add the job's generation fields for what the row leaves open; a size counts as one."""
+        job = self._options.fields
+        if not own.keys().isdisjoint(_SIZE_FIELDS):
+            job = {name: value for name, value in job.items() if name not in _SIZE_FIELDS}
+        # Of a table with pictures some rows may have none.
+        idle = {
+            name
+            for name, (column, pictures) in _OF_PICTURES.items()
+            if column in self._columns.pictures and pictures not in own
+        }
+        return {**{name: value for name, value in job.items() if name not in idle}, **own}
+
+    def _check_model(self, row: Mapping[str, Any]) -> None:
+        asked = row.get(self._columns.model) if self._columns.model else None
+        accepted = (self._spec.model_id, self._spec.model_id.rsplit("/", 1)[-1], self._spec.variant.name)
+        if asked is not None and asked not in accepted:
+            raise InvalidRequest(
+                f"model: {shown(asked)} is not this run's model, {accepted[0]!r}", field="model"
+            )
+
+    def _num_variants(self, row: Mapping[str, Any]) -> int:
+        value = row.get(self._columns.variants) if self._columns.variants else None
+        if value is None:
+            return self._options.variants
+        try:
+            number = 0.0 if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = 0.0
+        if not (1 <= number <= _MAX_VARIANTS and number.is_integer()):
+            raise InvalidRequest(
+                f"variants: {shown(value)} is not a whole number in 1..{_MAX_VARIANTS}", field="variants"
+            )
+        return int(number)
+
+    def _given_key(self, row: Mapping[str, Any]) -> str:
+        assert self._columns.key is not None
+        value = row[self._columns.key]
+        if value is None:
+            raise InvalidRequest(f"{self._columns.key}: missing", field="key")
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            kind = type(value).__name__
+            raise InvalidRequest(
+                f"{self._columns.key}: {shown(value)} is {kind}, not text or a whole number", field="key"
+            )
+        return str(value)
+
+    def _key_of_content(self, own: dict[str, Any]) -> str:
+        """Make a key that stays the same when the job's settings change."""
+        key = f"row-{digest(_by_content(own))[:16]}"
+        if self._keys.add(key):
+            return key
+        # Identical rows are counted up, so that each gets its own seed and image.
+        self._repetitions[key] = self._repetitions.get(key, 1) + 1
+        return f"{key}-{self._repetitions[key]}"
+
+    def _units_of(
+        self, row: Mapping[str, Any], key: str, own: dict[str, Any], num_variants: int
+    ) -> Iterator[ResolvedUnit]:
+        values = self._with_job_values(own)
+        given_seed = values.get("seed")
+        first_seed = derive_seed(self._options.seed, key, 0) if given_seed is None else given_seed
+        request = build_request(self._spec, {**values, "seed": first_seed})
+        last_seed = request.seed + num_variants - 1
+        if given_seed is not None and last_seed > MAX_SEED:
+            raise InvalidRequest(
+                f"seed: {given_seed} and {num_variants} variants end at {last_seed}; the limit is {MAX_SEED}",
+                field="seed",
+            )
+        first_seed = request.seed
+        # Of the files: what a request makes of its pictures depends on its size.
+        content = _by_content(own)
+        files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
+        for variant in range(num_variants):
+            if variant:
+                seed = derive_seed(self._options.seed, key, variant)
+                request = replace(request, seed=seed if given_seed is None else first_seed + variant)
+            names = {**row, "key": key, "variant": variant, "seed": request.seed}
+            names |= {"width": request.width, "height": request.height}
+            file_name = self._name.render(names)
+            if not self._names.add(file_name):
+                raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
+            yield ResolvedUnit(
+                unit_id=self._address(request, variant, key, files, content.get("control_image")),
+                variant=variant,
+                request=request,
+                file_name=file_name,
+            )
+
+    def _address(
+        self, request: ImageRequest, variant: int, key: str, files: list[str | None], control: str | None
+    ) -> str:
+        address_of = partial(
+            unit_id,
+            request,
+            variant=variant,
+            weights_sha256=self._weights_sha256,
+            shift=self._spec.shift,
+            encoding=self._options.encoding,
+            files=files,
+            control=control,
+        )
+        address = address_of()
+        if not self._units.add(address):
+            # Another key asks for the very same image: it is made under both, each exactly once.
+            address = address_of(salt=key)
+            self._units.add(address)
+        return address
+
+
+def _by_content(own: dict[str, Any]) -> dict[str, Any]:
+    """Put hashes in the place of pictures."""
+    own = dict(own)
+    if "reference_images" in own:
+        own["reference_images"] = [picture.sha256 for picture in own["reference_images"]]
+    return {name: value.sha256 if isinstance(value, Picture) else value for name, value in own.items()}

@@ -1,0 +1,304 @@
+"""Plan a run: read the table, check every row before any engine starts, and write the work table."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.dataset.ledger import FinishedUnits
+from pipelines.dataset.parts import part_schema
+from pipelines.options import GenerateOptions
+from pipelines.picture_reader import PictureReader
+from pipelines.plan.columns import ColumnMap, map_columns
+from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
+from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
+from pipelines.sources.open_source import RowError, Source, SourceBatch, open_source
+from pipelines.storage import Storage
+from pipelines.unit_ids import digest
+from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
+from zimage_models.errors import InvalidRequest
+from zimage_models.model_spec import ModelSpec
+from zimage_models.requests import GENERATION_FIELDS, ImageRequest
+
+_UNITS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanCounts:
+    """Counts of one plan: input rows down to ``duplicate``, images from ``units`` on."""
+
+    rows: int
+    filtered: int
+    rejected: int
+    duplicate: int
+    """Rows that repeat an earlier row exactly."""
+    units: int
+    unchanged: int
+    """Made before, by this or an earlier run."""
+    failed_before: int
+    """Failed in an earlier run; ``zimage retry`` redoes them."""
+    new: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One planned run: where its work table lies, and what is in it."""
+
+    run_id: str
+    counts: PlanCounts
+    work_files: tuple[str, ...]
+    """Parquet files of the work table, relative to the output."""
+    passthrough: pa.Schema
+    """Columns that parts take over from the work table: the input's own, and of pictures what is known."""
+    rejected: tuple[RowError, ...]
+    """In input order."""
+    source_folder: str
+    """Where the table lies."""
+    source_fingerprint: str
+    transformer_steps: int
+    """Denoising steps to run, guided ones counted twice."""
+
+
+def write_plan(
+    options: GenerateOptions,
+    *,
+    run_id: str,
+    spec: ModelSpec,
+    weights_sha256: str,
+    output: Storage,
+    finished: FinishedUnits,
+    to_run: bool = True,
+) -> Plan:
+    """Check the whole input table and write its work table under ``_runs/<run_id>/``.
+
+    Args:
+        options: what to make.
+        run_id: name of the run.
+        spec: the model.
+        weights_sha256: identity of its weights.
+        output: where the work table goes.
+        finished: what needs no engine any more.
+        to_run: put the pictures that the table itself holds beside the work table.
+
+    Raises:
+        InvalidRequest: the table or the options as a whole can't be used; single bad rows are collected.
+    """
+    source = open_source(options.input, options=options.storage, format=options.input_format)
+    return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UsableRow:
+    """A row of a batch, and what it asks for."""
+
+    index: int
+    """Its place in the batch."""
+    row: dict[str, Any]
+    pictures: PlannedPictures
+    resolved: ResolvedRow
+
+
+class _Planner:
+    def __init__(
+        self,
+        options: GenerateOptions,
+        run_id: str,
+        spec: ModelSpec,
+        weights_sha256: str,
+        output: Storage,
+        finished: FinishedUnits,
+        source: Source,
+        to_run: bool,
+    ) -> None:
+        self._options = options
+        self._to_run = to_run
+        self._run_id = run_id
+        self._output = output
+        self._finished = finished
+        self._source = source
+        self._columns: ColumnMap = map_columns(
+            source.schema,
+            explicit=options.columns,
+            has_template=options.template is not None,
+            drop=options.drop,
+        )
+        self._source_columns = list(self._columns.passthrough)
+        self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
+        self._pictures: PicturePlanner | None = None
+        if self._columns.pictures:
+            reader = PictureReader(options.picture_access(source.folder))
+            self._pictures = PicturePlanner(reader, self._columns.pictures)
+            self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
+        part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
+        # A column under another name or of another type makes another row.
+        self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
+        # It brings torch, which the commands that only look at a data set do without.
+        from zimage_models.models.prompts import PromptTokenizer
+
+        self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
+        self._resolver = RowResolver(
+            options,
+            columns=self._columns,
+            column_names=source.schema.names,
+            spec=spec,
+            weights_sha256=weights_sha256,
+        )
+        self._counts: Counter[str] = Counter()
+        self._rejected: list[RowError] = []
+        self._work = WorkWriter(output, run_id)
+        self._transformer_steps = 0
+
+    def run(self) -> Plan:
+        with self._pictures or nullcontext():
+            for batch in self._source.batches():
+                self._add(batch)
+                if self._limit_reached():
+                    break
+        work_files = self._work.finish()
+        self._counts["rejected"] = len(self._rejected)
+        if not self._counts["rows"]:
+            raise InvalidRequest(f"input: {self._options.input} has no rows", field="input")
+        return Plan(
+            run_id=self._run_id,
+            counts=PlanCounts(**{name: self._counts[name] for name in PlanCounts.__dataclass_fields__}),
+            work_files=work_files,
+            passthrough=self._passthrough,
+            rejected=tuple(sorted(self._rejected, key=lambda error: error.row)),
+            source_folder=self._source.folder,
+            source_fingerprint=self._source.fingerprint,
+            transformer_steps=self._transformer_steps,
+        )
+
+    def _limit_reached(self) -> bool:
+        limit = self._options.limit
+        return limit is not None and self._counts["taken"] >= limit
+
+    def _add(self, batch: SourceBatch) -> None:
+        wanted = list(self._wanted(batch))
+        usable: list[_UsableRow] = []
+        num_units = 0
+        for (index, row), pictures in zip(wanted, self._look_up(wanted), strict=True):
+            number = batch.rows[index]
+            try:
+                if isinstance(pictures, InvalidRequest):
+                    raise pictures
+                resolved = self._resolver.resolve(row, pictures)
+            except InvalidRequest as error:
+                self._reject(number, row, error)
+                continue
+            if not resolved.units:
+                self._counts["duplicate"] += 1
+                continue
+            usable.append(_UsableRow(index=index, row=row, pictures=pictures, resolved=resolved))
+            num_units += len(resolved.units)
+            if num_units >= _UNITS_AT_ONCE:
+                self._keep(batch, usable)
+                usable, num_units = [], 0
+        self._keep(batch, usable)
+
+    def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the rows that filter and limit let through, by their place in the batch."""
+        last_row = -1
+        for index, (number, row) in enumerate(batch.records()):
+            if self._limit_reached():
+                break
+            last_row = number
+            self._counts["rows"] += 1
+            try:
+                if not self._resolver.keeps(row):
+                    self._counts["filtered"] += 1
+                    continue
+            except InvalidRequest as error:
+                self._reject(number, row, error)
+                continue
+            self._counts["taken"] += 1
+            yield index, row
+        errors = [error for error in batch.errors if error.row < last_row or not self._limit_reached()]
+        self._rejected += errors
+        self._counts["rows"] += len(errors)
+
+    def _look_up(
+        self, wanted: Sequence[tuple[int, dict[str, Any]]]
+    ) -> Sequence[PlannedPictures | InvalidRequest]:
+        if self._pictures is None:
+            return [PlannedPictures()] * len(wanted)
+        return self._pictures.look_up([row for _, row in wanted])
+
+    def _reject(self, number: int, row: dict[str, Any], error: InvalidRequest) -> None:
+        key = self._resolver.key(row)
+        self._rejected.append(
+            RowError(row=number, key=key, message=str(error), error_class=error.error_class)
+        )
+
+    def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
+        messages: dict[int, str] = {}
+        for name in ("prompt", "negative_prompt"):
+            # The units of a row differ in their seeds alone.
+            requests = {item.index: item.resolved.units[0].request for item in usable}
+            checked = [index for index, request in requests.items() if not request.truncate_prompt]
+            too_long = self._tokenizer.find_too_long([getattr(requests[index], name) for index in checked])
+            for place, num_tokens in too_long.items():
+                messages.setdefault(checked[place], self._tokenizer.too_long(num_tokens, name))
+        self._rejected += [
+            RowError(row=batch.rows[item.index], key=item.resolved.key, message=messages[item.index])
+            for item in usable
+            if item.index in messages
+        ]
+        return [item for item in usable if item.index not in messages]
+
+    def _keep(self, batch: SourceBatch, usable: list[_UsableRow]) -> None:
+        """Turn some rows' units into rows of the work table."""
+        usable = self._without_long_prompts(batch, usable)
+        units = [(item, unit) for item in usable for unit in item.resolved.units]
+        if not units:
+            return
+        columns: dict[str, list[Any]] = {
+            "unit_id": [unit.unit_id for _, unit in units],
+            "key": [item.resolved.key for item, _ in units],
+            "variant": [unit.variant for _, unit in units],
+            "row": [batch.rows[item.index] for item, _ in units],
+            "file_name": [unit.file_name for _, unit in units],
+            "row_digest": [self._row_digest(item, unit) for item, unit in units],
+        }
+        for name in GENERATION_FIELDS:
+            columns[name] = [getattr(unit.request, name) for _, unit in units]
+        columns["todo"] = self._todo(columns["unit_id"], [unit.request for _, unit in units])
+        if self._pictures:
+            columns |= picture_columns([(item.pictures, unit.request) for item, unit in units])
+        if self._pictures and self._to_run:
+            todo = [
+                item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
+            ]
+            self._pictures.store(todo, self._output, picture_folder(self._run_id))
+        beside = batch.table.select(self._source_columns)
+        beside = beside.take(pa.array([item.index for item, _ in units], pa.int64()))
+        schema = work_schema(self._passthrough)
+        arrays = [
+            pa.array(columns[field.name], field.type) if field.name in columns else beside.column(field.name)
+            for field in schema
+        ]
+        self._work.add(pa.Table.from_arrays(arrays, schema=schema))
+
+    def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
+        beside = [item.row[name] for name in self._source_columns]
+        return digest([self._layout, item.resolved.key, unit.file_name, beside])
+
+    def _todo(self, unit_ids: list[str], requests: Sequence[ImageRequest]) -> list[bool]:
+        """Say which units have to be made, and count them."""
+        ids = pa.array(unit_ids, pa.string())
+        made = self._finished.made.contains(ids)
+        failed = self._finished.failed.contains(ids) & ~made
+        todo = ~made & ~failed
+        self._counts["units"] += len(ids)
+        self._counts["unchanged"] += int(made.sum())
+        self._counts["failed_before"] += int(failed.sum())
+        self._counts["new"] += int(todo.sum())
+        steps = np.array([request.num_steps for request in requests])
+        guided = np.array([request.guidance_scale for request in requests]) > 0
+        self._transformer_steps += int((steps * (1 + guided))[todo].sum())
+        is_todo: list[bool] = todo.tolist()
+        return is_todo

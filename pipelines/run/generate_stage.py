@@ -1,0 +1,155 @@
+"""The stage that makes images: it holds an engine and runs as an actor of Ray Data's pool.
+
+One Arrow table in, one out. It knows no image file and no storage.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from ray.actor import ActorHandle
+
+from pipelines.run.picture_stage import RowFailure, is_decoded, read_pictures, without_pixels
+from pipelines.run.served_engine import ServedEngine, ServedModel
+from pipelines.work_table import REQUEST_COLUMNS, to_request
+from zimage_models.config import EngineConfig
+from zimage_models.errors import EngineDead, GenerationFailed, ZImageError
+from zimage_models.requests import ImageResult
+
+if TYPE_CHECKING:
+    from deployments.engine_actor import Outcome
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+"""A unit that killed its engine this often is an error, not retried for ever."""
+_REPORT_INTERVAL_S = 1.0
+
+
+class GenerateStage:
+    """Makes the images of one block of work; many blocks are in flight, so the step batch stays full.
+
+    Args:
+        engine: the configuration of an engine of one's own, or the model of a running endpoint.
+        monitor: told how far the run is.
+    """
+
+    def __init__(self, engine: EngineConfig | ServedModel, monitor: "ActorHandle[Any]") -> None:
+        # torch is imported where engines run, not in the driver that plans and waits.
+        from deployments.engine_actor import EngineActor
+
+        self._own = isinstance(engine, EngineConfig)
+        self._engine = EngineActor(engine) if isinstance(engine, EngineConfig) else ServedEngine(engine)
+        self._monitor = monitor
+        self._sharing = _Sharing()
+
+    async def __call__(self, work: pa.Table) -> pa.Table:
+        """Add pixels, or an error, to every row."""
+        rows = work.select(REQUEST_COLUMNS).to_pylist()
+        failures: dict[int, RowFailure] = {}
+        if is_decoded(work):
+            for index, found in enumerate(read_pictures(work)):
+                if isinstance(found, RowFailure):
+                    failures[index] = found
+                else:
+                    rows[index] |= found
+            work = without_pixels(work)
+            self._monitor.add.remote(failed=len(failures))
+        usable = [row for index, row in enumerate(rows) if index not in failures]
+        block = _block_name(rows)
+        while True:
+            attempt = await self._monitor.begin.remote(block)
+            try:
+                if attempt == 1:
+                    async with self._sharing.together():
+                        made = await self._generate(usable)
+                else:
+                    made = [await self._generate_alone(row) for row in usable]
+                break
+            except EngineDead:
+                if self._own:
+                    # An exception would fail the whole job; a dead process is restarted, its block retried.
+                    logger.exception("the engine died; this actor exits to be replaced")
+                    os._exit(1)
+                logger.warning("the endpoint lost a replica; its block is tried again")
+        self._monitor.end.remote(block)
+        images = iter(made)
+        outcomes = [failures[index] if index in failures else next(images) for index in range(len(rows))]
+        return _with_outcomes(work, outcomes, attempt)
+
+    async def _generate(self, rows: Sequence[dict[str, Any]]) -> "list[Outcome]":
+        outcomes: dict[int, Outcome] = {}
+        unreported: list[Outcome] = []
+        reported_s = time.monotonic()
+        async for index, outcome in self._engine.generate([to_request(row) for row in rows]):
+            outcomes[index] = outcome
+            unreported.append(outcome)
+            if time.monotonic() - reported_s > _REPORT_INTERVAL_S or len(outcomes) == len(rows):
+                num_failed = sum(isinstance(outcome, ZImageError) for outcome in unreported)
+                self._monitor.add.remote(generated=len(unreported), failed=num_failed)
+                unreported, reported_s = [], time.monotonic()
+        return [outcomes[index] for index in range(len(rows))]
+
+    async def _generate_alone(self, row: dict[str, Any]) -> "Outcome":
+        """Make one row of a block that lost its engine, so that a row which kills engines is found."""
+        async with self._sharing.alone():
+            attempt = await self._monitor.begin.remote(row["unit_id"])
+            if attempt > MAX_ATTEMPTS - 1:
+                return GenerationFailed(f"its engine died {MAX_ATTEMPTS} times on this row")
+            [outcome] = await self._generate([row])
+            self._monitor.end.remote(row["unit_id"])
+            return outcome
+
+
+class _Sharing:
+    """Lets blocks share an engine, and a suspected row have it alone: only then is a death its doing."""
+
+    def __init__(self) -> None:
+        # Held from when a row asks for the engine until it is done, so that no further block goes before it.
+        self._door = asyncio.Lock()
+        self._num_together = 0
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._door:
+            self._num_together += 1
+            self._is_empty.clear()
+        try:
+            yield
+        finally:
+            self._num_together -= 1
+            if not self._num_together:
+                self._is_empty.set()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._door:
+            await self._is_empty.wait()
+            yield
+
+
+def _block_name(rows: Sequence[dict[str, Any]]) -> str:
+    return hashlib.sha256("".join(row["unit_id"] for row in rows).encode()).hexdigest()
+
+
+def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) -> pa.Table:
+    images = [outcome if isinstance(outcome, ImageResult) else None for outcome in outcomes]
+    errors = [outcome if isinstance(outcome, ZImageError) else None for outcome in outcomes]
+    added: dict[str, pa.Array[Any]] = {
+        "pixels": pa.array([image and image.pixels_HWC.tobytes() for image in images], pa.binary()),
+        "prompt_truncated": pa.array([bool(image and image.prompt_truncated) for image in images]),
+        "error_class": pa.array([error and error.error_class for error in errors], pa.string()),
+        "message": pa.array([error and str(error) for error in errors], pa.string()),
+        "attempts": pa.array([attempt] * len(outcomes), pa.int32()),
+    }
+    for name, column in added.items():
+        work = work.append_column(name, column)
+    return work

@@ -1,0 +1,219 @@
+"""The stage before the engines for tables with pictures: it fetches and decodes them.
+
+Plain tasks of CPU nodes. One Arrow table in, one out. It knows no engine and no image that is made.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.picture_reader import PictureAccess, PictureReader
+from pipelines.storage import Storage
+from pipelines.work_table import PICTURE_WORK_FIELDS, REQUEST_COLUMNS
+from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
+from zimage_models.image_files.image_inputs import read_image, read_mask
+from zimage_models.image_files.xmp import Ingredient
+from zimage_models.model_spec import ModelSpec
+from zimage_models.pictures import Picture, resize_to
+from zimage_models.requests import GENERATION_FIELDS, build_request
+
+_ROWS_AT_ONCE = 8
+"""Rows whose files are fetched together; pictures are decoded one by one."""
+_NUM_THREADS = 16
+_PLACES = [field.name for field in PICTURE_WORK_FIELDS]
+_SETTINGS = ["strength", "controlnet_conditioning_scale"]
+_PIXEL_COLUMNS = ["reference_pixels", "mask_pixels", "control_pixels"]
+
+_TEXT = pa.string()
+_PIXELS = pa.struct(
+    [("height", pa.int32()), ("width", pa.int32()), ("sha256", _TEXT), ("pixels", pa.large_binary())]
+)
+_INGREDIENT = pa.struct(
+    [(name, pa.bool_() if name == "has_c2pa" else _TEXT) for name in Ingredient.__dataclass_fields__]
+)
+_DECODED = {
+    **dict.fromkeys(_PIXEL_COLUMNS, pa.list_(_PIXELS)),
+    "ingredients": pa.list_(_INGREDIENT),
+    "error_class": _TEXT,
+    "message": _TEXT,
+}
+"""Columns in the place of those that say where the pictures are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureSettings:
+    """What the picture stage of one run shares."""
+
+    access: PictureAccess
+    output: Storage
+    folder: str
+    """Under the output: pictures that the table itself holds."""
+    spec: ModelSpec
+
+
+Place = tuple[str, str | None, str]
+"""The field that a picture is for, its address (None: in the run's own folder) and the sha256 of its file."""
+Files = Mapping[Place, bytes | InvalidRequest]
+"""What was read, or why it was not."""
+
+
+class RowFailure(ZImageError):
+    """Why a row was given up before it came to an engine."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        super().__init__(message)
+        self.error_class = error_class
+
+
+def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
+    """Put each row's pictures, fitted to its image, or an error, in the place of their addresses."""
+    rows = table.select([*REQUEST_COLUMNS, *_SETTINGS, *_PLACES]).to_pylist()
+    decoded = [
+        _decoded(row, files, settings)
+        for some in _batched(rows, _ROWS_AT_ONCE)
+        for files in [_fetch(some, settings)]
+        for row in some
+    ]
+    table = table.drop_columns(_PLACES)
+    for name, type_ in _DECODED.items():
+        table = table.append_column(name, pa.array([row.get(name) for row in decoded], type_))
+    return table
+
+
+def is_decoded(table: pa.Table) -> bool:
+    """Say whether a table comes from the picture stage."""
+    return "reference_pixels" in table.column_names
+
+
+def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
+    """Yield each row's pictures as fields of a request, without copying pixels, or its failure."""
+    columns = [table[name] for name in (*_PIXEL_COLUMNS, *_SETTINGS, "error_class", "message")]
+    for images, masks, controls, *settings, error_class, message in zip(*columns, strict=True):
+        if error_class.is_valid:
+            yield RowFailure(error_class.as_py(), message.as_py())
+            continue
+        yield {
+            "reference_images": tuple(_picture(image, channels=3) for image in images),
+            "mask": next((_picture(mask, channels=1) for mask in masks), None),
+            "control_image": next((_picture(control, channels=3) for control in controls), None),
+            **{name: value.as_py() for name, value in zip(_SETTINGS, settings, strict=True)},
+        }
+
+
+def without_pixels(table: pa.Table) -> pa.Table:
+    """Drop what only engines need, and the errors, which they hand on."""
+    return table.drop_columns([*_PIXEL_COLUMNS, "error_class", "message"])
+
+
+def read_ingredients(values: Sequence[Mapping[str, Any]] | None) -> tuple[Ingredient, ...]:
+    """Read a value of the column ``ingredients``."""
+    return tuple(Ingredient(**value) for value in values or ())
+
+
+@lru_cache(4)
+def _reader(access: PictureAccess) -> PictureReader:
+    return PictureReader(access)  # kept, as a client of S3 takes a tenth of a second to make
+
+
+def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> Files:
+    """Read the files of some rows at once, each once for a field, and compare them with their hashes."""
+    reader, limits = _reader(settings.access), settings.access.limits
+
+    def read(place: Place) -> bytes | InvalidRequest:
+        field, address, sha256 = place
+        max_bytes = limits.max_mask_bytes if field == "mask" else limits.max_bytes
+        try:
+            if address is None:
+                return settings.output.read(f"{settings.folder}/{sha256}")
+            data = reader.read(address, field=field, max_bytes=max_bytes)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise FetchFailed(
+                    f"{field}: the file is another than when the run was planned; run again", field=field
+                )
+        except InvalidRequest as error:
+            return error
+        except OSError as error:  # of the output's own storage
+            return FetchFailed(f"{field}: {error}", field=field)
+        return data
+
+    wanted = {place for row in rows for place in _places(row)}
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return dict(zip(wanted, pool.map(read, wanted), strict=True))
+
+
+def _places(row: Mapping[str, Any]) -> Iterator[Place]:
+    for field, pictures in (
+        ("image", row["reference_images"]),
+        ("mask", [row["mask"]]),
+        ("control_image", [row["control_image"]]),
+    ):
+        yield from ((field, picture["address"], picture["sha256"]) for picture in pictures if picture)
+
+
+def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) -> dict[str, Any]:
+    try:
+        references, mask, control = _in_request(row, files, settings)
+    except InvalidRequest as error:
+        return {"error_class": error.error_class, "message": str(error)}
+    made_from = [*references, *([control] if control else [])]
+    return {
+        "reference_pixels": [_cell(picture) for picture in references],
+        "mask_pixels": [_cell(mask)] if mask else [],
+        "control_pixels": [_cell(control)] if control else [],
+        "ingredients": [asdict(picture.ingredient) for picture in made_from],
+    }
+
+
+def _in_request(
+    row: Mapping[str, Any], files: Files, settings: PictureSettings
+) -> tuple[Sequence[Picture], Picture | None, Picture | None]:
+    """Read a row's images, mask and control image at the sizes that its request has them in."""
+    limits = settings.access.limits
+    found: dict[str, list[bytes]] = {}
+    for place in _places(row):
+        if isinstance(file := files[place], InvalidRequest):
+            raise file
+        found.setdefault(place[0], []).append(file)
+    images = [read_image(file, field="image", limits=limits) for file in found.get("image", ())]
+    if settings.spec.variant.max_reference_images:
+        # How far they shrink depends on whether a size was given, which only the plan knows; it checked them.
+        planned = zip(images, row["reference_images"], strict=True)
+        return [resize_to(image, place["height"], place["width"]) for image, place in planned], None, None
+    values = {name: row[name] for name in (*GENERATION_FIELDS, *_SETTINGS)} | {"reference_images": images}
+    for file in found.get("mask", ()):
+        size = (images[0].width, images[0].height)
+        values["mask"] = read_mask(file, field="mask", limits=limits, size=size)
+    for file in found.get("control_image", ()):
+        values["control_image"] = read_image(file, field="control_image", limits=limits)
+    # A mask is checked now that it has pixels.
+    request = build_request(settings.spec, values)
+    return request.reference_images, request.mask, request.control_image
+
+
+def _cell(picture: Picture) -> dict[str, Any]:
+    return {
+        "height": picture.height,
+        "width": picture.width,
+        "sha256": picture.sha256,
+        "pixels": picture.pixels.tobytes(),
+    }
+
+
+def _picture(cell: Any, *, channels: int) -> Picture:
+    height, width = cell["height"].as_py(), cell["width"].as_py()
+    pixels = np.frombuffer(cell["pixels"].as_buffer(), np.uint8)
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return Picture(pixels=pixels.reshape(shape), sha256=cell["sha256"].as_py())
+
+
+def _batched(rows: Iterable[dict[str, Any]], number: int) -> Iterator[list[dict[str, Any]]]:
+    rows = iter(rows)
+    while some := list(itertools.islice(rows, number)):
+        yield some

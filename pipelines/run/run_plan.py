@@ -1,0 +1,257 @@
+"""Run a plan's work table through Ray Data: read, generate, encode, write."""
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import ray
+import ray.data
+from ray.data.expressions import col
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from deployments.autoscaler import has_autoscaler
+from deployments.engine_resources import EngineResources
+from pipelines.options import GenerateOptions
+from pipelines.plan.picture_plan import picture_folder
+from pipelines.plan.write_plan import Plan
+from pipelines.run.generate_stage import GenerateStage
+from pipelines.run.node_wait import NodeWait
+from pipelines.run.picture_stage import PictureSettings, picture_stage
+from pipelines.run.run_monitor import RunCounts, RunMonitor
+from pipelines.run.served_engine import ServedModel
+from pipelines.run.write_stages import StageSettings, encode_stage, write_stage
+from pipelines.storage import Storage
+from pipelines.work_table import has_pictures
+from zimage_models.config import EngineConfig
+from zimage_models.model_spec import ModelSpec
+
+_MIN_COMMIT_ROWS = 16
+_MAX_COMMIT_ROWS = 256
+_BLOCKS_PER_ENGINE = 2
+"""Blocks that one engine works on at once: while one ends, the next keeps the step batch full."""
+
+_PICTURE_CPUS = 0.9
+"""Of one block's fetching and decoding; no engine reserves as much, so Ray does not fuse the two stages."""
+
+_PROGRESS_INTERVAL_S = 0.5
+"""How often the counts are asked for: asking after every part costs a fast run a tenth."""
+
+ProgressCallback = Callable[[RunCounts], None]
+WaitCallback = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOutcome:
+    """How a run ended; its parts lie in the output whatever the end."""
+
+    counts: RunCounts
+    generate_s: float
+    """From the first part to the last: start-up is left out."""
+    images_per_s: float
+    """Of the images after the first part; 0 when one part was all."""
+    stopped_by: str | None
+    """The cap that ended the run early, if any."""
+
+
+def commit_rows(options: GenerateOptions, num_units: int) -> int:
+    """Choose how many rows are written together: few enough to lose little, many enough for few files."""
+    return options.commit_rows or min(_MAX_COMMIT_ROWS, max(_MIN_COMMIT_ROWS, math.ceil(num_units / 10_000)))
+
+
+def run_plan(
+    plan: Plan,
+    options: GenerateOptions,
+    *,
+    output: Storage,
+    spec: ModelSpec,
+    weights_sha256: str,
+    engine: EngineConfig | ServedModel,
+    resources: EngineResources,
+    on_progress: ProgressCallback,
+    on_waiting: WaitCallback,
+) -> RunOutcome:
+    """Make every unit that the plan marks as to do, and write it in parts.
+
+    Rows that fail become error rows; a dead engine, actor or node is retried. Needs an initialised Ray.
+
+    Args:
+        plan: the plan, whose work table lies in the output.
+        options: the run's options.
+        output: where parts are written.
+        spec: the model.
+        weights_sha256: identity of the weights, published with every image.
+        engine: what makes the images.
+        resources: what Ray reserves for one engine.
+        on_progress: called from a thread about twice a second, and at the end.
+        on_waiting: told from the same thread what engines without a node wait for.
+    """
+    # Beside the driver: on a worker it would keep an idle node, and end the run when a node is taken away.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor: Any = ray.remote(RunMonitor).options(num_cpus=0, scheduling_strategy=here).remote()
+    settings = StageSettings(
+        output=output,
+        encoding=options.encoding,
+        model=options.engine.model,
+        weights_sha256=weights_sha256,
+        passthrough=plan.passthrough,
+        monitor=monitor,
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Version 2 lists files in a task of its own, which costs seconds of start-up for a table of a few files.
+    context.use_datasource_v2 = False
+    # Ray Data would fail a run that moves no block for half an hour. Nodes may take longer to come (spot),
+    # and so may one block of large Base images; a run's own cap is its time limit.
+    context.execution_no_progress_timeout_s = -1
+    pictures = None
+    if has_pictures(plan.passthrough):
+        pictures = PictureSettings(
+            access=options.picture_access(plan.source_folder),
+            output=output,
+            folder=picture_folder(plan.run_id),
+            spec=spec,
+        )
+    written = _dataset(plan, options, settings, pictures, engine, resources)
+    start_s = time.monotonic()
+    first_s = last_s = 0.0
+    num_first = 0
+    stopped_by: str | None = None
+    with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
+        # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
+        for _ in written.iter_internal_ref_bundles():
+            last_s = time.monotonic()
+            if not first_s:
+                polled.counts = ray.get(monitor.counts.remote())
+                first_s, num_first = last_s, polled.counts.written
+            stopped_by = _cap_reached(options, polled.counts, last_s - start_s)
+            if stopped_by:
+                break
+    counts = ray.get(monitor.counts.remote())
+    on_progress(counts)
+    ray.kill(monitor)
+    generate_s = last_s - first_s
+    return RunOutcome(
+        counts=counts,
+        generate_s=generate_s,
+        images_per_s=(counts.written - num_first) / generate_s if generate_s else 0.0,
+        stopped_by=stopped_by,
+    )
+
+
+@dataclass(slots=True)
+class _Polled:
+    counts: RunCounts
+
+
+@contextmanager
+def _polling(
+    monitor: Any, wait: NodeWait, on_progress: ProgressCallback, on_waiting: WaitCallback
+) -> Iterator[_Polled]:
+    """Keep and report the run's counts, and what it waits for, from a thread while the block runs."""
+    polled = _Polled(RunCounts())
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.wait(_PROGRESS_INTERVAL_S):
+            polled.counts = ray.get(monitor.counts.remote())
+            on_progress(polled.counts)
+            if message := wait.look(polled.counts):
+                on_waiting(message)
+
+    thread = threading.Thread(target=poll, name="zimage-progress", daemon=True)
+    thread.start()
+    try:
+        yield polled
+    finally:
+        done.set()
+        thread.join()
+
+
+def _dataset(
+    plan: Plan,
+    options: GenerateOptions,
+    settings: StageSettings,
+    pictures: PictureSettings | None,
+    engine: EngineConfig | ServedModel,
+    resources: EngineResources,
+) -> ray.data.Dataset:
+    filesystem, root = settings.output.arrow()
+    block_rows = commit_rows(options, plan.counts.new)
+    work = ray.data.read_parquet(
+        [f"{root}/{path}" for path in plan.work_files],
+        filesystem=filesystem,
+        partitioning=None,  # an output under date=2026-01-01/ is no column of the table
+    )
+    # A prompt table is small, so Ray would read it as one block: one engine busy, no part before the end.
+    blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
+    if pictures is not None:
+        blocks = blocks.map_batches(
+            cast(Any, picture_stage),
+            fn_args=(pictures,),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=_PICTURE_CPUS,
+        )
+    images = blocks.map_batches(
+        GenerateStage,
+        fn_constructor_args=(engine, settings.monitor),
+        batch_size=block_rows,
+        batch_format="pyarrow",
+        compute=_pool(options, engine, resources, num_blocks=math.ceil(plan.counts.new / block_rows)),
+        **resources.actor_options(),
+    )
+    # Ray types a batch as any of its formats at once; these stages take the one asked for.
+    encode, write = cast(Any, encode_stage), cast(Any, write_stage)
+    encoded = images.map_batches(
+        encode, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+    return encoded.map_batches(
+        write, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
+    )
+
+
+def _pool(
+    options: GenerateOptions,
+    engine: EngineConfig | ServedModel,
+    resources: EngineResources,
+    *,
+    num_blocks: int,
+) -> ray.data.ActorPoolStrategy:
+    if isinstance(engine, EngineConfig):
+        low, high = options.engines_min, options.engines_max
+        if resources.num_gpus and has_autoscaler():
+            low = high = min(high, max(low, math.ceil(num_blocks / _BLOCKS_PER_ENGINE)))
+            _ask_for_nodes_by_engines_only()
+        return ray.data.ActorPoolStrategy(
+            min_size=low, max_size=high, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE
+        )
+    # One actor that only waits: it keeps as many of the endpoint's replicas busy as --engines allows.
+    return ray.data.ActorPoolStrategy(
+        size=1, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE * options.engines_max
+    )
+
+
+def _ask_for_nodes_by_engines_only() -> None:
+    """Keep Ray Data from asking for nodes on its own.
+
+    Its requests (2.60) name CPUs and GPUs, no accelerator type or label, so they start and keep nodes that no
+    engine can use; and they double the pool only once the last nodes are at work. The whole queue of a run is
+    known: every engine that it keeps busy is asked for at once, and those without a node yet hinder nobody.
+    """
+    for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
+        # The use of the cluster from which it asks for more; read when the first run of this process begins.
+        os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "1e9")
+
+
+def _cap_reached(options: GenerateOptions, counts: RunCounts, elapsed_s: float) -> str | None:
+    if options.time_limit_s is not None and elapsed_s >= options.time_limit_s:
+        return f"time limit of {options.time_limit_s:g} s"
+    if options.max_errors is not None and counts.failed > options.max_errors:
+        return f"more than {options.max_errors} failed images"
+    return None

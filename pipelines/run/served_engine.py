@@ -1,0 +1,92 @@
+"""The engines of a running endpoint, used by a batch job: its work goes to them at BATCH priority."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from deployments.engine_actor import Outcome
+from zimage_models.engine.request_handle import PreviewEvent
+from zimage_models.errors import EngineDead, InvalidRequest
+from zimage_models.requests import ImageRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """One model of a running endpoint."""
+
+    app_name: str
+    model_id: str
+
+
+def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedModel:
+    """Find which model of an endpoint runs a checkpoint. Needs an initialised Ray.
+
+    Args:
+        app_name: the Serve application's name.
+        model: the checkpoint, as the endpoint's configuration names it.
+        weights_sha256: identity of the weights that the job was planned for.
+
+    Raises:
+        InvalidRequest: no such application, none of its models runs the checkpoint, or it has other weights.
+    """
+    from ray import serve  # a second of imports, for those who need it
+
+    from deployments.access.front_desk import FrontDesk
+
+    if app_name not in serve.status().applications:
+        raise InvalidRequest(
+            f"serve_app: no Serve application {app_name!r} is running here", field="serve_app"
+        )
+    desk: Any = serve.get_deployment_handle(FrontDesk.__name__, app_name)
+    checkpoints: dict[str, str] = desk.checkpoints.remote().result()
+    candidates = [
+        ServedModel(app_name=app_name, model_id=model_id)
+        for model_id, checkpoint in checkpoints.items()
+        if checkpoint == model
+    ]
+    if not candidates:
+        raise InvalidRequest(
+            f"model: {app_name!r} does not serve {model!r}; it serves {', '.join(checkpoints.values())}",
+            field="model",
+        )
+    for candidate in candidates:
+        if _handle(candidate).weights_sha256.remote().result() == weights_sha256:
+            return candidate
+    raise InvalidRequest(
+        f"model: {app_name!r} serves {model!r} with other weights than this job's, {weights_sha256[:12]}",
+        field="model",
+    )
+
+
+def _handle(served: ServedModel) -> Any:
+    from ray import serve
+
+    return serve.get_deployment_handle(served.model_id, served.app_name)
+
+
+class ServedEngine:
+    """Generates like an engine of one's own; the replicas share the work out among them."""
+
+    def __init__(self, served: ServedModel) -> None:
+        from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+        self._handle = _handle(served).options(stream=True)
+        self._unavailable = (BackPressureError, DeploymentUnavailableError)
+
+    async def generate(self, requests: Sequence[ImageRequest]) -> AsyncIterator[tuple[int, Outcome]]:
+        """Make many images at once, yielding each as it finishes.
+
+        Raises:
+            EngineDead: the replica that had the requests is gone; another may be asked.
+        """
+        responses = self._handle.generate.remote(list(requests), wait=True)
+        try:
+            async for event in responses:
+                if isinstance(event, tuple) and not isinstance(event[1], PreviewEvent):
+                    yield event
+        except (RayActorError, *self._unavailable) as error:
+            raise EngineDead(f"the endpoint's replica is gone ({type(error).__name__})") from error
+        finally:
+            responses.cancel()

@@ -1,0 +1,164 @@
+"""Rows of an OpenAI batch file: one request a line, for an image or the edit of one.
+
+Format: https://platform.openai.com/docs/guides/batch. It knows no limits of a model.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.sources.input_files import InputFiles
+from pipelines.sources.jsonl_source import SAMPLE_ROWS, JsonRow, cell_reader, json_rows
+from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field, shown
+from zimage_models.errors import InvalidRequest
+from zimage_models.image_files.image_codec import IMAGE_FORMATS
+from zimage_models.requests import GENERATION_FIELDS
+
+URL = "/v1/images/generations"
+EDITS_URL = "/v1/images/edits"
+
+_COLUMNS: dict[str, pa.DataType] = dict.fromkeys(("key", "model", "size", *GENERATION_FIELDS), pa.string())
+_COLUMNS |= {
+    "variants": pa.int64(),
+    "height": pa.int64(),
+    "width": pa.int64(),
+    "num_inference_steps": pa.int64(),
+    "guidance_scale": pa.float64(),
+    "seed": pa.int64(),
+    "cfg_normalization": pa.float64(),
+    "cfg_truncation": pa.float64(),
+    "truncate_prompt": pa.bool_(),
+}
+_EDIT_COLUMNS: "dict[str, pa.Field[Any]]" = {
+    "image": json_text_field("image"),
+    "mask": pa.field("mask", pa.string()),
+    "strength": pa.field("strength", pa.float64()),
+    "control_image": pa.field("control_image", pa.string()),
+    "controlnet_conditioning_scale": pa.field("controlnet_conditioning_scale", pa.float64()),
+}
+"""Further ones of a file with edits."""
+_EDIT_NUMBERS = ("strength", "controlnet_conditioning_scale")
+_EDIT_FIELDS = ("image", "images", "mask", "control_image", *_EDIT_NUMBERS)
+
+# Values that ask for what happens anyway, so that leaving them out changes no picture.
+_HARMLESS: dict[str, tuple[str, ...]] = {
+    "background": ("auto", "opaque"),
+    "moderation": ("auto",),
+    "output_format": IMAGE_FORMATS,
+    "quality": ("auto",),
+    "response_format": ("b64_json",),
+}
+
+
+class OpenAIBatchSource(Source):
+    """A JSON Lines file of ``{"custom_id", "method": "POST", "url": "/v1/images/generations", "body"}``.
+
+    ``custom_id`` becomes the column ``key``, ``body.n`` ``variants``, and the other fields keep their names:
+    ``model``, ``size`` (``auto`` counts as absent) and the generation fields. The schema is always the same,
+    but for a file with ``/v1/images/edits`` in its first 10,000 lines, which has the fields of edits as well:
+    ``image``, of ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a list of
+    these), ``mask``, ``strength``, ``control_image`` and ``controlnet_conditioning_scale``.
+
+    Accepted and left out, since the picture does not depend on them: ``user``; ``response_format``
+    ``b64_json``; ``output_format`` (the file format is one choice for the whole data set); ``background``
+    ``auto`` or ``opaque``; ``quality`` and ``moderation`` ``auto``. Any other field or value is a row error
+    that names it.
+
+    Raises:
+        InvalidRequest: no rows.
+    """
+
+    format = "openai-batch"
+
+    def __init__(self, files: InputFiles) -> None:
+        self._files = files
+        self.folder, self.fingerprint = files.folder, files.fingerprint()
+        sample = list(itertools.islice(json_rows(files), SAMPLE_ROWS))
+        if not sample:
+            raise InvalidRequest(f"input: {files.uri} has no rows", field="input")
+        has_edits = any(isinstance(item, JsonRow) and item.values.get("url") == EDITS_URL for item in sample)
+        columns = [pa.field(name, type_) for name, type_ in _COLUMNS.items()]
+        self.schema = pa.schema([*columns, *(_EDIT_COLUMNS.values() if has_edits else ())])
+
+    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+        """Read the rows from the first on."""
+        return batched_rows(self._rows(), self.schema, batch_rows)
+
+    def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
+        to_cells = cell_reader(self.schema)
+        for item in json_rows(self._files):
+            yield item if isinstance(item, RowError) else _read(item, to_cells)
+
+
+def is_openai_batch(files: InputFiles) -> bool:
+    """Say whether the first usable line of a JSON Lines file is a batch request."""
+    first = next((item for item in json_rows(files) if isinstance(item, JsonRow)), None)
+    return first is not None and {"custom_id", "body"} <= first.values.keys()
+
+
+def _read(
+    item: JsonRow, to_cells: Callable[[Mapping[str, Any]], list[Any]]
+) -> tuple[int, list[Any]] | RowError:
+    custom_id = item.values.get("custom_id")
+    key = custom_id if isinstance(custom_id, str) and custom_id else None
+    try:
+        if key is None:
+            raise InvalidRequest(f"custom_id: {shown(custom_id)} is not a text of at least one character")
+        body = _request(item.values)
+        return item.row, to_cells({"key": key, **_body(body, is_edit=item.values["url"] == EDITS_URL)})
+    except InvalidRequest as error:
+        return RowError(row=item.row, key=key, message=f"line {item.line}: {error}")
+
+
+def _request(line: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name, accepted in (("method", ("POST",)), ("url", (URL, EDITS_URL))):
+        if line.get(name) not in accepted:
+            raise InvalidRequest(f"{name}: {shown(line.get(name))} is not {' or '.join(map(repr, accepted))}")
+    unknown = line.keys() - {"custom_id", "method", "url", "body"}
+    if unknown:
+        raise InvalidRequest(f"{min(unknown)}: unknown field; known are custom_id, method, url and body")
+    body = line.get("body")
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"body: {shown(body)} is not an object")
+    return body
+
+
+def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in body.items():
+        if name == "n":
+            if type(value) is not int:
+                raise InvalidRequest(f"body.n: {shown(value)} is not a whole number")
+            values["variants"] = value
+        elif name == "size":
+            values["size"] = None if value == "auto" else value
+        elif name == "model" or name in GENERATION_FIELDS or (is_edit and name in _EDIT_NUMBERS):
+            values[name] = value
+        elif is_edit and name in ("image", "images"):
+            if "image" in values:
+                raise InvalidRequest("body.images: give either image or images, not both")
+            values["image"] = [_address(item) for item in (value if isinstance(value, list) else [value])]
+        elif is_edit and name in ("mask", "control_image"):
+            values[name] = _address(value)
+        elif name in _HARMLESS:
+            if value is not None and value not in _HARMLESS[name]:
+                accepted = ", ".join(_HARMLESS[name])
+                raise InvalidRequest(f"body.{name}: {shown(value)} is not supported; accepted: {accepted}")
+        elif name != "user":
+            names = ("model", "n", "size", "user", *GENERATION_FIELDS, *_HARMLESS)
+            known = ", ".join(sorted((*names, *(_EDIT_FIELDS if is_edit else ()))))
+            raise InvalidRequest(f"body.{name}: unknown field; known fields are {known}")
+    if is_edit and not (values.get("image") or values.get("control_image")):
+        raise InvalidRequest("body.image: missing")
+    return values
+
+
+def _address(value: Any) -> Any:
+    """Read an image of an edit, which OpenAI's batches give as an object."""
+    if isinstance(value, dict):
+        if value.keys() != {"image_url"}:
+            raise InvalidRequest(f"body.image: {shown(value)} is not an object with image_url alone")
+        return value["image_url"]
+    return value

@@ -1,0 +1,229 @@
+"""An engine outlives its ranks: lost and stuck ones are replaced, and nothing of them is left behind."""
+
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.zimage_models.tensor_parallel.divided_engine import (
+    KeptLauncher,
+    divided_config,
+    divided_engine,
+    make_all,
+)
+from zimage_models.engine.engine import Engine
+from zimage_models.engine.load_engine import load_engine
+from zimage_models.errors import Cancelled, EngineDead, InvalidRequest
+from zimage_models.requests import ImageRequest, build_request
+
+NUM_STEPS = 4
+
+
+def requests_of(engine: Engine, num: int = 3) -> list[ImageRequest]:
+    values = {"prompt": "owl", "num_inference_steps": NUM_STEPS, "guidance_scale": 0.0}
+    return [build_request(engine.spec, {**values, "seed": seed}) for seed in range(num)]
+
+
+@pytest.fixture(scope="module")
+def expected(six_heads: Path) -> list[npt.NDArray[np.int64]]:
+    """Make the requests' images on one rank."""
+    engine = load_engine(divided_config(six_heads, 1))
+    return [result.pixels_HWC.astype(int) for result in make_all(engine, requests_of(engine))]
+
+
+def assert_complete(results: list[Any], expected: list[npt.NDArray[np.int64]]) -> None:
+    assert len(results) == len(expected)
+    for result, pixels in zip(results, expected, strict=True):
+        assert np.abs(result.pixels_HWC.astype(int) - pixels).max() <= 1
+
+
+def rank_processes(launcher: KeptLauncher) -> list[psutil.Process]:
+    """List the ranks' processes, first started first."""
+    server = psutil.Process(launcher.server_pid)
+    return sorted(server.children(), key=lambda process: (process.create_time(), process.pid))
+
+
+def in_a_layer(engine: Engine, call: int, act: Callable[[], None]) -> Any:
+    """Act on rank 0, in the middle of the call-th run of a transformer layer."""
+    calls = iter(range(1_000_000))
+
+    def hook(module: Any, inputs: Any) -> None:
+        if next(calls) == call:
+            act()
+
+    return engine._runner._denoiser._transformer.layers[1].register_forward_pre_hook(hook)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_a_killed_rank_costs_no_request(
+    six_heads: Path, rank_launcher: KeptLauncher, expected: list[Any], num_ranks: int
+) -> None:
+    with divided_engine(rank_launcher, six_heads, num_ranks) as engine:
+        victim = rank_processes(rank_launcher)[-1]
+        in_a_layer(engine, random.randrange(NUM_STEPS), victim.kill)
+        assert_complete(make_all(engine, requests_of(engine)), expected)
+        assert engine.stats().num_rebuilds == 1
+        assert engine.stats().num_failed == 0
+        # Once more, between two steps; the new ranks have proven themselves since.
+        before = {0: lambda: None, 1: lambda: rank_processes(rank_launcher)[0].kill()}
+        results = make_all(engine, requests_of(engine), lambda step: before.get(step, before[0])())
+        assert_complete(results, expected)
+        assert engine.stats().num_rebuilds == 2
+
+
+def test_a_stuck_rank_is_replaced(six_heads: Path, rank_launcher: KeptLauncher, expected: list[Any]) -> None:
+    with divided_engine(rank_launcher, six_heads, 2, collective_timeout_s=4.0) as engine:
+        [victim] = rank_processes(rank_launcher)
+        in_a_layer(engine, 1, victim.suspend)
+        assert_complete(make_all(engine, requests_of(engine)), expected)
+        assert engine.stats().num_rebuilds == 1
+        assert not victim.is_running()
+
+
+def test_ranks_that_are_lost_twice_end_the_engine(six_heads: Path, rank_launcher: KeptLauncher) -> None:
+    with divided_engine(rank_launcher, six_heads, 2) as engine:
+
+        def kill(module: Any, inputs: Any) -> None:
+            rank_processes(rank_launcher)[-1].kill()
+
+        engine._runner._denoiser._transformer.layers[1].register_forward_pre_hook(kill)
+        handle = engine.submit(requests_of(engine)[0])
+        engine.start()
+        with pytest.raises(EngineDead, match="its ranks were lost twice without a step between"):
+            handle.result(60)
+        assert engine.death is not None
+        assert rank_processes(rank_launcher) == []
+
+
+def test_ranks_that_cannot_be_replaced_end_the_engine(
+    six_heads: Path, rank_launcher: KeptLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError("no room")
+
+    with divided_engine(rank_launcher, six_heads, 2) as engine:
+        rank_processes(rank_launcher)[0].kill()
+        monkeypatch.setattr(rank_launcher, "on_launch", refuse)
+        engine.submit(requests_of(engine)[0])
+        with pytest.raises(EngineDead, match=r"could not be replaced \(OSError: no room\)"):
+            engine.step()
+
+
+def test_memory_that_runs_out_halves_the_batch(
+    six_heads: Path, rank_launcher: KeptLauncher, expected: list[Any]
+) -> None:
+    def run_out() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with divided_engine(rank_launcher, six_heads, 2) as engine:
+        # Twice in a row: that is no sign of a bad group.
+        in_a_layer(engine, 1, run_out)
+        in_a_layer(engine, 2, run_out)
+        assert_complete(make_all(engine, requests_of(engine)), expected)
+        assert engine.stats().num_rebuilds == 2
+
+
+def test_a_rank_that_cannot_load_tells_why(
+    six_heads: Path, rank_launcher: KeptLauncher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "moved"
+
+    def hide() -> None:
+        # Rank 0 has read its limits and its tokenizer by now.
+        folder.unlink(missing_ok=True)
+
+    folder.symlink_to(six_heads)
+    monkeypatch.setattr(rank_launcher, "on_launch", hide)
+    with pytest.raises(EngineDead, match=r"^rank 1 has not started: CheckpointError: .*moved"):
+        load_engine(divided_config(folder, 2), launcher=rank_launcher)
+    assert not dist.is_initialized()
+
+
+def test_nothing_is_left_after_closing(six_heads: Path, rank_launcher: KeptLauncher) -> None:
+    def traces() -> Counter[str]:
+        """Count open files and sockets by what they lead to, and shared memory."""
+        descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        open_files = [os.readlink(path) for path in descriptors if os.path.lexists(path)]
+        return Counter(open_files + os.listdir("/dev/shm"))
+
+    before = traces()
+    with divided_engine(rank_launcher, six_heads, 3) as engine:
+        make_all(engine, requests_of(engine, 1))
+        rank_processes(rank_launcher)[0].kill()
+        make_all(engine, requests_of(engine, 1))
+        handle = engine.submit(requests_of(engine)[0])
+    with pytest.raises(Cancelled):
+        handle.result(0)
+    assert rank_processes(rank_launcher) == []
+    assert not dist.is_initialized()
+    # What an earlier test left may be collected meanwhile: only what is new counts.
+    assert traces() - before == Counter()
+
+
+def test_two_divided_engines_do_not_share_a_process(six_heads: Path, rank_launcher: KeptLauncher) -> None:
+    with divided_engine(rank_launcher, six_heads, 2) as engine:
+        with pytest.raises(InvalidRequest, match=r"^tensor_parallel_size: 2 ranks need a process"):
+            load_engine(divided_config(six_heads, 2), launcher=rank_launcher)
+        assert len(make_all(engine, requests_of(engine))) == 3
+
+
+START_A_RANK_AND_WAIT = """
+import sys, time
+from zimage_models.config import EngineConfig
+from zimage_models.tensor_parallel.local_ranks import LocalRankLauncher
+from zimage_models.tensor_parallel.rank_launcher import Rendezvous
+launcher = LocalRankLauncher()
+rendezvous = Rendezvous(host="127.0.0.1", port=int(sys.argv[1]), world_size=2, generation=0)
+launcher.launch(1, rendezvous, EngineConfig())
+print("launched", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def engine_process() -> Iterator[psutil.Process]:
+    """Run a process with one rank, which waits for a store that never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        command = [sys.executable, "-c", START_A_RANK_AND_WAIT, str(silent.getsockname()[1])]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as started:
+            assert started.stdout is not None
+            assert started.stdout.readline() == b"launched\n"
+            # The rank has come as far as the store.
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            with connection:
+                yield psutil.Process(started.pid)
+            started.kill()
+
+
+@pytest.mark.parametrize("which", ["engine", pytest.param("server", marks=pytest.mark.soak)])
+def test_ranks_end_with_a_killed_process(engine_process: psutil.Process, which: str) -> None:
+    [server] = engine_process.children()
+    [rank] = server.children()
+    victim, others = (engine_process, [server, rank]) if which == "engine" else (server, [rank])
+    victim.kill()
+    _, alive = psutil.wait_procs(others, timeout=30)
+    assert alive == []
+
+
+@pytest.mark.soak
+def test_idling_past_the_timeout_is_no_error(six_heads: Path, rank_launcher: KeptLauncher) -> None:
+    with divided_engine(rank_launcher, six_heads, 2, collective_timeout_s=5.0) as engine:
+        for _ in range(2):
+            make_all(engine, requests_of(engine, 1))
+            time.sleep(12.0)
+        make_all(engine, requests_of(engine, 1))
+        assert engine.stats().num_rebuilds == 0

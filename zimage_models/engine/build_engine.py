@@ -1,0 +1,147 @@
+"""From an EngineConfig to a running engine; torch is imported only for a real one."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.config import EngineConfig
+from zimage_models.controlnet_spec import read_controlnet_spec
+from zimage_models.engine.engine_stats import EngineStats
+from zimage_models.engine.fake_engine import FakeEngine
+from zimage_models.engine.request_handle import PreviewCallback, RequestHandle
+from zimage_models.errors import CheckpointError, EngineDead
+from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.pictures import Picture
+from zimage_models.request_pictures import MIN_REFERENCE_SIDE
+from zimage_models.requests import ImageRequest, build_request
+from zimage_models.tensor_parallel.rank_launcher import RankLauncher
+
+FAKE_WEIGHTS = "fake"
+
+
+class EngineLike(Protocol):
+    """What a host needs of an engine."""
+
+    spec: ModelSpec
+
+    @property
+    def death(self) -> EngineDead | None:
+        """Why the engine can't go on, or None while it can."""
+
+    def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
+        """Queue one request."""
+        ...
+
+    def start(self) -> None:
+        """Start the thread that steps the engine."""
+
+    def close(self) -> None:
+        """Stop the thread and fail what is unfinished."""
+
+    def stats(self) -> EngineStats:
+        """Report queue, speed and memory."""
+        ...
+
+
+def resolve_model(config: EngineConfig) -> ModelSpec:
+    """Find (or fetch) a config's checkpoint, and its ControlNet if any, and read their limits.
+
+    Raises:
+        CheckpointError: nothing of that name, or a missing or foreign file.
+    """
+    directory = resolve_checkpoint(
+        config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
+    )
+    spec = read_model_spec(
+        directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
+    )
+    if config.controlnet is None:
+        return spec
+    if spec.variant.max_reference_images:
+        raise CheckpointError(
+            f"controlnet: {spec.variant.name} reads reference images; there is no ControlNet for it",
+            field="controlnet",
+        )
+    controlnet = resolve_checkpoint(
+        config.controlnet,
+        field="controlnet",
+        cache_dir=_cache_dir(config),
+        s3_endpoint_url=config.s3_endpoint_url,
+    )
+    return replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
+
+
+def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
+    """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
+    if config.fake:
+        return FAKE_WEIGHTS
+    from zimage_models.checkpoints.checkpoint import weights_sha256
+
+    controlnet = spec.controlnet.directory if spec.controlnet else None
+    return weights_sha256(spec.directory, controlnet=controlnet, cache_dir=_cache_dir(config))
+
+
+def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> EngineLike:
+    """Load a model and start its engine.
+
+    Args:
+        config: the engine.
+        launcher: starts the other ranks of a divided engine; None for processes of this machine.
+
+    Raises:
+        CheckpointError: the checkpoint can't be found, fetched or loaded.
+        InvalidRequest: the device is not there.
+    """
+    engine = FakeEngine(resolve_model(config)) if config.fake else _load(config, launcher)
+    engine.start()
+    return engine
+
+
+def _load(config: EngineConfig, launcher: RankLauncher | None) -> EngineLike:
+    from zimage_models.engine.load_engine import load_engine
+
+    return load_engine(config, launcher=launcher)
+
+
+def warm_up(engine: EngineLike) -> None:
+    """Make a few images of few steps, so that the first real request pays no set-up.
+
+    Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape. A
+    model that reads pictures beside the prompt makes them with and without one.
+    """
+    spec = engine.spec
+    small = 4 * spec.size_multiple
+    shapes = (
+        (1, {"prompt": "warm up"}),
+        (2, {"prompt": "warm up " * 32, "height": small, "width": small}),
+        (3, {"prompt": "warm up", "height": small, "width": small}),
+    )
+    grey = Picture(pixels=np.full((MIN_REFERENCE_SIDE, MIN_REFERENCE_SIDE, 3), 128, np.uint8))
+    images: list[dict[str, Any]] = [{}]
+    if spec.variant.max_reference_images:
+        images.append({"reference_images": [grey]})
+    if spec.controlnet:
+        images.append({"control_image": grey})
+    for guidance_scale, pictures in product({0.0, spec.default_guidance_scale}, images):
+        # Three steps: an image may miss the first step of those submitted with it.
+        common = {
+            "seed": 0,
+            "num_inference_steps": 3,
+            "guidance_scale": guidance_scale,
+            "truncate_prompt": True,
+            "height": spec.default_height,
+            "width": spec.default_width,
+            **pictures,
+        }
+        for num_images, shape in shapes:
+            request = build_request(spec, {**common, **shape})
+            for handle in [engine.submit(request) for _ in range(num_images)]:
+                handle.result()
+
+
+def _cache_dir(config: EngineConfig) -> Path | None:
+    return Path(config.cache_dir) if config.cache_dir else None

@@ -1,0 +1,196 @@
+"""The denoising forward of a model that reads reference images: diffusers' omni mode, without a mask.
+
+The sequence is [caption segments, references, target, features of the references and of the target]. Clean
+tokens, which are the references and the segments ahead of them, are modulated at time 1, all others at the
+item's own. Three things look odd and are kept, because a checkpoint is trained through them (docs/edit.md):
+the positions of all segments but the first (:func:`zimage_models.models.sequence_layout.caption_positions`), the
+order in which features are laid out, and their positions, which are scaled to latents and not to patches.
+
+Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, R reference tokens,
+P patch values, N target tokens, G feature tokens, S sequence, D model width, F feature width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
+from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
+from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patchify, unpatchify
+from zimage_models.models.device_memory import upload
+from zimage_models.models.ranks import OneRank, Ranks, Verb
+from zimage_models.models.sequence_layout import caption_positions, padded_length, segment_ends
+from zimage_models.variants import VariantSpec
+
+_CLEAN, _NOISY = 0, 1
+TARGET_FEATURES = CAPTION_MULTIPLE
+"""Tokens of padding that stand for the features of the target, which has none yet."""
+
+
+def denoiser_class(variant: VariantSpec) -> type[Denoiser]:
+    """Say which denoiser runs a variant: one that reads references runs all its requests in omni mode."""
+    return OmniDenoiser if variant.max_reference_images else Denoiser
+
+
+class OmniDenoiser(Denoiser):
+    """Predicts velocities with a ZImageTransformer2DModel in its omni mode, with references or without."""
+
+    def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
+        """Wrap a transformer, as :class:`Denoiser` does."""
+        super().__init__(transformer, ranks=ranks)
+        self._refine_features_together = (ranks or OneRank()).together(Verb.FEATURES, self._refine_features)
+
+    @torch.inference_mode()
+    def conditions(
+        self,
+        captions: Sequence[Caption],
+        references: Sequence[Reference],
+        height: int,
+        width: int,
+        control: Control | None = None,
+    ) -> list[Condition]:
+        """Put together what every step needs of a request, once for each of its prompts.
+
+        A condition is caption_LD, references_RP, features_GD, positions_S3 and noise mask_S. References stay
+        patches, a sixtieth of their embeddings in size; to embed them costs a step next to nothing.
+        """
+        assert control is None, "there is no ControlNet for omni mode"
+        references_RP = self._patches(references)
+        # Only the segments ahead of the prompt decide where a reference is, so all captions agree on it.
+        feature_positions = _feature_positions(references, segment_ends(captions[0].lengths))
+        features_GD = self._read_features(references, feature_positions)
+        target = (height // PATCH_SIZE, width // PATCH_SIZE)
+        return [
+            Condition(
+                (
+                    caption.tokens_LD,
+                    references_RP,
+                    features_GD,
+                    upload(
+                        torch.cat([_positions(caption, references, target), feature_positions]), self.device
+                    ),
+                    upload(_noise_mask(caption, references, target, len(feature_positions)), self.device),
+                )
+            )
+            for caption in captions
+        ]
+
+    def _patches(self, references: Sequence[Reference]) -> Tensor:
+        """Cut references into patches, each padded to whole buckets; (R, P)."""
+        patches = [patchify(reference.latents_CHW[None].to(self.dtype))[0] for reference in references]
+        padded = [functional.pad(p, (0, 0, 0, padded_length(len(p)) - len(p))) for p in patches]
+        none = torch.empty((0, self.num_channels * PATCH_SIZE**2), dtype=self.dtype, device=self.device)
+        return torch.cat([none, *padded])
+
+    def _read_features(self, references: Sequence[Reference], positions_G3: Tensor) -> Tensor:
+        """Embed, pad and refine the features of references; (G, D)."""
+        model = self._transformer
+        if not len(positions_G3):
+            return torch.empty((0, model.dim), dtype=self.dtype, device=self.device)
+        features_GD = model.siglip_pad_token.to(self.dtype).repeat(len(positions_G3), 1)
+        start = 0
+        for reference in references:
+            features = reference.features_HWF
+            assert features is not None, "all references have features, or none"
+            # As diffusers lays them out: all values of one channel, then of the next, cut into tokens.
+            tokens = features.to(self.device, self.dtype).permute(2, 0, 1).reshape(-1, features.shape[-1])
+            features_GD[start : start + len(tokens)] = model.siglip_embedder(tokens)
+            start += padded_length(len(tokens))
+        refined_BGD = self._refine_features_together(
+            features_GD[None], upload(positions_G3[None], self.device)
+        )
+        return refined_BGD[0]
+
+    def _refine_features(self, features_BGD: Tensor, positions_BG3: Tensor) -> Tensor:
+        frequencies = self._rope(positions_BG3)
+        for layer in self._transformer.siglip_refiner:
+            features_BGD = layer(features_BGD, None, frequencies)
+        return features_BGD
+
+    def _predict(  # type: ignore[override]  # of other conditions than the other denoiser's
+        self,
+        latents_BCHW: Tensor,
+        time_B: Tensor,
+        captions_BLD: Tensor,
+        references_BRP: Tensor,
+        features_BGD: Tensor,
+        positions_BS3: Tensor,
+        noisy_BS: Tensor,
+    ) -> Tensor:
+        model = self._transformer
+        patches_BNP = patchify(latents_BCHW.to(self.dtype))
+        num_patches = patches_BNP.shape[1]
+        patches_BNP = functional.pad(patches_BNP, (0, 0, 0, padded_length(num_patches) - num_patches))
+        images_BSD = model.all_x_embedder[PATCH_KEY](torch.cat([references_BRP, patches_BNP], dim=1))
+        first = captions_BLD.shape[1]
+        is_image = slice(first, first + images_BSD.shape[1])
+        # Only padding is at 0: images come after a caption.
+        is_padding = positions_BS3[:, is_image, :1] == 0
+        images_BSD = torch.where(is_padding, model.x_pad_token.to(images_BSD), images_BSD)
+        frequencies = self._rope(positions_BS3)
+        at_time = model.t_embedder(time_B * model.t_scale).to(images_BSD.dtype)
+        at_one = model.t_embedder(torch.ones_like(time_B) * model.t_scale).to(images_BSD.dtype)
+
+        def run(layers: Any, x_BSD: Tensor, part: slice) -> Tensor:
+            # Without references all tokens are noisy.
+            modulation = (None, noisy_BS[:, part], at_time, at_one) if references_BRP.shape[1] else (at_time,)
+            for layer in layers:
+                x_BSD = layer(x_BSD, None, frequencies[:, part], *modulation)
+            return x_BSD
+
+        images_BSD = run(model.noise_refiner, images_BSD, is_image)
+        x_BSD = run(model.layers, torch.cat([captions_BLD, images_BSD, features_BGD], dim=1), slice(None))
+        first += references_BRP.shape[1]
+        output = model.all_final_layer[PATCH_KEY](x_BSD[:, first : first + num_patches], c=at_time)
+        return -unpatchify(output, *latents_BCHW.shape[-2:]).float()
+
+
+def _patch_grid(reference: Reference) -> tuple[int, int]:
+    _, height, width = reference.latents_CHW.shape
+    return height // PATCH_SIZE, width // PATCH_SIZE
+
+
+def _positions(caption: Caption, references: Sequence[Reference], target: tuple[int, int]) -> Tensor:
+    """Say the positions of a sequence's captions and images; int32 (S - G, 3)."""
+    in_caption = torch.tensor(caption_positions(caption.lengths), dtype=torch.int32)
+    grids = [*map(_patch_grid, references), target]
+    images = [
+        image_positions(*grid, end) for grid, end in zip(grids, segment_ends(caption.lengths), strict=False)
+    ]
+    return torch.cat([functional.pad(in_caption[:, None], (0, 2)), *images])
+
+
+def _feature_positions(references: Sequence[Reference], ends: Sequence[int]) -> Tensor:
+    """Say the positions of all features, and zeros for the target's; int32 (G, 3), 0 rows without any."""
+    positions = []
+    for reference, end in zip(references, ends, strict=False):
+        if reference.features_HWF is None:
+            continue
+        rows, columns, _ = reference.features_HWF.shape
+        _, height, width = reference.latents_CHW.shape
+        scaled = image_positions(rows, columns, end + 1).float()
+        scaled[:, 1] = scaled[:, 1] / max(rows - 1, 1) * (height - 1)
+        scaled[:, 2] = scaled[:, 2] / max(columns - 1, 1) * (width - 1)
+        positions.append(scaled.to(torch.int32))
+    none = torch.zeros((TARGET_FEATURES if positions else 0, 3), dtype=torch.int32)
+    return torch.cat([*positions, none])
+
+
+def _noise_mask(
+    caption: Caption, references: Sequence[Reference], target: tuple[int, int], num_features: int
+) -> Tensor:
+    """Say which tokens of a sequence are noisy; int32 (S,)."""
+    num_references = len(references)
+    runs = [
+        (_CLEAN if number < num_references else _NOISY, padded_length(length))
+        for number, length in enumerate(caption.lengths)
+    ]
+    runs += [(_CLEAN, padded_length(rows * columns)) for rows, columns in map(_patch_grid, references)]
+    runs.append((_NOISY, padded_length(target[0] * target[1])))
+    if num_features:
+        runs += [(_CLEAN, num_features - TARGET_FEATURES), (_NOISY, TARGET_FEATURES)]
+    values, lengths = (torch.tensor(column, dtype=torch.int32) for column in zip(*runs, strict=True))
+    return values.repeat_interleave(lengths)

@@ -1,0 +1,89 @@
+"""One image on its way: what a preempted request keeps between its steps.
+
+Shape legend: C latent channels, H W latent height and width.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zimage_models.models.denoisers.condition import Condition
+from zimage_models.models.prompts import TokenizedPrompt
+from zimage_models.requests import ImageRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTimes:
+    """The times of a whole denoising run, as float32 values."""
+
+    sigmas: tuple[float, ...]
+    """Noise levels, 1 (noise) .. 0 (image), one more than there are steps."""
+    sigma_changes: tuple[float, ...]
+    """What each step adds to the noise level; below 0."""
+    times: tuple[float, ...]
+    """Normalised times that the transformer sees, 0 (noise) .. 1 (image)."""
+
+
+def add_noise(image_CHW: Tensor, noise_CHW: Tensor, sigma: float) -> Tensor:
+    """Bring an image's latents to a noise level (FlowMatchEulerDiscreteScheduler.scale_noise)."""
+    return sigma * noise_CHW + (1.0 - sigma) * image_CHW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Inpainting:
+    """What keeps the unmasked part of an image as it was, on the runner's device."""
+
+    image_CHW: Tensor
+    """Latents of the image to start from; float32."""
+    noise_CHW: Tensor
+    """float32."""
+    painted_HW: Tensor
+    """bool; False where the image is kept."""
+
+    def blend(self, latents_CHW: Tensor, sigma: float) -> Tensor:
+        """Put the image back where it is kept, at the noise level of the latents."""
+        return torch.where(self.painted_HW, latents_CHW, add_noise(self.image_CHW, self.noise_CHW, sigma))
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Canvas:
+    """The tensors of one image, on the runner's device."""
+
+    latents_CHW: Tensor
+    """float32."""
+    condition: Condition
+    negative_condition: Condition | None
+    """None without guidance."""
+    step_times: StepTimes
+    inpainting: Inpainting | None = None
+    """None without a mask."""
+    estimate_CHW: Tensor | None = None
+    """The latents less all their remaining noise; kept only for requests that want previews."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class ImageState:
+    """One image on its way."""
+
+    request: ImageRequest
+    prompt: TokenizedPrompt
+    negative: TokenizedPrompt | None
+    """None without guidance."""
+    step: int = field(init=False)
+    """The denoising step to run next."""
+    canvas: Canvas | None = None
+    """None until the runner has prepared it."""
+
+    def __post_init__(self) -> None:
+        self.step = self.request.first_step
+
+    @property
+    def num_done(self) -> int:
+        """Steps run."""
+        return self.step - self.request.first_step
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.request.num_inference_steps

@@ -1,0 +1,296 @@
+"""The tensor work behind each verb of the engine: encode, denoise one step, decode. It knows no queue.
+
+Shape legend: B batch, C latent channels, H W height and width.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
+from torch import Tensor
+
+from zimage_models.checkpoints.checkpoint import Components
+from zimage_models.errors import BlankImage
+from zimage_models.model_spec import PATCH_SIZE
+from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
+from zimage_models.models.denoisers.controlnet_denoiser import ControlNetDenoiser
+from zimage_models.models.denoisers.denoiser import Denoiser
+from zimage_models.models.device_memory import upload
+from zimage_models.models.feature_encoder import FeatureEncoder
+from zimage_models.models.image_decoder import ImageDecoder
+from zimage_models.models.image_encoder import ImageEncoder
+from zimage_models.models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
+from zimage_models.models.prompts import PromptEncoder, TokenizedPrompt
+from zimage_models.models.ranks import OneRank, Ranks
+from zimage_models.models.sequence_layout import num_caption_tokens, padded_length
+from zimage_models.models.tensor_cache import TensorCache
+from zimage_models.pictures import Picture, crop_to_multiple, painted
+from zimage_models.requests import ImageRequest
+
+Segments = tuple[tuple[int, ...], ...]
+"""The token ids of a prompt: what its refined caption is kept by."""
+
+
+class ModelRunner:
+    """Runs one checkpoint's models for batches of image states.
+
+    A verb that raises leaves its states as they were.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        *,
+        caption_cache_bytes: int,
+        image_cache_bytes: int = 64 * 2**20,
+        denoiser_class: type[Denoiser] = Denoiser,
+        ranks: Ranks | None = None,
+        text_encoder_ranks: Ranks | None = None,
+    ) -> None:
+        """Wrap a checkpoint's models.
+
+        Args:
+            components: the models; of a divided one, this rank's share.
+            caption_cache_bytes: refined captions to keep.
+            image_cache_bytes: encoded pictures to keep; of their features as many bytes again.
+            denoiser_class: the variant's (:func:`zimage_models.models.denoisers.omni_denoiser.denoiser_class`).
+            ranks: those that the transformer is divided over; None when it is whole.
+            text_encoder_ranks: the same for the text encoder.
+        """
+        self.ranks = ranks or OneRank()
+        self._denoiser: Denoiser = (
+            denoiser_class(components.transformer, ranks=ranks)
+            if components.controlnet is None
+            else ControlNetDenoiser(components.transformer, components.controlnet)
+        )
+        self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
+        self._image_decoder = ImageDecoder(components.vae)
+        self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
+        self._feature_encoder = (
+            FeatureEncoder(components.siglip, components.siglip_processor, cache_bytes=image_cache_bytes)
+            if components.siglip is not None
+            else None
+        )
+        self._scheduler = components.scheduler
+        self._num_channels = self._denoiser.num_channels
+        self._latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
+        self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
+        self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
+        self._steps_under_way: list[torch.Event] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensor work runs."""
+        return self._denoiser.device
+
+    @torch.inference_mode()
+    def prepare(self, states: Sequence[ImageState]) -> None:
+        """Encode the prompts and pictures of states that have no canvas yet, and draw their noise."""
+        captions = self._captions_of(states)
+        canvases = [self._new_canvas(state, captions) for state in states]
+        for state, canvas in zip(states, canvases, strict=True):
+            state.canvas = canvas
+
+    def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
+        request = state.request
+        step_times = self._step_times(request.num_inference_steps)
+        # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        # The image before the noise: diffusers' prepare_latents draws in this order.
+        start = request.start_image
+        image_CHW = self._image_encoder.encode(start, generator) if start else None
+        sides = request.height // self._latent_scale, request.width // self._latent_scale
+        noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
+        latents_CHW = noise_CHW = upload(noise_CHW, self.device)
+        inpainting = None
+        if image_CHW is not None:
+            latents_CHW = add_noise(image_CHW, noise_CHW, step_times.sigmas[request.first_step])
+            if request.mask is not None:
+                painted_HW = self._painted(request.mask)
+                inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
+        prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
+        condition, *negative = self._denoiser.conditions(
+            [Caption(captions[prompt.segments], prompt.lengths) for prompt in prompts],
+            [self._reference(picture) for picture in request.condition_images],
+            *sides,
+            control=self._control(request),
+        )
+        return Canvas(
+            latents_CHW=latents_CHW,
+            condition=condition,
+            negative_condition=negative[0] if negative else None,
+            step_times=step_times,
+            inpainting=inpainting,
+        )
+
+    def _reference(self, picture: Picture) -> Reference:
+        cropped = crop_to_multiple(picture, self._latent_scale * PATCH_SIZE)
+        return Reference(
+            latents_CHW=self._image_encoder.mode(cropped),
+            features_HWF=self._feature_encoder.encode(picture) if self._feature_encoder else None,
+        )
+
+    def _control(self, request: ImageRequest) -> Control | None:
+        if request.control_image is None or request.controlnet_conditioning_scale is None:
+            return None
+        channels = [self._image_encoder.mode(request.control_image)]
+        if request.mask is not None:
+            [image] = request.reference_images
+            kept_HW = ~self._painted(request.mask)
+            channels += [kept_HW[None].float(), self._image_encoder.mode(image, hidden=request.mask)]
+        return Control(torch.cat(channels), request.controlnet_conditioning_scale)
+
+    def _painted(self, mask: Picture) -> Tensor:
+        """Say of each latent whether to paint it; bool (H, W)."""
+        seen = painted(mask)[:: self._latent_scale, :: self._latent_scale]
+        return upload(torch.from_numpy(seen.copy()), self.device)
+
+    def _captions_of(self, states: Sequence[ImageState]) -> dict[Segments, Tensor]:
+        prompts = {p.segments: p for state in states for p in (state.prompt, state.negative) if p is not None}
+        captions = {}
+        missing: dict[int, list[TokenizedPrompt]] = {}
+        for key, prompt in prompts.items():
+            caption = self.captions.get(key)
+            if caption is not None:
+                captions[key] = caption
+            else:
+                missing.setdefault(num_caption_tokens(prompt.lengths), []).append(prompt)
+        embeddings = self._embed({s for bucket in missing.values() for p in bucket for s in p.segments})
+        for same_bucket in missing.values():
+            refined = self._denoiser.refine_captions(
+                [[embeddings[segment] for segment in prompt.segments] for prompt in same_bucket]
+            )
+            for prompt, caption in zip(same_bucket, refined, strict=True):
+                captions[prompt.segments] = caption
+                self.captions.put(prompt.segments, caption)
+        return captions
+
+    def _embed(self, segments: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Run the text encoder over segments, those of like length together."""
+        buckets: dict[int, list[tuple[int, ...]]] = {}
+        for segment in sorted(segments):
+            buckets.setdefault(padded_length(len(segment)), []).append(segment)
+        return {
+            segment: embedding
+            for bucket in buckets.values()
+            for segment, embedding in zip(bucket, self._encoder.encode(bucket), strict=True)
+        }
+
+    @torch.inference_mode()
+    def denoise_step(self, states: Sequence[ImageState]) -> None:
+        """Advance every state by one step; all have one bucket, each its own time, guidance and caption.
+
+        The update is the Euler step of FlowMatchEulerDiscreteScheduler.step:
+        x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity. Inpainting then puts back what it keeps.
+        """
+        canvases = [_canvas(state) for state in states]
+        indexed = [(canvas.step_times, state.step) for canvas, state in zip(canvases, states, strict=True)]
+        times = [step_times.times[step] for step_times, step in indexed]
+        sigma_changes = [step_times.sigma_changes[step] for step_times, step in indexed]
+        # One upload a step, and none that the host waits for.
+        time_B, sigma_change_B = upload(
+            torch.tensor([times, sigma_changes], dtype=torch.float32), self.device
+        )
+        latents_BCHW = torch.stack([canvas.latents_CHW for canvas in canvases])
+        velocity_BCHW = self._guided_velocity(states, canvases, latents_BCHW, time_B)
+        latents_BCHW = latents_BCHW + sigma_change_B[:, None, None, None] * velocity_BCHW
+        moved = []
+        for canvas, latents_CHW, velocity_CHW, (step_times, step), state in zip(
+            canvases, latents_BCHW, velocity_BCHW, indexed, states, strict=True
+        ):
+            sigma = step_times.sigmas[step + 1]
+            estimate_CHW = latents_CHW - sigma * velocity_CHW if state.request.preview_every else None
+            if canvas.inpainting:
+                latents_CHW = canvas.inpainting.blend(latents_CHW, sigma)
+                if estimate_CHW is not None:
+                    estimate_CHW = canvas.inpainting.blend(estimate_CHW, 0.0)
+            moved.append((latents_CHW, estimate_CHW))
+        for state, canvas, (latents_CHW, estimate_CHW) in zip(states, canvases, moved, strict=True):
+            canvas.latents_CHW = latents_CHW
+            canvas.estimate_CHW = estimate_CHW
+            state.step += 1
+        self._pace()
+
+    def _pace(self) -> None:
+        """Let the host run one step ahead of the device and no further.
+
+        One step ahead hides what the host does between steps; more of them would delay a request that joins.
+        """
+        if self.device.type == "cpu":
+            return
+        event = torch.Event(device=self.device)
+        event.record()
+        self._steps_under_way.append(event)
+        if len(self._steps_under_way) > 1:
+            self._steps_under_way.pop(0).synchronize()
+
+    def _guided_velocity(
+        self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
+    ) -> Tensor:
+        """Predict velocities, each half of a guided pair in its own bucket: padding changes it."""
+        conditions = [canvas.condition for canvas in canvases]
+        negatives: dict[int, Condition] = {}
+        for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
+            time = canvas.step_times.times[state.step]
+            if canvas.negative_condition is not None and time <= state.request.cfg_truncation:
+                negatives[row] = canvas.negative_condition
+        if not negatives:
+            return self._denoiser.velocity(latents_BCHW, time_B, conditions)
+        rows = list(negatives)
+        negative_conditions = list(negatives.values())
+        negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
+        negative_time_B = torch.stack([time_B[row] for row in rows])
+        if negative_conditions[0].bucket == conditions[0].bucket:
+            both_BCHW = self._denoiser.velocity(
+                torch.cat([latents_BCHW, negative_latents_BCHW]),
+                torch.cat([time_B, negative_time_B]),
+                conditions + negative_conditions,
+            )
+            velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
+        else:
+            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, conditions)
+            negative_BCHW = self._denoiser.velocity(
+                negative_latents_BCHW, negative_time_B, negative_conditions
+            )
+        velocities = list(velocity_BCHW)
+        for row, negative_CHW in zip(rows, negative_BCHW, strict=True):
+            velocities[row] = _guide(velocities[row], negative_CHW, states[row].request)
+        return torch.stack(velocities)
+
+    def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
+        """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one."""
+        latents = [_canvas(state).latents_CHW for state in states]
+        return self._image_decoder.decode(latents, [state.request for state in states])
+
+    def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
+        """Decode a small estimate of where a running image is going; uint8 (h, w, 3)."""
+        estimate_CHW = _canvas(state).estimate_CHW
+        assert estimate_CHW is not None, "only requests with preview_every have one"
+        return self._image_decoder.preview(estimate_CHW)
+
+    def _compute_step_times(self, num_steps: int) -> StepTimes:
+        scheduler = type(self._scheduler).from_config(self._scheduler.config)
+        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(num_steps))
+        sigmas = scheduler.sigmas.float()
+        return StepTimes(
+            sigmas=tuple(sigmas.tolist()),
+            sigma_changes=tuple(sigmas.diff().tolist()),
+            times=tuple(((1000 - scheduler.timesteps.float()) / 1000).tolist()),
+        )
+
+
+def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:
+    """Combine a guided pair as diffusers does: positive + g * (positive - negative), norm-capped if asked."""
+    guided = positive + request.guidance_scale * (positive - negative)
+    if request.cfg_normalization > 0:
+        limit = torch.linalg.vector_norm(positive) * request.cfg_normalization
+        guided = guided * torch.clamp(limit / torch.linalg.vector_norm(guided), max=1.0)
+    return guided
+
+
+def _canvas(state: ImageState) -> Canvas:
+    assert state.canvas is not None, "prepare() comes first"
+    return state.canvas

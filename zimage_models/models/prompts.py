@@ -1,0 +1,258 @@
+"""From prompt text to text-encoder embeddings. It knows no transformer and no request.
+
+The text is one user turn of the checkpoint's own chat template; the embedding is the next-to-last hidden
+state of its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.normalizers import NFC
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, PreTrainedModel
+
+from zimage_models.errors import CheckpointError, InvalidRequest
+from zimage_models.models.device_memory import upload
+from zimage_models.models.ranks import OneRank, Ranks, Verb
+from zimage_models.models.sequence_layout import num_caption_positions
+
+# White space at both ends shows a template that trims the user's text.
+_SENTINEL = " <<prompt>>\n"
+_VISION_START, _VISION_END, _TURN_END = "<|vision_start|>", "<|vision_end|>", "<|im_end|>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedPrompt:
+    """A prompt as token ids, chat template included."""
+
+    segments: tuple[tuple[int, ...], ...]
+    """Each is encoded on its own; there are several where images stand between them."""
+    truncated: bool = False
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All token ids."""
+        return tuple(chain.from_iterable(self.segments))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each segment."""
+        return [len(segment) for segment in self.segments]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """What surrounds a prompt that speaks of some number of reference images."""
+
+    prefix: str
+    suffix: str
+    suffix_ids: tuple[int, ...]
+    before: tuple[tuple[int, ...], ...] = ()
+    """Segments ahead of the prompt's own."""
+    after: tuple[tuple[int, ...], ...] = ()
+    max_tokens: int
+    """Of the prompt's own segment."""
+
+    def holding(self, ids: Sequence[int], *, truncated: bool) -> TokenizedPrompt:
+        return TokenizedPrompt(segments=(*self.before, tuple(ids), *self.after), truncated=truncated)
+
+
+class PromptTokenizer:
+    """Turns prompts into token ids and enforces the token limit; loads no weights. Any thread may use it.
+
+    With reference images a prompt has a segment ahead of each image, its own one, and a last one, as in
+    diffusers' ``ZImageOmniPipeline._encode_prompt``. The limit is of its own segment.
+    """
+
+    def __init__(self, directory: Path, *, max_tokens: int, num_positions: int | None = None) -> None:
+        """Load a checkpoint's tokenizer.
+
+        Args:
+            directory: the checkpoint.
+            max_tokens: the limit.
+            num_positions: those that all segments share (``ModelSpec.num_caption_positions``): they may
+                lower the limit of prompts with reference images.
+        """
+        folder = directory / "tokenizer"
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            # enable_thinking=True adds no block to the prompt; it is what the model was trained with.
+            template = tokenizer.apply_chat_template(
+                [{"role": "user", "content": _SENTINEL}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: no usable tokenizer ({error})") from error
+        if not tokenizer.is_fast:
+            raise CheckpointError(f"{folder}: {type(tokenizer).__name__} has no tokenizer.json")
+        self._prefix, separator, self._suffix = str(template).partition(_SENTINEL)
+        if not separator:
+            raise CheckpointError(f"{folder}: its chat template changes the user's text")
+        self.max_tokens = max_tokens
+        # The Rust tokenizer itself: transformers' wrapper keeps state that threads may not share.
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._counts_bytes = _has_a_byte_for_each_token(self._tokenizer)
+        self._num_positions = num_positions
+        self._frames: dict[int, _Frame] = {}
+        num_template_tokens = len(self._ids(self._prefix + self._suffix))
+        if max_tokens <= num_template_tokens:
+            raise InvalidRequest(
+                f"max_prompt_tokens: {max_tokens} is too few: the chat template takes {num_template_tokens}",
+                field="max_prompt_tokens",
+            )
+
+    def count(self, prompts: Sequence[str], *, num_references: int = 0) -> list[int]:
+        """Count tokens of each prompt, chat template included; with references, of its own segment."""
+        frame = self._frame(num_references)
+        texts = [f"{frame.prefix}{prompt}{frame.suffix}" for prompt in prompts]
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def find_too_long(self, prompts: Sequence[str], *, num_references: int = 0) -> dict[int, int]:
+        """Find the prompts that have too many tokens; short ones are not tokenized for that.
+
+        Returns:
+            Tokens, chat template included, by the prompt's place in the sequence.
+        """
+        frame = self._frame(num_references)
+        unsure = [place for place, prompt in enumerate(prompts) if not self._surely_fits(prompt, frame)]
+        counts = self.count([prompts[place] for place in unsure], num_references=num_references)
+        return {place: num for place, num in zip(unsure, counts, strict=True) if num > frame.max_tokens}
+
+    def tokenize(
+        self, prompt: str, *, truncate: bool, field: str = "prompt", num_references: int = 0
+    ) -> TokenizedPrompt:
+        """Turn one prompt into token ids.
+
+        Args:
+            prompt: the user's text.
+            truncate: cut a prompt past the limit, keeping the template's closing tokens, instead of raising.
+            field: the name used in the error.
+            num_references: images that the model reads beside it.
+
+        Raises:
+            InvalidRequest: the prompt has too many tokens and ``truncate`` is False.
+        """
+        frame = self._frame(num_references)
+        ids = self._ids(f"{frame.prefix}{prompt}{frame.suffix}")
+        if len(ids) <= frame.max_tokens:
+            return frame.holding(ids, truncated=False)
+        if not truncate:
+            raise InvalidRequest(self.too_long(len(ids), field, num_references=num_references), field=field)
+        kept = ids[: frame.max_tokens - len(frame.suffix_ids)]
+        return frame.holding((*kept, *frame.suffix_ids), truncated=True)
+
+    def too_long(self, num_tokens: int, field: str = "prompt", *, num_references: int = 0) -> str:
+        """Word the error for a prompt of too many tokens."""
+        limit = self._frame(num_references).max_tokens
+        return f"{field}: {num_tokens} tokens with the chat template; the limit is {limit}"
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text).ids)
+
+    def _frame(self, num_references: int) -> _Frame:
+        if num_references not in self._frames:
+            self._frames[num_references] = self._make_frame(num_references)
+        return self._frames[num_references]
+
+    def _make_frame(self, num_references: int) -> _Frame:
+        if not num_references:
+            return _Frame(
+                prefix=self._prefix,
+                suffix=self._suffix,
+                suffix_ids=self._ids(self._suffix),
+                max_tokens=self.max_tokens,
+            )
+        between = [_VISION_END + _VISION_START] * (num_references - 1)
+        before = [self._ids(text) for text in (self._prefix + _VISION_START, *between)]
+        after = self._ids(_VISION_END + _TURN_END)
+        suffix = self._suffix + _VISION_START
+        suffix_ids = self._ids(suffix)
+        max_tokens = self.max_tokens
+        lengths = [len(segment) for segment in before]
+        num_positions = self._num_positions
+        if num_positions is not None:
+            fits = (
+                n
+                for n in range(max_tokens, 0, -1)
+                if num_caption_positions([*lengths, n, len(after)]) <= num_positions
+            )
+            max_tokens = next(fits, 0)
+        if max_tokens <= len(self._ids(_VISION_END + suffix)):
+            raise InvalidRequest(
+                f"reference_images: {num_references} images leave no room for a prompt"
+                f" (max_prompt_tokens {self.max_tokens}, positions {num_positions})",
+                field="reference_images",
+            )
+        return _Frame(
+            prefix=_VISION_END,
+            suffix=suffix,
+            suffix_ids=suffix_ids,
+            before=tuple(before),
+            after=(after,),
+            max_tokens=max_tokens,
+        )
+
+    def _surely_fits(self, prompt: str, frame: _Frame) -> bool:
+        text = f"{frame.prefix}{prompt}{frame.suffix}"
+        # NFC makes three bytes of one at most (Unicode UAX 15, maximum expansion factors), and leaves ASCII.
+        num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
+        return self._counts_bytes and num_bytes <= frame.max_tokens
+
+
+def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
+    """Say whether no text has more tokens than bytes after NFC, as with Qwen's byte-level BPE."""
+    steps = tokenizer.pre_tokenizer
+    *splits, last = (
+        steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]  # type: ignore[misc]  # by its indices
+    )
+    return (
+        isinstance(tokenizer.model, BPE)
+        and (tokenizer.normalizer is None or isinstance(tokenizer.normalizer, NFC))
+        and all(isinstance(step, pre_tokenizers.Split) for step in splits)
+        and isinstance(last, pre_tokenizers.ByteLevel)
+        and not last.add_prefix_space
+        and not tokenizer.encode("").ids
+    )
+
+
+class PromptEncoder:
+    """Runs a text encoder, cut off where Z-Image reads it (``checkpoint.load_components``)."""
+
+    def __init__(self, text_encoder: PreTrainedModel, *, ranks: Ranks | None = None) -> None:
+        """Wrap a text encoder.
+
+        Args:
+            text_encoder: whole, or this rank's share of it.
+            ranks: those that hold the other shares; None when it is whole.
+        """
+        self._text_encoder = text_encoder
+        self._run_together = (ranks or OneRank()).together(Verb.ENCODE, self._run)
+
+    @torch.inference_mode()
+    def encode(self, segments: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Embed token sequences in one forward, padded to the longest of them.
+
+        The encoder is causal and padding is on the right, so no sequence sees it and no mask is needed. (A
+        mask would also cost a wait for the device, and the fast attention kernels.)
+
+        Returns:
+            One (tokens, text width) tensor each, in the encoder's dtype.
+        """
+        rows = [torch.tensor(segment) for segment in segments]
+        ids = upload(pad_sequence(rows, batch_first=True), self._text_encoder.device)
+        hidden = self._run_together(self._text_encoder.get_input_embeddings()(ids))
+        return [tokens[: len(row)] for tokens, row in zip(hidden, rows, strict=True)]
+
+    def _run(self, embeddings: Tensor) -> Tensor:
+        hidden: Tensor = self._text_encoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        return hidden

@@ -1,0 +1,97 @@
+"""Load what rank 0 of a divided engine runs: its share of the models, and whole what only it uses."""
+
+import logging
+
+import torch
+import torch.distributed as dist
+
+from zimage_models.checkpoints.checkpoint import (
+    Components,
+    check_files,
+    load_scheduler,
+    load_siglip,
+    load_text_encoder,
+    load_vae,
+)
+from zimage_models.config import EngineConfig
+from zimage_models.errors import InvalidRequest
+from zimage_models.model_spec import ModelSpec
+from zimage_models.models.denoisers.compiled_blocks import compile_blocks
+from zimage_models.models.denoisers.omni_denoiser import denoiser_class
+from zimage_models.models.model_runner import ModelRunner
+from zimage_models.tensor_parallel.local_ranks import LocalRankLauncher
+from zimage_models.tensor_parallel.parallel import check_degree, parallelize, parallelize_text_encoder
+from zimage_models.tensor_parallel.rank_follower import share_report
+from zimage_models.tensor_parallel.rank_group import RankGroup
+from zimage_models.tensor_parallel.rank_launcher import RankLauncher
+from zimage_models.tensor_parallel.sharded_checkpoint import (
+    load_text_encoder_share,
+    load_transformer_share,
+    transformer_config,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def load_first_rank(
+    config: EngineConfig,
+    spec: ModelSpec,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    launcher: RankLauncher | None,
+) -> ModelRunner:
+    """Start the other ranks of an engine and load rank 0's models; closing the runner's ranks ends them.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+        InvalidRequest: more ranks than attention heads, or the process is in a process group already.
+        EngineDead: a rank could not start or load its share.
+    """
+    directory = spec.directory
+    # What can be refused is refused before anything is started.
+    num_ranks = config.parallel.tensor_parallel_size
+    if dist.is_initialized():
+        raise InvalidRequest(
+            f"tensor_parallel_size: {num_ranks} ranks need a process that is in no process group yet, "
+            "and this one is",
+            field="tensor_parallel_size",
+        )
+    check_files(directory)
+    check_degree(num_ranks, transformer_config(directory)["n_heads"])
+    group = RankGroup(config, launcher or LocalRankLauncher(), device)
+    try:
+        shares = {"transformer": load_transformer_share(directory, group.mesh, device=device, dtype=dtype)}
+        transformer = shares["transformer"].model
+        group.keep_connected(transformer, parallelize)
+        if config.parallel.text_encoder == "sharded":
+            shares["text_encoder"] = load_text_encoder_share(
+                directory, group.mesh, device=device, dtype=dtype
+            )
+            text_encoder = shares["text_encoder"].model
+            group.keep_connected(text_encoder, parallelize_text_encoder)
+        else:
+            text_encoder = load_text_encoder(directory, device=device, dtype=dtype)
+        components = Components(
+            transformer=transformer,
+            text_encoder=text_encoder,
+            vae=load_vae(directory, device=device, dtype=vae_dtype),
+            scheduler=load_scheduler(directory),
+            **load_siglip(directory, device=device, dtype=dtype),
+        )
+        if config.compile:
+            compile_blocks(transformer)
+        group.wait_until_loaded()
+        group.loads[0] = share_report(shares)
+        logger.info("bytes read and held by rank: %s", group.loads)
+    except BaseException:
+        group.close()
+        raise
+    return ModelRunner(
+        components,
+        caption_cache_bytes=config.caption_cache_bytes,
+        denoiser_class=denoiser_class(spec.variant),
+        ranks=group,
+        text_encoder_ranks=group if config.parallel.text_encoder == "sharded" else None,
+    )

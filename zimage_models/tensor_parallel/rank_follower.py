@@ -1,0 +1,124 @@
+"""What ranks 1 and up do: load their share of the models, then run what rank 0 announces."""
+
+import json
+import logging
+
+import torch
+
+from zimage_models.config import EngineConfig
+from zimage_models.engine.build_engine import resolve_model
+from zimage_models.models.denoisers.compiled_blocks import compile_blocks
+from zimage_models.models.denoisers.omni_denoiser import denoiser_class
+from zimage_models.models.device_memory import keep_freed
+from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
+from zimage_models.models.prompts import PromptEncoder
+from zimage_models.models.ranks import Forward, Verb
+from zimage_models.tensor_parallel.group_member import GroupMember
+from zimage_models.tensor_parallel.rank_launcher import Rendezvous
+from zimage_models.tensor_parallel.rank_store import FAILED, LOADED, STARTED, RankStore
+from zimage_models.tensor_parallel.sharded_checkpoint import (
+    Share,
+    load_text_encoder_share,
+    load_transformer_share,
+)
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = "out of memory: "
+"""How the reason of a rank begins that ran out of memory."""
+
+
+class FollowingRanks:
+    """The ranks as one of the others sees them: it runs what it is told."""
+
+    num_rebuilds = 0
+
+    def __init__(self, member: GroupMember) -> None:
+        self._member = member
+        self._forwards: dict[Verb, Forward] = {}
+
+    def together(self, verb: Verb, forward: Forward) -> Forward:
+        """Remember how to run a verb."""
+        self._forwards[verb] = forward
+        return forward
+
+    @torch.inference_mode()
+    def follow(self) -> None:
+        """Run what rank 0 announces until it says stop."""
+        while True:
+            verb, tensors = self._member.listen()
+            if verb is Verb.STOP:
+                return
+            self._forwards[verb](*tensors)
+            self._member.confirm()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._member.leave()
+
+
+def run_rank(
+    rank: int, rendezvous: Rendezvous, config: EngineConfig, *, device_index: int | None = None
+) -> None:
+    """Be one rank of an engine, from loading until rank 0 stops it or is gone; raises what ends it early.
+
+    It tells its state through the rendezvous' store: ``started/N``, then ``loaded/N`` with what it read, or
+    ``failed/N`` with the reason.
+
+    Args:
+        rank: 1 or more.
+        rendezvous: where rank 0 waits.
+        config: the engine's, as rank 0 has it.
+        device_index: of the visible accelerators; None for the rank's own number, as on one machine.
+    """
+    store = RankStore.reach(rendezvous, timeout_s=config.parallel.start_timeout_s)
+    try:
+        _run(rank, rendezvous, config, store, rank if device_index is None else device_index)
+    except Exception as error:
+        out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        reason = f"{OUT_OF_MEMORY if out_of_memory else ''}{type(error).__name__}: {error}"
+        try:
+            store.tell(rank, FAILED, reason)
+        except RuntimeError:
+            # No one to tell: rank 0 is gone, which is what ended this rank.
+            logger.info("rank %d ends: %s", rank, reason)
+        raise
+
+
+def _run(
+    rank: int, rendezvous: Rendezvous, config: EngineConfig, store: RankStore, device_index: int
+) -> None:
+    limit_threads(config)
+    device = resolve_device(config, index=device_index)
+    keep_freed(device)
+    dtype = resolve_dtype(config.dtype, device)
+    spec = resolve_model(config)
+    directory = spec.directory
+    store.tell(rank, STARTED)
+    member = GroupMember(
+        store.store,
+        rank=rank,
+        world_size=rendezvous.world_size,
+        device=device,
+        timeout_s=config.parallel.collective_timeout_s,
+    )
+    ranks = FollowingRanks(member)
+    shares = {"transformer": load_transformer_share(directory, member.mesh, device=device, dtype=dtype)}
+    if config.parallel.text_encoder == "sharded":
+        shares["text_encoder"] = load_text_encoder_share(directory, member.mesh, device=device, dtype=dtype)
+        PromptEncoder(shares["text_encoder"].model, ranks=ranks)
+    transformer = shares["transformer"].model
+    if config.compile:
+        compile_blocks(transformer)
+    denoiser_class(spec.variant)(transformer, ranks=ranks)
+    store.tell(rank, LOADED, json.dumps(share_report(shares)))
+    ranks.follow()
+    ranks.close()
+
+
+def share_report(shares: dict[str, Share]) -> dict[str, dict[str, int]]:
+    """Say how much a rank read and holds of each model, in bytes."""
+    return {
+        part: {"num_bytes_read": share.num_bytes_read, "num_bytes": share.num_bytes}
+        for part, share in shares.items()
+    }

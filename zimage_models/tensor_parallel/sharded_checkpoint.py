@@ -1,0 +1,179 @@
+"""Load one rank's share of a checkpoint: it reads only its slices and never holds a whole model.
+
+As strict as :mod:`zimage_models.checkpoints.checkpoint`: a missing, unexpected or misshapen tensor is an error.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ZImageTransformer2DModel
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import Qwen3Config, Qwen3Model
+
+from zimage_models.checkpoints.checkpoint import weight_files, without_unread_layers
+from zimage_models.checkpoints.tensor_file import TensorFile
+from zimage_models.errors import CheckpointError
+from zimage_models.tensor_parallel.parallel import parallelize, parallelize_text_encoder, parameter_splits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One rank's share of one model."""
+
+    model: Any
+    num_bytes_read: int
+    """Tensor bytes read from the files."""
+    num_bytes: int
+    """Tensor bytes held, padding included."""
+
+
+def load_transformer_share(
+    directory: Path, mesh: DeviceMesh, *, device: torch.device, dtype: torch.dtype
+) -> Share:
+    """Load this rank's share of a ZImageTransformer2DModel, in eval mode.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+        InvalidRequest: more ranks than attention heads.
+    """
+    config = transformer_config(directory)
+    whole = _build(lambda: ZImageTransformer2DModel.from_config(config), directory / "transformer")
+    shapes = _shapes(whole)
+    parallelize(whole, mesh)
+    return _load(whole, shapes, directory, "transformer", device=device, dtype=dtype)
+
+
+def transformer_config(directory: Path) -> dict[str, Any]:
+    """Read a transformer's configuration file.
+
+    Raises:
+        CheckpointError: it can't be read.
+    """
+    folder = directory / "transformer"
+    try:
+        config = ZImageTransformer2DModel.load_config(str(folder), local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
+    return dict(config)
+
+
+def load_text_encoder_share(
+    directory: Path, mesh: DeviceMesh, *, device: torch.device, dtype: torch.dtype
+) -> Share:
+    """Load this rank's share of a Qwen3Model :func:`without_unread_layers`; only rank 0 embeds tokens.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+    """
+    folder = directory / "text_encoder"
+    whole = _build(
+        lambda: Qwen3Model(Qwen3Config.from_pretrained(str(folder), local_files_only=True)), folder
+    )
+    shapes = _shapes(whole)
+    without_unread_layers(whole)
+    if mesh.get_local_rank() > 0:
+        whole.embed_tokens = None
+    parallelize_text_encoder(whole, mesh)
+    # Its frequencies are computed as it is built, so from the meta device they come empty.
+    whole.rotary_emb = type(whole.rotary_emb)(whole.config)
+    return _load(whole, shapes, directory, "text_encoder", device=device, dtype=dtype)
+
+
+def _build(build: Callable[[], Any], folder: Path) -> Any:
+    try:
+        with torch.device("meta"):
+            return build()
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded ({error})") from error
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _load(
+    model: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    directory: Path,
+    part: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Share:
+    """Read a meta model's parameters; ``shapes`` are those of the whole model, read or not."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(TensorFile(path)) for path in _files_read(directory, part)]
+        found = _find_tensors(files, part)
+        _compare(
+            shapes, {name: file.shapes()[stored] for name, (file, stored) in found.items()}, directory / part
+        )
+        for module_name, module in model.named_modules():
+            splits = parameter_splits(module)
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                file, stored = found[f"{module_name}.{name}".lstrip(".")]
+                tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
+                file.read_into(tensor, stored, splits.get(name))
+                setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+    share = Share(
+        model=_rest_on_device(model, device),
+        num_bytes_read=sum(file.num_bytes_read for file in files),
+        num_bytes=sum(parameter.nbytes for parameter in model.parameters()),
+    )
+    logger.info(
+        "%s: read %d bytes for a share of %d", directory / part, share.num_bytes_read, share.num_bytes
+    )
+    return share
+
+
+def _rest_on_device(model: Any, device: torch.device) -> Any:
+    # Buffers: the parameters are there already.
+    return model.to(device).eval()
+
+
+def _files_read(directory: Path, part: str) -> list[Path]:
+    """List the files a component's weights are in: those its index names, else all there are."""
+    files = weight_files(directory, part)
+    indexes = sorted((directory / part).glob("*.safetensors.index.json"))
+    if not indexes:
+        return files
+    named = set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values())
+    return [file for file in files if file.name in named]
+
+
+def _find_tensors(files: list[TensorFile], part: str) -> dict[str, tuple[TensorFile, str]]:
+    """Map a model's parameter names to where they are stored, under what name."""
+    found: dict[str, tuple[TensorFile, str]] = {}
+    for file in files:
+        for stored in file.shapes():
+            name = stored
+            if part == "text_encoder":
+                # A causal-LM checkpoint keeps the encoder as its "model", beside an output head.
+                name = stored.removeprefix("model.")
+                if name.startswith("lm_head."):
+                    continue
+            if name in found:
+                raise CheckpointError(f"{file.path}: {stored} is in {found[name][0].path.name} too")
+            found[name] = (file, stored)
+    return found
+
+
+def _compare(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path
+) -> None:
+    problems = {
+        "missing": wanted.keys() - found.keys(),
+        "unexpected": found.keys() - wanted.keys(),
+        "misshapen": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
+    }
+    told = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in problems.items() if names]
+    if told:
+        raise CheckpointError(f"{folder}: not the tensors of its config.json: {', '.join(told)}")

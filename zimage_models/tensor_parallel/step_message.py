@@ -1,0 +1,77 @@
+"""What rank 0 tells the other ranks of each call: a small header, then all tensors in one flat payload.
+
+The header is 44 whole numbers: the verb, the number of tensors, and each one's type, dimensions and shape (so
+batch, height, width and caption length). No Python object travels.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zimage_models.models.ranks import Verb
+
+_MAX_TENSORS = 7
+_MAX_DIMENSIONS = 4
+HEADER_NUMBERS = 2 + _MAX_TENSORS * (2 + _MAX_DIMENSIONS)
+_DTYPES = (torch.float32, torch.bfloat16, torch.int32)
+_ALIGNMENT = 16
+"""Bytes; each tensor starts at a multiple of it, as views of another type must."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorLayout:
+    """Type and shape of one tensor of a payload."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the values."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def write_header(verb: Verb, tensors: Sequence[Tensor]) -> Tensor:
+    """Describe a call in one int64 tensor of ``HEADER_NUMBERS``, on the CPU."""
+    assert len(tensors) <= _MAX_TENSORS, "the header has room for seven tensors"
+    numbers = [int(verb), len(tensors)]
+    for tensor in tensors:
+        assert tensor.ndim <= _MAX_DIMENSIONS, "the header has room for four dimensions"
+        padding = [0] * (_MAX_DIMENSIONS - tensor.ndim)
+        numbers += [_DTYPES.index(tensor.dtype), tensor.ndim, *tensor.shape, *padding]
+    return torch.tensor(numbers + [0] * (HEADER_NUMBERS - len(numbers)), dtype=torch.int64)
+
+
+def read_header(header: Tensor) -> tuple[Verb, list[TensorLayout]]:
+    """Read back what :func:`write_header` wrote."""
+    verb, num_tensors, *numbers = header.tolist()
+    layouts = []
+    for start in range(0, num_tensors * (2 + _MAX_DIMENSIONS), 2 + _MAX_DIMENSIONS):
+        dtype, num_dimensions, *shape = numbers[start : start + 2 + _MAX_DIMENSIONS]
+        layouts.append(TensorLayout(dtype=_DTYPES[dtype], shape=tuple(shape[:num_dimensions])))
+    return Verb(verb), layouts
+
+
+def layouts_of(tensors: Sequence[Tensor]) -> list[TensorLayout]:
+    """Describe tensors."""
+    return [TensorLayout(dtype=tensor.dtype, shape=tuple(tensor.shape)) for tensor in tensors]
+
+
+def empty_payload(layouts: Sequence[TensorLayout], device: torch.device) -> Tensor:
+    """Make room for the bytes of all tensors; uint8."""
+    num_bytes = sum(_aligned(layout.num_bytes) for layout in layouts)
+    return torch.empty(num_bytes, dtype=torch.uint8, device=device)
+
+
+def payload_views(payload: Tensor, layouts: Sequence[TensorLayout]) -> Iterator[Tensor]:
+    """View a payload as its tensors."""
+    offset = 0
+    for layout in layouts:
+        yield payload[offset : offset + layout.num_bytes].view(layout.dtype).view(layout.shape)
+        offset += _aligned(layout.num_bytes)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
