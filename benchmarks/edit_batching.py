@@ -19,8 +19,8 @@ from PIL import Image
 from benchmarks.engine_vs_diffusers import EngineMethod, Pixels, Timing, max_difference, timed
 from benchmarks.omni_pipeline import load_omni_pipeline
 from benchmarks.report import device_name, write_result
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import DTYPES, EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageRequest, build_request

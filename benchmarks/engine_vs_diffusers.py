@@ -24,11 +24,11 @@ import torch
 from diffusers import ZImagePipeline
 
 from benchmarks.report import device_name, write_result
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import DTYPES, EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.model_spec import DEFAULT_MODEL, ModelSpec
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.models.sequence_layout import padded_length
 from zimage_models.requests import ImageRequest, build_request
 

@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 
+from zimage_models.checkpoints.resolve_model import model_weights_sha256
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import build_engine, model_weights_sha256, warm_up
+from zimage_models.engine.build_engine import build_engine, warm_up
 from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.engine.request_handle import PreviewEvent, RequestHandle
 from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError

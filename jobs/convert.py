@@ -16,7 +16,7 @@ def command(
 ) -> int:
     """Write a bfloat16 copy of a checkpoint (the Turbo release is float32 on disk, twice the size)."""
     # It brings torch, which the other commands start without.
-    from zimage_models.checkpoints.checkpoint import convert_checkpoint
+    from zimage_models.checkpoints.convert import convert_checkpoint
 
     source = resolve_checkpoint(model, s3_endpoint_url=s3_endpoint)
     num_bytes = convert_checkpoint(source, target)

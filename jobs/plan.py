@@ -20,8 +20,8 @@ from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
 from pipelines.capacity.table_work import plan_table
 from pipelines.capacity.workload import Workload
 from pipelines.options import GenerateOptions
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, released_spec
 from zimage_models.requests import build_request

@@ -23,8 +23,8 @@ from pipelines.run.run_monitor import RunCounts
 from pipelines.run.run_plan import RunOutcome, run_plan
 from pipelines.run.served_engine import ServedModel, find_served_model
 from pipelines.storage import Storage, open_storage
+from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import model_weights_sha256, resolve_model
 from zimage_models.errors import InvalidRequest
 
 SUCCESS_FILE = "_SUCCESS"

@@ -9,7 +9,20 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_files.xmp import Ingredient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingredient:
+    """What the file of a picture says of itself; empty where it says nothing."""
+
+    sha256: str = ""
+    """Of the file."""
+    document_id: str = ""
+    instance_id: str = ""
+    digital_source_type: str = ""
+    """IPTC's mark, such as that of generated media."""
+    has_c2pa: bool = False
+    """Whether it holds Content Credentials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

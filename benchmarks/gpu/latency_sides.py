@@ -11,12 +11,12 @@ from transformers import AutoTokenizer
 
 from benchmarks.gpu.device_timing import seconds
 from benchmarks.gpu.released_shape import Shape, build_models
-from zimage_models.checkpoints.checkpoint import Components, without_unread_layers
+from zimage_models.checkpoints.components import Components, without_unread_layers
 from zimage_models.engine.engine import Engine
 from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.models.image_state import ImageState
 from zimage_models.models.model_runner import ModelRunner
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.models.sequence_layout import padded_length
 from zimage_models.requests import ImageRequest, build_request
 

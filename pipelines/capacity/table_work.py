@@ -17,7 +17,7 @@ from pipelines.options import GenerateOptions
 from pipelines.plan.write_plan import PlanCounts, write_plan
 from pipelines.storage import Storage, open_storage
 from pipelines.work_table import read_work
-from zimage_models.engine.build_engine import FAKE_WEIGHTS, model_weights_sha256, resolve_model
+from zimage_models.checkpoints.resolve_model import FAKE_WEIGHTS, model_weights_sha256, resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 
@@ -69,7 +69,7 @@ def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
 
 
 def _kinds(store: Storage, work_files: Sequence[str], spec: ModelSpec) -> dict[ImageKind, int]:
-    from zimage_models.models.prompts import PromptTokenizer  # it brings torch
+    from zimage_models.models.prompt_tokenizer import PromptTokenizer
 
     tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
     names = ["height", "width", "num_inference_steps", "is_guided"]

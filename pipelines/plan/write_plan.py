@@ -137,7 +137,7 @@ class _Planner:
         # A column under another name or of another type makes another row.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
         # It brings torch, which the commands that only look at a data set do without.
-        from zimage_models.models.prompts import PromptTokenizer
+        from zimage_models.models.prompt_tokenizer import PromptTokenizer
 
         self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
         self._resolver = RowResolver(

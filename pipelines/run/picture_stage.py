@@ -19,9 +19,8 @@ from pipelines.storage import Storage
 from pipelines.work_table import PICTURE_WORK_FIELDS, REQUEST_COLUMNS
 from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
 from zimage_models.image_files.image_inputs import read_image, read_mask
-from zimage_models.image_files.xmp import Ingredient
 from zimage_models.model_spec import ModelSpec
-from zimage_models.pictures import Picture, resize_to
+from zimage_models.pictures import Ingredient, Picture, resize_to
 from zimage_models.requests import GENERATION_FIELDS, build_request
 
 _ROWS_AT_ONCE = 8

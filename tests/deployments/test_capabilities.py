@@ -4,8 +4,8 @@ import pytest
 
 from deployments.capabilities import capabilities, takes
 from tests.controlnets import build_embedded_controlnet
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import stand_in
 

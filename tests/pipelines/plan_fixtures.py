@@ -22,8 +22,8 @@ from pipelines.options import GenerateOptions
 from pipelines.plan.write_plan import Plan, write_plan
 from pipelines.storage import Storage, StorageOptions, open_storage
 from pipelines.work_table import read_work, work_schema
+from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import model_weights_sha256, resolve_model
 from zimage_models.image_files.image_codec import Encoding, encode_image
 
 Row = dict[str, Any]

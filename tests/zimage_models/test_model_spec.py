@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import CheckpointError
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
 from zimage_models.siglip_spec import SiglipSpec

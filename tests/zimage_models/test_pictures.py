@@ -9,8 +9,7 @@ from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL import Image
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_files.xmp import Ingredient
-from zimage_models.pictures import Picture, crop_to_multiple, fit, nearest_size, painted, stand_in
+from zimage_models.pictures import Ingredient, Picture, crop_to_multiple, fit, nearest_size, painted, stand_in
 
 LIMITS = {"size_multiple": 16, "max_side": 512, "max_pixels": 256 * 256}
 

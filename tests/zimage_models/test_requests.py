@@ -10,8 +10,8 @@ import pytest
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from PIL import Image
 
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import CheckpointError, EngineOverloaded, InvalidRequest
 from zimage_models.field_values import MAX_PROMPT_CHARS
 from zimage_models.model_spec import ModelSpec

@@ -1,26 +1,21 @@
 """From an EngineConfig to a running engine; torch is imported only for a real one."""
 
-from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.controlnet_spec import read_controlnet_spec
 from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.engine.fake_engine import FakeEngine
 from zimage_models.engine.request_handle import PreviewCallback, RequestHandle
-from zimage_models.errors import CheckpointError, EngineDead
-from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.errors import EngineDead
+from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
 from zimage_models.request_pictures import MIN_REFERENCE_SIDE
 from zimage_models.requests import ImageRequest, build_request
 from zimage_models.tensor_parallel.rank_launcher import RankLauncher
-
-FAKE_WEIGHTS = "fake"
 
 
 class EngineLike(Protocol):
@@ -45,44 +40,6 @@ class EngineLike(Protocol):
     def stats(self) -> EngineStats:
         """Report queue, speed and memory."""
         ...
-
-
-def resolve_model(config: EngineConfig) -> ModelSpec:
-    """Find (or fetch) a config's checkpoint, and its ControlNet if any, and read their limits.
-
-    Raises:
-        CheckpointError: nothing of that name, or a missing or foreign file.
-    """
-    directory = resolve_checkpoint(
-        config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
-    )
-    spec = read_model_spec(
-        directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
-    )
-    if config.controlnet is None:
-        return spec
-    if spec.variant.max_reference_images:
-        raise CheckpointError(
-            f"controlnet: {spec.variant.name} reads reference images; there is no ControlNet for it",
-            field="controlnet",
-        )
-    controlnet = resolve_checkpoint(
-        config.controlnet,
-        field="controlnet",
-        cache_dir=_cache_dir(config),
-        s3_endpoint_url=config.s3_endpoint_url,
-    )
-    return replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
-
-
-def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
-    """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
-    if config.fake:
-        return FAKE_WEIGHTS
-    from zimage_models.checkpoints.checkpoint import weights_sha256
-
-    controlnet = spec.controlnet.directory if spec.controlnet else None
-    return weights_sha256(spec.directory, controlnet=controlnet, cache_dir=_cache_dir(config))
 
 
 def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> EngineLike:
@@ -141,7 +98,3 @@ def warm_up(engine: EngineLike) -> None:
             request = build_request(spec, {**common, **shape})
             for handle in [engine.submit(request) for _ in range(num_images)]:
                 handle.result()
-
-
-def _cache_dir(config: EngineConfig) -> Path | None:
-    return Path(config.cache_dir) if config.cache_dir else None

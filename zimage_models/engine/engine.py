@@ -34,7 +34,7 @@ from zimage_models.errors import (
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.device_memory import peak_bytes, release_cached
 from zimage_models.models.model_runner import ModelRunner
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.requests import ImageRequest, ImageResult, Priority
 
 __all__ = ["Engine", "PreviewCallback", "PreviewEvent", "RequestHandle"]

@@ -1,7 +1,5 @@
 """Counters and speeds of one engine."""
 
-import resource
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -113,9 +111,3 @@ class StatsCollector:
 
     def _busy_s(self) -> float:
         return sum(duration_s for duration_s, _ in self._steps)
-
-
-def process_peak_bytes() -> int:
-    """Return the most memory this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)

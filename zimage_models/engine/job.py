@@ -13,7 +13,7 @@ from zimage_models.model_spec import ModelSpec
 from zimage_models.models.denoisers.omni_denoiser import TARGET_FEATURES
 from zimage_models.models.feature_encoder import feature_grid
 from zimage_models.models.image_state import ImageState
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.models.sequence_layout import num_caption_tokens, num_image_tokens, padded_length
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageResult, Timings

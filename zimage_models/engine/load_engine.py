@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from zimage_models.checkpoints.checkpoint import load_components, load_controlnet
+from zimage_models.checkpoints.components import load_components, load_controlnet
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.engine.engine import Engine
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.denoisers.compiled_blocks import compile_blocks
@@ -14,7 +14,7 @@ from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.models.model_runner import ModelRunner
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
 # Transformer tokens a step takes before more of them stop helping. CPU: throughput is flat from 8 images of

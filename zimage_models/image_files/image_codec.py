@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files import xmp
-from zimage_models.image_files.xmp import Ingredient
+from zimage_models.pictures import Ingredient
 from zimage_models.requests import ImageRequest
 
 IMAGE_FORMATS = ("png", "jpeg", "webp", "avif")

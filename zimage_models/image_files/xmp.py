@@ -9,12 +9,13 @@ schema): ``trainedAlgorithmicMedia`` for an image made from a prompt alone,
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
+
+from zimage_models.pictures import Ingredient
 
 _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _OWN = "urn:zimage-ray:xmp:1.0/"
@@ -45,20 +46,6 @@ _MAX_TEXT_CHARS = 256
 # The head of a C2PA manifest store in any container: a JUMBF description box of the type "c2pa"
 # (C2PA specification 2.2, 11.1.4.2).
 _C2PA_STORE = b"jumdc2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x00\x38\x9b\x71"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ingredient:
-    """What the file of a picture says of itself; empty where it says nothing."""
-
-    sha256: str = ""
-    """Of the file."""
-    document_id: str = ""
-    instance_id: str = ""
-    digital_source_type: str = ""
-    """IPTC's mark, such as that of generated media."""
-    has_c2pa: bool = False
-    """Whether it holds Content Credentials."""
 
 
 _INGREDIENT_PROPERTIES = {

@@ -6,7 +6,7 @@ import platform
 import torch
 from torch import Tensor
 
-from zimage_models.engine.engine_stats import process_peak_bytes
+from zimage_models.process_memory import process_peak_bytes
 
 # Parameters of mallopt and their numbers in glibc's malloc.h. Blocks up to the first, the most it takes, come
 # from the heaps; these are cut back, and dropped, only with as much unused at their end as the others say.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers.condition import Condition
-from zimage_models.models.prompts import TokenizedPrompt
+from zimage_models.models.prompt_tokenizer import TokenizedPrompt
 from zimage_models.requests import ImageRequest
 
 

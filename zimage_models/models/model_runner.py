@@ -12,7 +12,7 @@ import torch
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 from torch import Tensor
 
-from zimage_models.checkpoints.checkpoint import Components
+from zimage_models.checkpoints.components import Components
 from zimage_models.errors import BlankImage
 from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
@@ -23,7 +23,8 @@ from zimage_models.models.feature_encoder import FeatureEncoder
 from zimage_models.models.image_decoder import ImageDecoder
 from zimage_models.models.image_encoder import ImageEncoder
 from zimage_models.models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
-from zimage_models.models.prompts import PromptEncoder, TokenizedPrompt
+from zimage_models.models.prompt_encoder import PromptEncoder
+from zimage_models.models.prompt_tokenizer import TokenizedPrompt
 from zimage_models.models.ranks import OneRank, Ranks
 from zimage_models.models.sequence_layout import num_caption_tokens, padded_length
 from zimage_models.models.tensor_cache import TensorCache

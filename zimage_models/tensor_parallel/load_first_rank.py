@@ -5,14 +5,14 @@ import logging
 import torch
 import torch.distributed as dist
 
-from zimage_models.checkpoints.checkpoint import (
+from zimage_models.checkpoints.components import (
     Components,
-    check_files,
     load_scheduler,
     load_siglip,
     load_text_encoder,
     load_vae,
 )
+from zimage_models.checkpoints.weight_files import check_files
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec

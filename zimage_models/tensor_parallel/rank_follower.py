@@ -5,13 +5,13 @@ import logging
 
 import torch
 
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
-from zimage_models.models.prompts import PromptEncoder
+from zimage_models.models.prompt_encoder import PromptEncoder
 from zimage_models.models.ranks import Forward, Verb
 from zimage_models.tensor_parallel.group_member import GroupMember
 from zimage_models.tensor_parallel.rank_launcher import Rendezvous

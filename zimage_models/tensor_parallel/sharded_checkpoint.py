@@ -1,6 +1,6 @@
 """Load one rank's share of a checkpoint: it reads only its slices and never holds a whole model.
 
-As strict as :mod:`zimage_models.checkpoints.checkpoint`: a missing, unexpected or misshapen tensor is an error.
+As strict as :mod:`zimage_models.checkpoints.components`: a missing, unexpected or misshapen tensor is an error.
 """
 
 import json
@@ -17,8 +17,9 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import Qwen3Config, Qwen3Model
 
-from zimage_models.checkpoints.checkpoint import weight_files, without_unread_layers
+from zimage_models.checkpoints.components import without_unread_layers
 from zimage_models.checkpoints.tensor_file import TensorFile
+from zimage_models.checkpoints.weight_files import weight_files
 from zimage_models.errors import CheckpointError
 from zimage_models.tensor_parallel.parallel import parallelize, parallelize_text_encoder, parameter_splits
 

@@ -18,9 +18,9 @@ from pipelines.work_table import read_work, work_schema
 from tests.controlnets import build_embedded_controlnet
 from tests.picture_files import HOSTILE_FILES, file_of, noise, plain, png_of
 from tests.pipelines.plan_fixtures import DataSet, Row
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import Encoding, encode_image
 from zimage_models.image_files.image_inputs import ImageLimits, read_image

@@ -7,8 +7,8 @@ from pipelines.options import GenerateOptions
 from pipelines.plan.columns import map_columns
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.unit_ids import derive_seed
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import Encoding
 

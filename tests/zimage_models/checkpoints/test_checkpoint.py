@@ -17,16 +17,13 @@ from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from tests.s3_server import S3Server
 from tests.zimage_models.diffusers_reference import assert_as_diffusers
-from zimage_models.checkpoints.checkpoint import (
-    Components,
-    convert_checkpoint,
-    load_components,
-    weights_sha256,
-)
 from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.checkpoints.components import Components, load_components
+from zimage_models.checkpoints.convert import convert_checkpoint
+from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
+from zimage_models.checkpoints.weights_hash import weights_sha256
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import model_weights_sha256, resolve_model
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import CheckpointError
 from zimage_models.requests import build_request

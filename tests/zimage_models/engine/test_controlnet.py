@@ -17,9 +17,10 @@ from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_dif
 from tests.zimage_models.engine.test_edits import picture
 from tests.zimage_models.engine.test_engine_equality import LONG, build, make_together
 from tests.zimage_models.engine.test_image_to_image import disc
+from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_controlnet
 from zimage_models.config import EngineConfig, ParallelConfig
-from zimage_models.engine.build_engine import build_engine, model_weights_sha256, resolve_model, warm_up
+from zimage_models.engine.build_engine import build_engine, warm_up
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import CheckpointError, InvalidRequest

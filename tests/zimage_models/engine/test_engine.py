@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from zimage_models.checkpoints.checkpoint import Components, load_components
+from zimage_models.checkpoints.components import Components, load_components
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import EngineLike, build_engine, resolve_model, warm_up
+from zimage_models.engine.build_engine import EngineLike, build_engine, warm_up
 from zimage_models.engine.engine import Engine, PreviewEvent, RequestHandle
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import (
@@ -30,7 +31,7 @@ from zimage_models.model_spec import ModelSpec, read_model_spec
 from zimage_models.models.image_decoder import ImageDecoder
 from zimage_models.models.image_state import ImageState
 from zimage_models.models.model_runner import ModelRunner
-from zimage_models.models.prompts import PromptTokenizer
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageRequest, Priority, build_request
 

@@ -10,9 +10,9 @@ import torch
 from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_difference, reference_pixels
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.requests import ImageRequest, ImageResult, build_request

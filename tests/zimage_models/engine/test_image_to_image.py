@@ -12,7 +12,7 @@ from diffusers import ZImagePipeline
 
 from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_difference, reference_pixels
 from tests.zimage_models.engine.test_engine_equality import build, make_together
-from zimage_models.checkpoints.checkpoint import load_components
+from zimage_models.checkpoints.components import load_components
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine import Engine, PreviewEvent
 from zimage_models.engine.load_engine import load_engine

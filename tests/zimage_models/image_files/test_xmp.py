@@ -12,7 +12,8 @@ from zimage_models.image_files.image_codec import (
     is_marked_generated,
     read_ingredients,
 )
-from zimage_models.image_files.xmp import EDITED, GENERATED, Ingredient, describe_file, read_source_type
+from zimage_models.image_files.xmp import EDITED, GENERATED, describe_file, read_source_type
+from zimage_models.pictures import Ingredient
 
 PIXELS = np.full((16, 16, 3), 99, np.uint8)
 CAMERA = (

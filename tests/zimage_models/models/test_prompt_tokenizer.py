@@ -12,11 +12,12 @@ import torch
 from diffusers import ZImageOmniPipeline, ZImagePipeline
 from transformers import AutoTokenizer
 
-from zimage_models.checkpoints.checkpoint import load_components
+from zimage_models.checkpoints.components import load_components
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.engine.build_engine import resolve_model
 from zimage_models.errors import CheckpointError, InvalidRequest
-from zimage_models.models.prompts import PromptEncoder, PromptTokenizer
+from zimage_models.models.prompt_encoder import PromptEncoder
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.models.sequence_layout import num_caption_positions
 
 PROMPTS = [

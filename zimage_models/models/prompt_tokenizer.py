@@ -1,7 +1,7 @@
-"""From prompt text to text-encoder embeddings. It knows no transformer and no request.
+"""From prompt text to token ids, within the token limit. It loads no weights and needs no torch.
 
-The text is one user turn of the checkpoint's own chat template; the embedding is the next-to-last hidden
-state of its Qwen3 encoder (diffusers pipeline_z_image.py, ``_encode_prompt``).
+The text is one user turn of the checkpoint's own chat template (diffusers pipeline_z_image.py,
+``_encode_prompt``).
 """
 
 from collections.abc import Sequence
@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.normalizers import NFC
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from zimage_models.errors import CheckpointError, InvalidRequest
-from zimage_models.models.device_memory import upload
-from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import num_caption_positions
 
 # White space at both ends shows a template that trims the user's text.
@@ -223,36 +218,3 @@ def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
         and not last.add_prefix_space
         and not tokenizer.encode("").ids
     )
-
-
-class PromptEncoder:
-    """Runs a text encoder, cut off where Z-Image reads it (``checkpoint.load_components``)."""
-
-    def __init__(self, text_encoder: PreTrainedModel, *, ranks: Ranks | None = None) -> None:
-        """Wrap a text encoder.
-
-        Args:
-            text_encoder: whole, or this rank's share of it.
-            ranks: those that hold the other shares; None when it is whole.
-        """
-        self._text_encoder = text_encoder
-        self._run_together = (ranks or OneRank()).together(Verb.ENCODE, self._run)
-
-    @torch.inference_mode()
-    def encode(self, segments: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Embed token sequences in one forward, padded to the longest of them.
-
-        The encoder is causal and padding is on the right, so no sequence sees it and no mask is needed. (A
-        mask would also cost a wait for the device, and the fast attention kernels.)
-
-        Returns:
-            One (tokens, text width) tensor each, in the encoder's dtype.
-        """
-        rows = [torch.tensor(segment) for segment in segments]
-        ids = upload(pad_sequence(rows, batch_first=True), self._text_encoder.device)
-        hidden = self._run_together(self._text_encoder.get_input_embeddings()(ids))
-        return [tokens[: len(row)] for tokens, row in zip(hidden, rows, strict=True)]
-
-    def _run(self, embeddings: Tensor) -> Tensor:
-        hidden: Tensor = self._text_encoder(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        return hidden

@@ -1,0 +1,140 @@
+"""Load the models of a checkpoint in diffusers layout.
+
+Only safetensors are read, and strictly: a missing, unexpected or misshapen tensor is an error, so a wrong
+checkpoint never draws something. This module knows no request and no engine.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    ZImageControlNetModel,
+    ZImageTransformer2DModel,
+)
+from safetensors import SafetensorError
+from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
+from transformers.utils import logging as transformers_logging
+
+from zimage_models.checkpoints.weight_files import check_files, weight_files
+from zimage_models.errors import CheckpointError
+from zimage_models.siglip_spec import has_siglip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Components:
+    """A checkpoint's loaded models, in eval mode.
+
+    Their types are Any because diffusers sets a model's modules and settings where no type checker sees them.
+    """
+
+    transformer: Any
+    """A ZImageTransformer2DModel."""
+    text_encoder: Any
+    """A Qwen3Model :func:`without_unread_layers`."""
+    vae: Any
+    """An AutoencoderKL."""
+    scheduler: Any
+    """A FlowMatchEulerDiscreteScheduler."""
+    siglip: Any = None
+    """A Siglip2VisionModel; None where the transformer reads no features."""
+    siglip_processor: Any = None
+    """A Siglip2ImageProcessorPil."""
+    controlnet: Any = None
+    """A ZImageControlNetModel; None without control images."""
+
+
+def load_components(
+    directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype
+) -> Components:
+    """Load a checkpoint's weights strictly.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+    """
+    check_files(directory)
+    return Components(
+        transformer=_on_device(_load(ZImageTransformer2DModel, directory, "transformer", dtype), device),
+        text_encoder=load_text_encoder(directory, device=device, dtype=dtype),
+        vae=load_vae(directory, device=device, dtype=vae_dtype),
+        scheduler=load_scheduler(directory),
+        **load_siglip(directory, device=device, dtype=dtype),
+    )
+
+
+def load_text_encoder(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a Qwen3Model :func:`without_unread_layers`, as strictly as :func:`load_components`."""
+    transformers_logging.disable_progress_bar()
+    text_encoder = _load(Qwen3Model, directory, "text_encoder", dtype)
+    return _on_device(without_unread_layers(text_encoder), device)
+
+
+def load_vae(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load an AutoencoderKL, as strictly as :func:`load_components`."""
+    return _on_device(_load(AutoencoderKL, directory, "vae", dtype), device)
+
+
+def load_scheduler(directory: Path) -> Any:
+    """Load the FlowMatchEulerDiscreteScheduler, which has no weights."""
+    return FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
+
+
+def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Load the SigLIP2 encoder of :class:`Components` and its processor, where a checkpoint has them."""
+    if not has_siglip(directory):
+        return {}
+    transformers_logging.disable_progress_bar()
+    # The processor on PIL: the one on torchvision scales a picture a little differently.
+    processor = Siglip2ImageProcessorPil.from_pretrained(
+        str(directory / "siglip_processor"), local_files_only=True
+    )
+    siglip = _on_device(_load(Siglip2VisionModel, directory, "siglip", dtype), device)
+    return {"siglip": siglip, "siglip_processor": processor}
+
+
+def load_controlnet(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load a ZImageControlNetModel, as strictly as :func:`load_components`."""
+    weight_files(directory, "")
+    return _on_device(_load(ZImageControlNetModel, directory, "", dtype), device)
+
+
+def without_unread_layers(text_encoder: Any) -> Any:
+    """Cut off a Qwen3 encoder's last layer and final norm, whose outputs Z-Image never reads.
+
+    What remains ends in the hidden state that diffusers takes as ``hidden_states[-2]``.
+    """
+    del text_encoder.layers[-1]
+    text_encoder.norm = torch.nn.Identity()
+    return text_encoder
+
+
+def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
+    try:
+        model, report = cls.from_pretrained(
+            str(directory / part),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=dtype,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{directory / part}: cannot be loaded ({error})") from error
+    problems = {
+        "missing": report["missing_keys"],
+        # A causal-LM checkpoint has an output head that an encoder does not need.
+        "unexpected": [name for name in report["unexpected_keys"] if not name.startswith("lm_head.")],
+        "misshapen": report["mismatched_keys"],
+    }
+    told = [
+        f"{len(names)} {kind} (such as {min(map(str, names))})" for kind, names in problems.items() if names
+    ]
+    if told:
+        raise CheckpointError(f"{directory / part}: not the tensors of its config.json: {', '.join(told)}")
+    return model
+
+
+def _on_device(model: Any, device: torch.device) -> Any:
+    return model.to(device).eval().requires_grad_(False)

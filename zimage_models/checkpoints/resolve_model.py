@@ -1,0 +1,53 @@
+"""From an EngineConfig to the checkpoint it names: its limits, and the identity of its weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.checkpoints.weights_hash import weights_sha256
+from zimage_models.config import EngineConfig
+from zimage_models.controlnet_spec import read_controlnet_spec
+from zimage_models.errors import CheckpointError
+from zimage_models.model_spec import ModelSpec, read_model_spec
+
+FAKE_WEIGHTS = "fake"
+
+
+def resolve_model(config: EngineConfig) -> ModelSpec:
+    """Find (or fetch) a config's checkpoint, and its ControlNet if any, and read their limits.
+
+    Raises:
+        CheckpointError: nothing of that name, or a missing or foreign file.
+    """
+    directory = resolve_checkpoint(
+        config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
+    )
+    spec = read_model_spec(
+        directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
+    )
+    if config.controlnet is None:
+        return spec
+    if spec.variant.max_reference_images:
+        raise CheckpointError(
+            f"controlnet: {spec.variant.name} reads reference images; there is no ControlNet for it",
+            field="controlnet",
+        )
+    controlnet = resolve_checkpoint(
+        config.controlnet,
+        field="controlnet",
+        cache_dir=_cache_dir(config),
+        s3_endpoint_url=config.s3_endpoint_url,
+    )
+    return replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
+
+
+def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
+    """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
+    if config.fake:
+        return FAKE_WEIGHTS
+    controlnet = spec.controlnet.directory if spec.controlnet else None
+    return weights_sha256(spec.directory, controlnet=controlnet, cache_dir=_cache_dir(config))
+
+
+def _cache_dir(config: EngineConfig) -> Path | None:
+    return Path(config.cache_dir) if config.cache_dir else None
