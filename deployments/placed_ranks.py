@@ -1,8 +1,9 @@
 """Ranks of an engine that is divided over several nodes: Ray actors, one in each bundle of a placement group.
 
-On one node the ranks are child processes of the engine's own (:mod:`zimage_models.tensor_parallel.local_ranks`), and the
-engine reserves the GPUs of them all. Bundles are for replicas of Serve, which places a replica's group as a
-whole and takes it away with the replica. It knows no model.
+On one node the ranks are child processes of the engine's own
+(:mod:`zimage_models.tensor_parallel.local_ranks`), and the engine reserves the GPUs of them all. Bundles are
+for replicas of Serve, which places a replica's group as a whole and takes it away with the replica. It knows
+no model.
 """
 
 from typing import Any

@@ -11,8 +11,8 @@ A run that is out of minutes goes on where it was when it is called again. A ste
 second in bfloat16 with AMX, one in float32, and two without AVX-512.
 
 The embedded one had 3,000 steps and then, with ``--steps 4500``, 1,500 more, in bfloat16: of the 256 edits of
-tests/zimage_models/engine/test_embedded_edit.py it gets 97 % right in either language, those that it was never shown
-like the others. Pictures are made grey as well; mirroring and enlarging it has half learned.
+tests/zimage_models/engine/test_embedded_edit.py it gets 97 % right in either language, those that it was
+never shown like the others. Pictures are made grey as well; mirroring and enlarging it has half learned.
 """
 
 import argparse

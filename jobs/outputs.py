@@ -1,7 +1,8 @@
 """Open a data set's folder for the commands that look at what is published."""
 
 from pipelines.dataset.manifest import RunManifest, read_manifest
-from pipelines.storage import Storage, StorageOptions, open_storage
+from pipelines.storage import Storage, StorageOptions
+from pipelines.storage_address import open_storage
 from zimage_models.errors import InvalidRequest
 
 

@@ -108,8 +108,8 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Speeds and prices in place of the table's: a result of benchmarks.gpu.gpu_latency, or YAML; "
-            "repeatable.",
+            help="Speeds and prices in place of the table's: a result of benchmarks.gpu.gpu_latency, or YAML;"
+            " repeatable.",
             rich_help_panel=_GIVEN,
         ),
     ] = None,

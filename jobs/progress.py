@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from pipelines.dataset.manifest import RunManifest
 from pipelines.generate import Progress
-from pipelines.plan.write_plan import Plan
+from pipelines.plan.plan import Plan
 from pipelines.run.run_monitor import RunCounts
 
 

@@ -2,8 +2,8 @@
 
 from pipelines.dataset.manifest import read_manifest
 from pipelines.options import GenerateOptions
-from pipelines.plan.write_plan import Plan
-from pipelines.storage import open_storage
+from pipelines.plan.plan import Plan
+from pipelines.storage_address import open_storage
 
 
 def estimate_text(options: GenerateOptions, plan: Plan) -> str:

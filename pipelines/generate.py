@@ -1,6 +1,5 @@
 """One bulk generation from table to published data set: plan, run, publish."""
 
-import secrets
 import tempfile
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -10,19 +9,22 @@ from enum import IntEnum
 from typing import Protocol
 
 from deployments.engine_resources import EngineResources
-from pipelines.dataset.dataset_page import write_pages
 from pipelines.dataset.exports import EXPORTS
 from pipelines.dataset.ledger import finished_units
-from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
+from pipelines.dataset.pages import write_pages
 from pipelines.dataset.parts import read_part
 from pipelines.dataset.publish import publish
 from pipelines.options import GenerateOptions
 from pipelines.plan.picture_plan import picture_folder
-from pipelines.plan.write_plan import Plan, write_plan
+from pipelines.plan.plan import Plan
+from pipelines.plan.write_plan import write_plan
 from pipelines.run.run_monitor import RunCounts
 from pipelines.run.run_plan import RunOutcome, run_plan
 from pipelines.run.served_engine import ServedModel, find_served_model
-from pipelines.storage import Storage, open_storage
+from pipelines.storage import Storage
+from pipelines.storage_address import open_storage
+from pipelines.work_table import RUN_ID_TIME, new_run_id
 from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
@@ -31,7 +33,6 @@ SUCCESS_FILE = "_SUCCESS"
 """Names the manifest whose pages and exports are complete."""
 _KEEP_PLANS = timedelta(days=1)
 _NUM_DELETERS = 32
-_RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 
 
 class ExitCode(IntEnum):
@@ -79,11 +80,6 @@ class GenerateResult:
             return ExitCode.STOPPED
         failed = self.manifest.counts["failed"] + self.manifest.counts["rejected"]
         return ExitCode.SOME_ROWS_FAILED if failed else ExitCode.OK
-
-
-def new_run_id() -> str:
-    """Return an id that sorts by time."""
-    return f"{datetime.now(UTC).strftime(_RUN_ID_TIME)}-{secrets.token_hex(2)}"
 
 
 def plan_only(options: GenerateOptions) -> Plan:
@@ -157,7 +153,12 @@ def generate(
             f"input: no row of {options.input} can be used{first}; {output.uri} stays as it is"
         )
     manifest = publish(
-        plan, options, output=output, spec=spec, weights_sha256=weights_sha256, outcome=outcome
+        plan,
+        options,
+        output=output,
+        spec=spec,
+        weights_sha256=weights_sha256,
+        speed=outcome.speed if outcome else RunSpeed(),
     )
     _finish(output, manifest, options.exports)
     _delete(output, [file.path for file in output.list(picture_folder(plan.run_id))])
@@ -192,7 +193,7 @@ def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> No
 
 def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:
     """Delete work tables that no manifest needs; young ones may belong to a run in progress."""
-    limit = (datetime.now(UTC) - _KEEP_PLANS).strftime(_RUN_ID_TIME)
+    limit = (datetime.now(UTC) - _KEEP_PLANS).strftime(RUN_ID_TIME)
     run_ids = {file.path: file.path.split("/")[1] for file in output.list("_runs")}
     _delete(output, [path for path, run_id in run_ids.items() if run_id not in kept and run_id < limit])
 

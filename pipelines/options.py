@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipelines.picture_reader import PictureAccess, parse_host
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding
 

@@ -13,7 +13,8 @@ from functools import lru_cache
 from yarl import URL
 
 from deployments.access.url_fetch import UrlPolicy, fetch_image, is_public
-from pipelines.storage import Storage, StorageError, StorageOptions, open_storage
+from pipelines.storage import Storage, StorageError, StorageOptions
+from pipelines.storage_address import open_storage
 from zimage_models.errors import FetchFailed, InvalidRequest
 from zimage_models.field_values import shown
 from zimage_models.image_files.image_inputs import ImageLimits

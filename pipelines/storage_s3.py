@@ -1,7 +1,4 @@
-"""The S3 half of `storage`: AWS, or any server that speaks its protocol, through boto3 and Arrow.
-
-Knows nothing of what is in the files.
-"""
+"""Objects in a bucket of AWS, or of any server that speaks its protocol, through boto3 and Arrow."""
 
 import contextlib
 import errno

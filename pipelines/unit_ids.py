@@ -4,7 +4,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -103,6 +103,14 @@ class UnitIndex:
     def contains(self, ids: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt.NDArray[np.bool_]:
         """Say which ids are known."""
         return self.positions(ids) >= 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedUnits:
+    """Units that need no engine any more."""
+
+    made: UnitIndex
+    failed: UnitIndex
 
 
 def as_fixed(column: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt.NDArray[np.bytes_]:

@@ -1,6 +1,8 @@
 """The work table: one row is one image to make. It knows no Ray."""
 
+import secrets
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -62,8 +64,16 @@ _CACHED_FILES = 8
 _WORK_FILE_ROWS = 65_536
 _WORK_FILE_BYTES = 64 * 2**20
 
+RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
+"""How the id of a run begins: with the time of its plan, in UTC."""
+
 REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
 """What an engine needs of a work row."""
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time."""
+    return f"{datetime.now(UTC).strftime(RUN_ID_TIME)}-{secrets.token_hex(2)}"
 
 
 def work_schema(passthrough: pa.Schema) -> pa.Schema:

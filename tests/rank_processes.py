@@ -6,9 +6,7 @@ import psutil
 def rank_processes(root: psutil.Process) -> list[psutil.Process]:
     """List the ranks (but rank 0, which is its engine's process) of all engines below a process."""
     servers = [
-        child
-        for child in _children(root, recursive=True)
-        if "zimage_models.tensor_parallel.rank_server" in _title(child)
+        child for child in _children(root, recursive=True) if "tensor_parallel.rank_server" in _title(child)
     ]
     # A rank is forked from its server, and so has the same title.
     numbers = {server.pid for server in servers}

@@ -7,7 +7,7 @@ NCCL, which proves the sharded path at real size; with several it is one rank a 
     python -m benchmarks.gpu.sharded_load --folder /data/released            (one GPU: an NCCL world of one)
     python -m benchmarks.gpu.sharded_load --folder /data/released --ranks 2  (two GPUs)
     python -m benchmarks.gpu.sharded_load --checkpoint /data/Z-Image-Turbo --ranks 2
-    python -m benchmarks.gpu.sharded_load --tiny --ranks 2                   (CPU: shows that the program works)
+    python -m benchmarks.gpu.sharded_load --tiny --ranks 2                   (CPU: shows that it works)
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Replay a bulk job over many engines: blocks, start-up, failures, stragglers, one driver.
 
-What it takes from the real job (pipelines.run.run_plan): work goes out in blocks of ``commit_rows``; an engine has
-some blocks at once, makes their images in order of arrival, and the least busy engine gets the next block; a
-block counts when its part is written; a block whose engine or node is lost is made again from its start, row
-by row. The same seed gives the same run.
+What it takes from the real job (pipelines.run.run_plan): work goes out in blocks of ``commit_rows``; an
+engine has some blocks at once, makes their images in order of arrival, and the least busy engine gets the
+next block; a block counts when its part is written; a block whose engine or node is lost is made again from
+its start, row by row. The same seed gives the same run.
 """
 
 import heapq

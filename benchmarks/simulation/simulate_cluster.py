@@ -1,7 +1,7 @@
 """Simulate clusters past this machine: 10 M images on up to 1,000 GPUs, and a day of online traffic.
 
 python -m benchmarks.simulation.simulate_cluster              (both parts below, and writes the result)
-python -m benchmarks.simulation.simulate_cluster --check      (against real runs of two engines here: within 15 %)
+python -m benchmarks.simulation.simulate_cluster --check      (against real runs of two engines here)
 python -m benchmarks.simulation.simulate_cluster --scenarios  (the planned clusters)
 """
 

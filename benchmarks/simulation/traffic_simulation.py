@@ -1,10 +1,10 @@
 """Replay online traffic over autoscaled replicas, scaled by the real policy.
 
 What it takes from the real endpoint: replicas run steps of up to ``max_batch`` requests in order of arrival
-(zimage_models.engine.step_scheduler); a replica refuses what would wait longer than ``max_queue_s``; requests go to
-the less busy of two replicas; the number of replicas wanted is asked of the product's own policy and delayed
-by Ray Serve's own rules (benchmarks.simulation.simulated_autoscaler). Serve records metrics every 2 s, sends them every
-10 s, and goes by their mean over 30 s; so does this. The same seed gives the same run.
+(zimage_models.engine.step_scheduler); a replica refuses what would wait longer than ``max_queue_s``; requests
+go to the less busy of two replicas; the number of replicas wanted is asked of the product's own policy and
+delayed by Ray Serve's own rules (simulated_autoscaler). Serve records metrics every 2 s, sends them every 10
+s, and goes by their mean over 30 s; so does this. The same seed gives the same run.
 """
 
 import heapq

@@ -43,8 +43,8 @@ class CapacityTable:
 def read_table(measured: Sequence[str]) -> CapacityTable:
     """Return the table with the entries of some files put in, the last one winning.
 
-    A file is a result of ``benchmarks.gpu.gpu_latency`` or ``benchmarks.pipeline_overhead``, or JSON or YAML with
-    ``accelerators`` (name: fields of :class:`Accelerator`) and ``machines`` (instance type: fields of
+    A file is a result of ``benchmarks.gpu.gpu_latency`` or ``benchmarks.pipeline_overhead``, or JSON or YAML
+    with ``accelerators`` (name: fields of :class:`Accelerator`) and ``machines`` (instance type: fields of
     :class:`Machine`); fields that are left out keep the table's value.
 
     Raises:

@@ -12,11 +12,12 @@ from pipelines.capacity.image_work import ImageKind
 from pipelines.capacity.model_shape import read_model_shape
 from pipelines.capacity.workload import Workload
 from pipelines.dataset.ledger import finished_units
-from pipelines.generate import new_run_id
 from pipelines.options import GenerateOptions
-from pipelines.plan.write_plan import PlanCounts, write_plan
-from pipelines.storage import Storage, open_storage
-from pipelines.work_table import read_work
+from pipelines.plan.plan import PlanCounts
+from pipelines.plan.write_plan import write_plan
+from pipelines.storage import Storage
+from pipelines.storage_address import open_storage
+from pipelines.work_table import new_run_id, read_work
 from zimage_models.checkpoints.resolve_model import FAKE_WEIGHTS, model_weights_sha256, resolve_model
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec

@@ -7,14 +7,13 @@ import hashlib
 import logging
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.parts import list_parts, read_part, sha256_from_name
 from pipelines.storage import Storage, StoredFile
-from pipelines.unit_ids import UnitIndex
+from pipelines.unit_ids import FinishedUnits, UnitIndex
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +21,6 @@ DATA_FOLDER = "data"
 ERRORS_FOLDER = "errors"
 _NUM_READERS = 16
 _FILES_AHEAD = 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedUnits:
-    """Units that need no engine any more."""
-
-    made: UnitIndex
-    failed: UnitIndex
 
 
 def finished_units(output: Storage, *, retried_classes: Collection[str] | None = ()) -> FinishedUnits:

@@ -15,6 +15,16 @@ _NAME = re.compile(r"^_manifests/(\d{6,})\.json$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpeed:
+    """How fast a run was; all zero when it had nothing to make."""
+
+    generate_s: float = 0.0
+    """From the first part to the last: start-up is left out."""
+    images_per_s: float = 0.0
+    """Of the images after the first part; 0 when one part was all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunManifest:
     """What a run read, made and failed, and which files are the data set since."""
 
@@ -31,7 +41,7 @@ class RunManifest:
     counts: dict[str, int]
     """Of the plan, and ``published`` and ``failed`` images."""
     speed: dict[str, float]
-    """``generate_s`` and ``images_per_s`` of the run; zero when it had nothing to make."""
+    """The run's :class:`RunSpeed`, as JSON."""
     versions: dict[str, str]
     work_files: tuple[str, ...]
     """The planned units: Parquet files relative to the data set's folder."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,25 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
-from pipelines.dataset.manifest import RunManifest, commit_manifest, read_manifest
-from pipelines.dataset.parts import (
-    COLUMN_NAMES,
-    ERROR_SCHEMA,
-    PartFile,
-    part_schema,
-    read_part,
-    sha256_from_name,
-    write_part,
-)
+from pipelines.dataset.manifest import RunManifest, RunSpeed, commit_manifest, read_manifest
+from pipelines.dataset.parts import PartFile, read_part, sha256_from_name, write_part
 from pipelines.options import GenerateOptions
-from pipelines.plan.write_plan import Plan
+from pipelines.part_schema import COLUMN_NAMES, ERROR_SCHEMA, part_schema
+from pipelines.plan.plan import Plan
 from pipelines.storage import Storage, StoredFile
 from pipelines.unit_ids import UnitIndex, as_fixed
 from pipelines.work_table import WorkRows, read_work
 from zimage_models.model_spec import ModelSpec
-
-if TYPE_CHECKING:
-    from pipelines.run.run_plan import RunOutcome
 
 _ERROR_ROWS = 50_000
 _VERSIONED = ("zimage-ray", "ray", "torch", "diffusers", "transformers", "pyarrow")
@@ -56,7 +45,7 @@ def publish(
     output: Storage,
     spec: ModelSpec,
     weights_sha256: str,
-    outcome: "RunOutcome | None",
+    speed: RunSpeed,
 ) -> RunManifest:
     """Commit the plan's units as the next generation of the data set.
 
@@ -66,7 +55,7 @@ def publish(
         output: the data set's folder.
         spec: the model.
         weights_sha256: identity of its weights.
-        outcome: the run's speed, for the manifest; None where nothing had to be made.
+        speed: of the run, for the manifest.
 
     Returns:
         The new manifest, or the present one when it says the same already.
@@ -91,7 +80,7 @@ def publish(
             options=options.model_dump(mode="json"),
             source_fingerprint=plan.source_fingerprint,
             counts=asdict(plan.counts) | {"published": num_published, "failed": int((~wanted.taken).sum())},
-            speed=_speed(outcome),
+            speed=asdict(speed),
             versions={name: metadata.version(name) for name in _VERSIONED},
             work_files=plan.work_files,
             parts=tuple(parts),
@@ -102,12 +91,6 @@ def publish(
         # Taken by another run in the meantime: decide again on top of what it published.
         if commit_manifest(output, manifest):
             return manifest
-
-
-def _speed(outcome: "RunOutcome | None") -> dict[str, float]:
-    if outcome is None:
-        return {"generate_s": 0.0, "images_per_s": 0.0}
-    return {"generate_s": round(outcome.generate_s, 3), "images_per_s": round(outcome.images_per_s, 3)}
 
 
 def _same_data_set(previous: RunManifest, new: RunManifest) -> bool:

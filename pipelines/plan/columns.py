@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.dataset.parts import COLUMN_NAMES
+from pipelines.part_schema import COLUMN_NAMES
 from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
 from zimage_models.errors import InvalidRequest
 from zimage_models.requests import GENERATION_FIELDS

@@ -124,7 +124,7 @@ class NameTemplate:
     Args:
         text: the template.
         columns: the columns there are.
-        image_format: one of `zimage_models.image_files.image_codec.IMAGE_FORMATS`; the name must end in its suffix.
+        image_format: one of `image_codec.IMAGE_FORMATS`; the name must end in its suffix.
 
     Raises:
         InvalidRequest: a syntax error, a column that is not there, another suffix, or an unsafe path.

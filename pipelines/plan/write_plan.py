@@ -9,58 +9,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.ledger import FinishedUnits
-from pipelines.dataset.parts import part_schema
 from pipelines.options import GenerateOptions
+from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
 from pipelines.plan.columns import ColumnMap, map_columns
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
+from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources.open_source import RowError, Source, SourceBatch, open_source
 from pipelines.storage import Storage
-from pipelines.unit_ids import digest
+from pipelines.unit_ids import FinishedUnits, digest
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 from zimage_models.requests import GENERATION_FIELDS, ImageRequest
 
 _UNITS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanCounts:
-    """Counts of one plan: input rows down to ``duplicate``, images from ``units`` on."""
-
-    rows: int
-    filtered: int
-    rejected: int
-    duplicate: int
-    """Rows that repeat an earlier row exactly."""
-    units: int
-    unchanged: int
-    """Made before, by this or an earlier run."""
-    failed_before: int
-    """Failed in an earlier run; ``zimage retry`` redoes them."""
-    new: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One planned run: where its work table lies, and what is in it."""
-
-    run_id: str
-    counts: PlanCounts
-    work_files: tuple[str, ...]
-    """Parquet files of the work table, relative to the output."""
-    passthrough: pa.Schema
-    """Columns that parts take over from the work table: the input's own, and of pictures what is known."""
-    rejected: tuple[RowError, ...]
-    """In input order."""
-    source_folder: str
-    """Where the table lies."""
-    source_fingerprint: str
-    transformer_steps: int
-    """Denoising steps to run, guided ones counted twice."""
 
 
 def write_plan(

@@ -16,9 +16,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from deployments.autoscaler import has_autoscaler
 from deployments.engine_resources import EngineResources
+from pipelines.dataset.manifest import RunSpeed
 from pipelines.options import GenerateOptions
 from pipelines.plan.picture_plan import picture_folder
-from pipelines.plan.write_plan import Plan
+from pipelines.plan.plan import Plan
 from pipelines.run.generate_stage import GenerateStage
 from pipelines.run.node_wait import NodeWait
 from pipelines.run.picture_stage import PictureSettings, picture_stage
@@ -50,10 +51,7 @@ class RunOutcome:
     """How a run ended; its parts lie in the output whatever the end."""
 
     counts: RunCounts
-    generate_s: float
-    """From the first part to the last: start-up is left out."""
-    images_per_s: float
-    """Of the images after the first part; 0 when one part was all."""
+    speed: RunSpeed
     stopped_by: str | None
     """The cap that ended the run early, if any."""
 
@@ -137,8 +135,10 @@ def run_plan(
     generate_s = last_s - first_s
     return RunOutcome(
         counts=counts,
-        generate_s=generate_s,
-        images_per_s=(counts.written - num_first) / generate_s if generate_s else 0.0,
+        speed=RunSpeed(
+            generate_s=round(generate_s, 3),
+            images_per_s=round((counts.written - num_first) / generate_s, 3) if generate_s else 0.0,
+        ),
         stopped_by=stopped_by,
     )
 

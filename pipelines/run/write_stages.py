@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
 from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER
-from pipelines.dataset.parts import ERROR_SCHEMA, part_schema, write_part
+from pipelines.dataset.parts import write_part
+from pipelines.part_schema import ERROR_SCHEMA, part_schema
 from pipelines.run.picture_stage import read_ingredients
 from pipelines.storage import Storage
 from zimage_models.errors import InvalidRequest

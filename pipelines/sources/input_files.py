@@ -15,7 +15,8 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.fs
 
-from pipelines.storage import StorageOptions, open_file, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_file, open_storage
 from zimage_models.errors import InvalidRequest
 
 MAX_LINE_BYTES = 4 * 2**20

@@ -14,7 +14,7 @@ import ray
 from jobs import cli
 from pipelines.dataset.manifest import RunManifest, read_manifest
 from pipelines.dataset.parts import read_part
-from pipelines.storage import open_storage
+from pipelines.storage_address import open_storage
 
 
 @dataclass(frozen=True)

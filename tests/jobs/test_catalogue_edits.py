@@ -14,7 +14,8 @@ from ray import serve
 
 from deployments.app import build_app
 from deployments.app_args import AppArgs, IngressArgs, ModelArgs
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from tests.jobs.conftest import Zimage
 from tests.s3_server import S3Server
 from zimage_models.image_files.image_codec import decode_image, read_ingredients

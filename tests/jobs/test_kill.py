@@ -19,7 +19,7 @@ import pytest
 from pipelines.dataset.manifest import read_manifest
 from pipelines.dataset.parts import read_part
 from pipelines.dataset.verify import verify
-from pipelines.storage import open_storage
+from pipelines.storage_address import open_storage
 
 pytestmark = pytest.mark.timeout(600)
 

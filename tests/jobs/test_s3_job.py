@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from tests.jobs.conftest import Zimage
 from tests.s3_server import S3Server
 from zimage_models.model_spec import KNOWN_MODELS

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipelines.dataset.parts import part_schema
+from pipelines.part_schema import part_schema
 from zimage_models.image_files.image_codec import Encoding, encode_image
 
 # One column of each kind that a catalogue may hold, with a value; the second row has nulls.

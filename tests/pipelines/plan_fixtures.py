@@ -14,13 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.dataset.ledger import finished_units
-from pipelines.dataset.manifest import RunManifest, read_manifest
-from pipelines.dataset.parts import ERROR_SCHEMA, PartFile, part_schema, read_part, write_part
+from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
+from pipelines.dataset.parts import PartFile, read_part, write_part
 from pipelines.dataset.publish import publish
 from pipelines.dataset.verify import VerifyReport, verify
 from pipelines.options import GenerateOptions
-from pipelines.plan.write_plan import Plan, write_plan
-from pipelines.storage import Storage, StorageOptions, open_storage
+from pipelines.part_schema import ERROR_SCHEMA, part_schema
+from pipelines.plan.plan import Plan
+from pipelines.plan.write_plan import write_plan
+from pipelines.storage import Storage, StorageOptions
+from pipelines.storage_address import open_storage
 from pipelines.work_table import read_work, work_schema
 from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
@@ -121,7 +124,7 @@ class DataSet:
         spec = resolve_model(options.engine)
         weights_sha256 = model_weights_sha256(options.engine, spec)
         return publish(
-            plan, options, output=self.output, spec=spec, weights_sha256=weights_sha256, outcome=None
+            plan, options, output=self.output, spec=spec, weights_sha256=weights_sha256, speed=RunSpeed()
         )
 
     def generate(self, table: Table, **changes: Any) -> RunManifest:

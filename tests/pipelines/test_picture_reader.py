@@ -8,7 +8,8 @@ import pytest
 from aiohttp import web
 
 from pipelines.picture_reader import PictureAccess, PictureReader, parse_host
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from tests.deployments.event_loop import in_event_loop
 from tests.deployments.locked_endpoint.attacks import LOOPBACK_URLS
 from tests.picture_site import IMAGE, UNREACHABLE, Handler, Names, Site, image, redirecting, site, trap

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.storage import Storage, StorageError, StorageOptions, StoredFile, open_file, open_storage
+from pipelines.storage import Storage, StorageError, StorageOptions, StoredFile
+from pipelines.storage_address import open_file, open_storage
 from tests.s3_server import S3Server
 
 BAD_PATHS = ["", "/etc/passwd", "../x", "a/../../x", "a/..", "./a", "a//b", "a/", "a\\b", "a\0b"]

@@ -1,6 +1,6 @@
 """Image files: pixels to marked PNG, JPEG, WebP or AVIF bytes and back. It knows no storage.
 
-Every file carries the mark of generated media and its parameters as XMP (:mod:`zimage_models.image_files.xmp`); a PNG
+Every file carries the mark of generated media and its parameters as XMP (:mod:`.xmp`); a PNG
 repeats the parameters as the text chunk ``parameters`` that image tools show.
 """
 

@@ -57,7 +57,7 @@ class ModelRunner:
             components: the models; of a divided one, this rank's share.
             caption_cache_bytes: refined captions to keep.
             image_cache_bytes: encoded pictures to keep; of their features as many bytes again.
-            denoiser_class: the variant's (:func:`zimage_models.models.denoisers.omni_denoiser.denoiser_class`).
+            denoiser_class: the variant's (:func:`.omni_denoiser.denoiser_class`).
             ranks: those that the transformer is divided over; None when it is whole.
             text_encoder_ranks: the same for the text encoder.
         """

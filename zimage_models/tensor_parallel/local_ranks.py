@@ -13,10 +13,11 @@ from zimage_models.config import EngineConfig
 from zimage_models.tensor_parallel.rank_launcher import Rendezvous
 
 _KILL_TIMEOUT_S = 10.0
+_SERVER_MODULE = "zimage_models.tensor_parallel.rank_server"
 
 
 class LocalRankLauncher:
-    """Starts ranks by way of a :mod:`zimage_models.tensor_parallel.rank_server`, which imports torch and diffusers once."""
+    """Starts ranks by way of a :mod:`.rank_server`, which imports torch and diffusers once."""
 
     host = "127.0.0.1"
 
@@ -31,7 +32,7 @@ class LocalRankLauncher:
                 sys.executable,
                 "-P",
                 "-m",
-                "zimage_models.tensor_parallel.rank_server",
+                _SERVER_MODULE,
                 str(theirs.fileno()),
             ]
             self._server = subprocess.Popen(

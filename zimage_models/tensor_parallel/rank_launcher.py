@@ -30,7 +30,7 @@ class RankProcess(Protocol):
 
 
 class RankLauncher(Protocol):
-    """Starts ranks; each runs :func:`zimage_models.tensor_parallel.rank_follower.run_rank` in a process of its own."""
+    """Starts ranks; each runs :func:`.rank_follower.run_rank` in a process of its own."""
 
     host: str
     """The address of rank 0's machine, as the other ranks reach it."""

@@ -1,6 +1,6 @@
 """A process that has imported everything once, and forks a rank when asked: that takes no 6 s, but 0.1 s.
 
-It is started by :class:`zimage_models.tensor_parallel.local_ranks.LocalRankLauncher` with one end of a socket pair. It ends,
+It is started by :class:`.local_ranks.LocalRankLauncher` with one end of a socket pair. It ends,
 and its ranks with it, when the other end closes: however the engine's process came to its end.
 
 ``multiprocessing``'s own fork server imports the caller's main module again in every child: Ray's worker

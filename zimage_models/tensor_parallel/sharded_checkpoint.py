@@ -1,6 +1,7 @@
 """Load one rank's share of a checkpoint: it reads only its slices and never holds a whole model.
 
-As strict as :mod:`zimage_models.checkpoints.components`: a missing, unexpected or misshapen tensor is an error.
+As strict as :mod:`zimage_models.checkpoints.components`: a missing, unexpected or misshapen tensor is an
+error.
 """
 
 import json

@@ -318,7 +318,7 @@ def test_measured_figures_replace_the_table(tmp_path: Path) -> None:
 def test_benchmark_results_are_measured_figures(tmp_path: Path) -> None:
     h100 = read_table([write(tmp_path, GPU_LATENCY)]).accelerators["H100"]
     assert h100.sustained_tflops == pytest.approx(1.4 * 453, rel=0.02)
-    results = Path(__file__).parents[2] / "benchmarks" / "results" / "pipeline_overhead.json"
+    results = Path(__file__).parents[3] / "benchmarks" / "results" / "pipeline_overhead.json"
     core = read_table([str(results)]).accelerators["CPU-core"]
     # Machines differ, and one from day to day.
     assert 0.2 < core.sustained_tflops / ACCELERATORS["CPU-core"].sustained_tflops < 5

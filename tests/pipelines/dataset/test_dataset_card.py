@@ -7,9 +7,9 @@ import PIL.Image
 import pytest
 import yaml
 
-from pipelines.dataset.dataset_card import DatasetSummary, dataset_card
+from pipelines.dataset.pages import DatasetSummary, dataset_card
 from pipelines.dataset.parts import write_part
-from pipelines.storage import open_storage
+from pipelines.storage_address import open_storage
 from tests.pipelines.part_tables import CATALOGUE, make_table
 
 SUMMARY = DatasetSummary(

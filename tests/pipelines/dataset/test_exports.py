@@ -10,8 +10,10 @@ import pytest
 import webdataset
 
 from pipelines.dataset.exports import EXPORTS, NUM_WRITERS, export_files, export_webdataset
-from pipelines.dataset.parts import PartFile, part_schema, write_part
-from pipelines.storage import Storage, open_storage
+from pipelines.dataset.parts import PartFile, write_part
+from pipelines.part_schema import part_schema
+from pipelines.storage import Storage
+from pipelines.storage_address import open_storage
 from tests.pipelines.part_tables import make_image, make_table
 from zimage_models.image_files.image_codec import IMAGE_FORMATS, decode_image
 

@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipelines.dataset.gallery import GalleryItem, gallery_html
+from pipelines.dataset.pages import GalleryItem, gallery_html
 from zimage_models.image_files.image_codec import Encoding, encode_image, is_marked_generated
 
 HOSTILE = '"><script>alert(1)</script> 苹果 & %FIGURES% {x}'

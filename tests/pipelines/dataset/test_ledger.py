@@ -4,8 +4,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipelines.dataset.ledger import FinishedUnits, finished_units, scan_parts
+from pipelines.dataset.ledger import finished_units, scan_parts
 from pipelines.dataset.parts import write_part
+from pipelines.unit_ids import FinishedUnits
 from tests.pipelines.plan_fixtures import DataSet, Row, products
 
 

@@ -13,7 +13,8 @@ from pipelines.dataset.manifest import (
 )
 from pipelines.dataset.parts import PartFile
 from pipelines.options import GenerateOptions
-from pipelines.storage import Storage, open_storage
+from pipelines.storage import Storage
+from pipelines.storage_address import open_storage
 from zimage_models.errors import InvalidRequest
 
 PART = PartFile(path=f"data/part-{'ab' * 32}.parquet", num_rows=3, num_bytes=1000, sha256="ab" * 32)

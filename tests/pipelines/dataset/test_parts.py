@@ -11,17 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.dataset.parts import (
-    COLUMN_NAMES,
-    ERROR_SCHEMA,
     MAX_ROW_GROUP_IMAGE_BYTES,
     PartFile,
     list_parts,
-    part_schema,
     read_part,
     sha256_from_name,
     write_part,
 )
-from pipelines.storage import Storage, StorageOptions, StoredFile, open_storage
+from pipelines.part_schema import COLUMN_NAMES, ERROR_SCHEMA, part_schema
+from pipelines.storage import Storage, StorageOptions, StoredFile
+from pipelines.storage_address import open_storage
 from tests.pipelines.part_tables import CATALOGUE, make_image, make_table
 from tests.s3_server import S3Server
 from zimage_models.errors import InvalidRequest

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines.dataset.manifest import RunManifest
-from pipelines.dataset.parts import ERROR_SCHEMA, PartFile, part_schema, write_part
+from pipelines.dataset.parts import PartFile, write_part
 from pipelines.dataset.verify import VerifyReport, verify
+from pipelines.part_schema import ERROR_SCHEMA, part_schema
 from tests.pipelines.plan_fixtures import DataSet, Row, failed_row, made_row, products
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.plan.picture_plan import picture_folder
-from pipelines.plan.write_plan import Plan
+from pipelines.plan.plan import Plan
 from pipelines.run.picture_stage import PictureSettings, RowFailure, picture_stage, read_pictures
 from pipelines.work_table import read_work, work_schema
 from tests.controlnets import build_embedded_controlnet

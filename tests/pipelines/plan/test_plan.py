@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.plan.write_plan import Plan, PlanCounts
+from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.work_table import WORK_FIELDS
 from tests.pipelines.part_tables import CATALOGUE
 from tests.pipelines.plan_fixtures import DataSet, Row, products, write_table

@@ -12,11 +12,12 @@ import pytest
 from pipelines.sources.jsonl_source import SAMPLE_ROWS
 from pipelines.sources.open_source import SOURCES, open_source
 from pipelines.sources.source_rows import RowError, Source
-from pipelines.storage import StorageOptions, open_storage
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from tests.s3_server import S3Server
 from zimage_models.errors import InvalidRequest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def written(folder: Path, name: str, content: str | bytes) -> str:

@@ -3,7 +3,7 @@
 The sequence is [caption segments, references, target, features of the references and of the target]. Clean
 tokens, which are the references and the segments ahead of them, are modulated at time 1, all others at the
 item's own. Three things look odd and are kept, because a checkpoint is trained through them (docs/edit.md):
-the positions of all segments but the first (:func:`zimage_models.models.sequence_layout.caption_positions`), the
+the positions of all segments but the first (``sequence_layout.caption_positions``), the
 order in which features are laid out, and their positions, which are scaled to latents and not to patches.
 
 Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, R reference tokens,

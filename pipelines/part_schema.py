@@ -1,0 +1,115 @@
+"""The columns of a data set's parts, and their types for Hugging Face `datasets`."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from zimage_models.errors import InvalidRequest
+
+_COLUMNS: dict[str, pa.DataType] = {
+    "unit_id": pa.string(),
+    "key": pa.string(),
+    "variant": pa.int32(),
+    # Exactly this struct: `datasets` shows images for no other (5.2 loads large_binary as a plain dict).
+    "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
+    "prompt": pa.string(),
+    "negative_prompt": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "num_inference_steps": pa.int32(),
+    "guidance_scale": pa.float64(),
+    "cfg_normalization": pa.float64(),
+    "cfg_truncation": pa.float64(),
+    "seed": pa.int64(),
+    "prompt_truncated": pa.bool_(),
+    "model": pa.string(),
+    "weights_sha256": pa.string(),
+    "image_sha256": pa.string(),
+    "row_digest": pa.string(),
+}
+_ERROR_COLUMNS: dict[str, pa.DataType] = {
+    "unit_id": pa.string(),
+    "key": pa.string(),
+    "variant": pa.int32(),
+    "row": pa.int64(),
+    "error_class": pa.string(),
+    "message": pa.string(),
+    "prompt": pa.string(),
+    "attempts": pa.int32(),
+}
+COLUMN_NAMES = tuple(_COLUMNS)
+"""The columns every part has; a table's own columns come after them, under other names."""
+
+ERROR_SCHEMA = pa.schema(_ERROR_COLUMNS)
+"""The columns of a part of failed rows."""
+
+
+def part_schema(passthrough: pa.Schema) -> pa.Schema:
+    """Build the schema of a data set's parts, which `datasets` loads with images as images.
+
+    Args:
+        passthrough: the columns taken over from the prompt table; their metadata are dropped.
+
+    Raises:
+        InvalidRequest: a column's name is taken or given twice, or `datasets` has no such type.
+    """
+    columns = dict(_COLUMNS)
+    for field in passthrough:
+        if field.name in columns:
+            reason = "is a column of every part" if field.name in _COLUMNS else "is there twice"
+            raise InvalidRequest(f"column {field.name}: the name {reason}; rename it", field=field.name)
+        columns[field.name] = field.type
+    features = {name: _feature(dtype, name) for name, dtype in columns.items()}
+    features["image"] = {"_type": "Image"}
+    return pa.schema(
+        columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    )
+
+
+# The names `datasets` gives Arrow types (datasets 5.2, features.py) are Arrow's own, but for these five.
+_RENAMED = {
+    pa.float16(): "float16",
+    pa.float32(): "float32",
+    pa.float64(): "float64",
+    pa.date32(): "date32",
+    pa.date64(): "date64",
+}
+_NAMED_ALIKE = {
+    pa.null(),
+    pa.bool_(),
+    *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
+    *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+    *(pa.string(), pa.large_string(), pa.string_view()),
+    *(pa.binary(), pa.large_binary(), pa.binary_view()),
+}
+_NAMED_ALIKE_KINDS = (
+    pa.types.is_timestamp,
+    pa.types.is_time,
+    pa.types.is_duration,
+    pa.types.is_decimal128,
+    pa.types.is_decimal256,
+    pa.types.is_fixed_size_binary,
+)
+
+
+def _feature(dtype: pa.DataType, column: str) -> dict[str, Any]:
+    if isinstance(dtype, pa.StructType) and dtype.num_fields:
+        return {field.name: _feature(field.type, f"{column}.{field.name}") for field in dtype}
+    if isinstance(dtype, pa.FixedSizeListType):
+        item = _feature(dtype.value_type, f"{column}[]")
+        return {"feature": item, "length": dtype.list_size, "_type": "List"}
+    if isinstance(dtype, pa.ListType):
+        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "List"}
+    if isinstance(dtype, pa.LargeListType):
+        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "LargeList"}
+    if isinstance(dtype, pa.DictionaryType):
+        return _feature(dtype.value_type, column)
+    if dtype in _RENAMED:
+        return {"dtype": _RENAMED[dtype], "_type": "Value"}
+    if dtype in _NAMED_ALIKE or any(is_kind(dtype) for is_kind in _NAMED_ALIKE_KINDS):
+        return {"dtype": str(dtype), "_type": "Value"}
+    raise InvalidRequest(
+        f"column {column}: Hugging Face data sets have no type for Arrow's {dtype}; convert or drop it",
+        field=column,
+    )
