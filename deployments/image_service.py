@@ -1,6 +1,6 @@
 """From a checked body to finished images: the way every HTTP request takes to a model's replicas and back.
 
-It knows no HTTP but for the errors it words.
+It knows no HTTP.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.capabilities import takes
 from deployments.engine_actor import Event
-from deployments.http.openai_errors import ApiError, api_error, overloaded, replica_died, retry_after
+from deployments.errors import NoReplica, ReplicaLost, UnknownModel
 from deployments.model_server import Admitted
 from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.errors import DeadlineExceeded, EngineOverloaded, InvalidRequest, ZImageError
@@ -74,16 +74,13 @@ class ImageService:
         """Return the model of a request; absent, the first.
 
         Raises:
-            ApiError: 404 for an unknown one.
+            UnknownModel: the endpoint has none of that name.
         """
         if model_id is None:
             return self.model_ids[0]
         if model_id not in self._handles:
-            raise ApiError(
-                404,
-                f"model: {model_id!r} is unknown; models are {', '.join(self._handles)}",
-                param="model",
-                code="model_not_found",
+            raise UnknownModel(
+                f"model: {model_id!r} is unknown; models are {', '.join(self._handles)}", field="model"
             )
         return model_id
 
@@ -131,7 +128,8 @@ class ImageService:
         The images differ by their seeds, which count up from the given or a random one.
 
         Raises:
-            ApiError: a field that can't be honoured.
+            InvalidRequest: a field that can't be honoured.
+            NoReplica: no replica was there in time to say what the model takes.
         """
         arrived_at, now_s = time.time(), time.monotonic()
         timeout_s = min(timeout_s or self._timeout_s, self._timeout_s)
@@ -155,7 +153,7 @@ class ImageService:
             has_pictures = values.get("reference_images") or values.get("control_image")
             request = await asyncio.to_thread(build) if has_pictures else build()
         except InvalidRequest as error:
-            raise api_error(await self._with_models_that_can(error, spec, values)) from error
+            raise await self._with_models_that_can(error, spec, values) from error
         if partial_images:
             # One preview more than wanted may fall out of the division: the stream drops it.
             every = max(1, request.num_steps // (partial_images + 1))
@@ -187,7 +185,7 @@ class ImageService:
             :class:`Admitted` when the order is in a queue, then (index, preview or image).
 
         Raises:
-            ApiError: the order, or one of its images, can't be made.
+            ZImageError: the order, or one of its images, can't be made.
         """
         missing = list(range(len(order.requests)))
         for attempt in range(_ATTEMPTS):
@@ -199,21 +197,21 @@ class ImageService:
                         continue
                     index, event = item
                     if isinstance(event, ZImageError):
-                        raise api_error(event)
+                        raise event
                     if isinstance(event, ImageResult):
                         missing.remove(index)
                     yield index, event
                 return
             except ray.exceptions.RayActorError as error:
                 if attempt == _ATTEMPTS - 1:
-                    raise replica_died() from error
+                    raise ReplicaLost("the engine died twice while it made this image") from error
 
     async def _call(
         self, order: Order, indices: Sequence[int]
     ) -> AsyncGenerator[Admitted | tuple[int, Event]]:
         timeout_s = order.due_s - time.monotonic()
         if timeout_s <= 0:
-            raise api_error(DeadlineExceeded("the deadline has passed"))
+            raise DeadlineExceeded("the deadline has passed")
         requests = [replace(order.requests[index], deadline_s=timeout_s) for index in indices]
         handle = self._handles[order.model_id].options(stream=True)
         responses = handle.generate.remote(requests, wait=order.requests[0].priority is Priority.BATCH)
@@ -222,16 +220,13 @@ class ImageService:
                 first = await anext(aiter(responses))
             if isinstance(first, EngineOverloaded):
                 self._last_wait_s = first.retry_after_s
-                raise overloaded(first)
+                raise first
             yield first
             async for index, event in responses:
                 yield indices[index], event
         except (BackPressureError, DeploymentUnavailableError) as error:
-            raise ApiError(
-                503,
-                "too many requests wait for this model",
-                code="engine_overloaded",
-                headers=retry_after(self._last_wait_s),
+            raise EngineOverloaded(
+                "too many requests wait for this model", retry_after_s=self._last_wait_s
             ) from error
         finally:
             responses.cancel()
@@ -245,4 +240,4 @@ async def _deadline(due_s: float, timeout_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError as error:
         message = f"no replica took the request within its deadline of {timeout_s:g} s"
-        raise ApiError(503, message, code="no_replica", headers=retry_after(timeout_s)) from error
+        raise NoReplica(message, retry_after_s=timeout_s) from error

@@ -13,6 +13,8 @@ ZImageError
 └── EngineDead          the engine cannot go on: its host replaces it
 """
 
+from typing import Any
+
 
 class ZImageError(Exception):
     """Every error this product raises on purpose."""
@@ -30,7 +32,7 @@ class InvalidRequest(ZImageError):
         self.field = field
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_invalid_request, (type(self), str(self), self.field)
+        return _rebuild, (type(self), str(self), {"field": self.field})
 
 
 class CheckpointError(InvalidRequest):
@@ -46,6 +48,9 @@ class FetchFailed(InvalidRequest):
         super().__init__(message, field=field)
         self.is_transient = is_transient
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), str(self), {"field": self.field, "is_transient": self.is_transient})
+
 
 class EngineOverloaded(ZImageError):
     """The engine's queue is full; try again after ``retry_after_s`` seconds."""
@@ -55,7 +60,7 @@ class EngineOverloaded(ZImageError):
         self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_overloaded, (str(self), self.retry_after_s)
+        return _rebuild, (type(self), str(self), {"retry_after_s": self.retry_after_s})
 
 
 class Cancelled(ZImageError):
@@ -88,9 +93,5 @@ class EngineDead(ZImageError):
     """The engine cannot go on; always re-raised so that its host replaces it."""
 
 
-def _rebuild_invalid_request(cls: type[InvalidRequest], message: str, field: str | None) -> InvalidRequest:
-    return cls(message, field=field)
-
-
-def _rebuild_overloaded(message: str, retry_after_s: float) -> EngineOverloaded:
-    return EngineOverloaded(message, retry_after_s=retry_after_s)
+def _rebuild(cls: type[ZImageError], message: str, details: dict[str, Any]) -> ZImageError:
+    return cls(message, **details)

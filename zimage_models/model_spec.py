@@ -64,7 +64,7 @@ class KnownModel:
     guidance_scale: float | None = None
 
 
-_EMBEDDED = Path(__file__).parent / "embedded"
+_EMBEDDED = Path(__file__).parent / "checkpoints" / "embedded"
 
 KNOWN_MODELS: dict[str, KnownModel] = {
     "tiny-zimage-turbo": KnownModel(variant="turbo", directory=_EMBEDDED / "tiny-zimage-turbo"),

@@ -11,8 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from deployments.access.api_keys import ApiKey, ApiKeys
 from deployments.access.idempotency import Answer
-from deployments.http.openai_errors import NO_RETRY, ApiError, retry_after
-from zimage_models.errors import InvalidRequest
+from deployments.errors import IdempotencyKeyReused, RateLimited, Unauthorized
 
 ANYONE = "anyone"
 _bearer = HTTPBearer(auto_error=False, description="An API key; open endpoints take none.")
@@ -33,15 +32,15 @@ class Callers:
         """Find whose key came with a request; None where no keys are needed.
 
         Raises:
-            ApiError: 401.
+            Unauthorized: a key is needed, and none or an unknown one came.
         """
         if not self._keys.enabled:
             return None
         if credentials is None:
-            raise _unauthorized("Authorization: missing; send 'Bearer' and an API key")
+            raise Unauthorized("Authorization: missing; send 'Bearer' and an API key")
         key = self._keys.identify(credentials.credentials)
         if key is None:
-            raise _unauthorized("Authorization: this API key is not known")
+            raise Unauthorized("Authorization: this API key is not known")
         request.state.caller = key.name
         return key
 
@@ -50,7 +49,7 @@ class Callers:
         """Count a request against its key's limits while the block runs; gives the caller's name.
 
         Raises:
-            ApiError: 429.
+            RateLimited: one of the limits is reached.
         """
         if key is None or not (key.requests_per_minute or key.max_concurrent):
             yield ANYONE if key is None else key.name
@@ -59,11 +58,8 @@ class Callers:
         if wait_s is not None:
             limits = {"requests_per_minute": key.requests_per_minute, "max_concurrent": key.max_concurrent}
             told = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
-            raise ApiError(
-                429,
-                f"too many requests with this key; its limits are: {told}",
-                code="rate_limit_exceeded",
-                headers=retry_after(wait_s),
+            raise RateLimited(
+                f"too many requests with this key; its limits are: {told}", retry_after_s=wait_s
             )
         try:
             yield key.name
@@ -77,14 +73,12 @@ class Callers:
         """Claim a repeatable request while the block runs, or wait for the answer of who claimed it before.
 
         Raises:
-            ApiError: 409 for a key that came with another request.
+            IdempotencyKeyReused: the key came with another request before.
         """
         key = _digest(caller, operation, idempotency_key)
         found = await self._desk.claim.remote(key, _digest(fingerprint))
-        if isinstance(found, InvalidRequest):
-            raise ApiError(
-                409, str(found), param=found.field, code="idempotency_key_reused", headers=NO_RETRY
-            )
+        if isinstance(found, IdempotencyKeyReused):
+            raise found
         claim = Claim(answer=found if isinstance(found, Answer) else None)
         try:
             yield claim
@@ -114,7 +108,3 @@ def _tell(method: Any, *arguments: Any) -> None:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _unauthorized(message: str) -> ApiError:
-    return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})

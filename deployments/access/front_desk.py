@@ -3,7 +3,7 @@
 from deployments.access.idempotency import Answer, Claimed, IdempotencyStore
 from deployments.access.rate_limits import RateLimiter
 from deployments.app_args import AppArgs
-from zimage_models.errors import InvalidRequest
+from deployments.errors import IdempotencyKeyReused
 
 
 class FrontDesk:
@@ -31,11 +31,11 @@ class FrontDesk:
         """End an admitted request."""
         self._limiter.release(name)
 
-    async def claim(self, key: str, fingerprint: str) -> Claimed | Answer | InvalidRequest:
+    async def claim(self, key: str, fingerprint: str) -> Claimed | Answer | IdempotencyKeyReused:
         """Claim a repeatable request, or wait for the answer of who claimed it first."""
         try:
             return await self._answers.claim(key, fingerprint)
-        except InvalidRequest as error:
+        except IdempotencyKeyReused as error:
             return error  # raised, it would arrive inside an error of Ray's
 
     async def complete(self, key: str, answer: Answer) -> None:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from zimage_models.errors import InvalidRequest
+from deployments.errors import IdempotencyKeyReused
 
 _FIELD = "Idempotency-Key"
 
@@ -84,7 +84,7 @@ class IdempotencyStore:
             fingerprint: a digest of whatever must be the same for the answer to be.
 
         Raises:
-            InvalidRequest: the key is known with another fingerprint.
+            IdempotencyKeyReused: the key is known with another fingerprint.
         """
         while True:
             entry = self._entries.get(key)
@@ -96,7 +96,7 @@ class IdempotencyStore:
                 self._make_room()
                 return Claimed(key=key)
             if entry.fingerprint != fingerprint:
-                raise InvalidRequest(f"{_FIELD}: was used before, with another request", field=_FIELD)
+                raise IdempotencyKeyReused(f"{_FIELD}: was used before, with another request", field=_FIELD)
             if entry.answer is None:
                 await entry.wait_until_settled(entry.expires_at - self._clock())
             # Read from the entry: an answer too large to keep still serves those who waited for it.

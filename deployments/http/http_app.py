@@ -18,7 +18,7 @@ from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError, api_error, http_error, validation_error
 from deployments.http.request_guard import RequestGuard
 from deployments.image_service import ImageService
-from zimage_models.errors import InvalidRequest
+from zimage_models.errors import ZImageError
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
 # The page runs its own script and shows images it made; nothing is loaded from anywhere else.
@@ -40,7 +40,7 @@ def build_http_app(args: AppArgs, service: ImageService, callers: Callers) -> Fa
     app.add_exception_handler(ApiError, _answer_with(lambda error: error))
     app.add_exception_handler(RequestValidationError, _answer_with(validation_error))
     app.add_exception_handler(HTTPException, _answer_with(_translated))
-    app.add_exception_handler(InvalidRequest, _answer_with(api_error))
+    app.add_exception_handler(ZImageError, _answer_with(api_error))
     if args.playground:
 
         @app.get("/", include_in_schema=False)

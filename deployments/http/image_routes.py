@@ -17,7 +17,7 @@ from deployments.app_args import AppArgs
 from deployments.http.answers import AnswerWriter, Operation, encoding_of
 from deployments.http.edit_form import EDIT_FORM_SCHEMA, read_edit_form
 from deployments.http.object_store import ObjectStore
-from deployments.http.openai_errors import ApiError
+from deployments.http.openai_errors import ApiError, api_error
 from deployments.http.openai_types import (
     CompletedEvent,
     GenerateBody,
@@ -28,6 +28,7 @@ from deployments.http.openai_types import (
 )
 from deployments.image_service import ImageService, Order
 from deployments.model_server import Admitted
+from zimage_models.errors import ZImageError
 from zimage_models.requests import GENERATION_FIELDS
 
 _MAX_DECODING = 2
@@ -204,8 +205,9 @@ async def _chunks(
         async for event in events:
             sent.append(_server_sent(event.type, event))
             yield sent[-1]
-    except ApiError as error:
-        yield _server_sent("error", error.body())
+    except (ApiError, ZImageError) as error:
+        told = api_error(error) if isinstance(error, ZImageError) else error
+        yield _server_sent("error", told.body())
         return
     if claim is not None:
         claim.keep(Answer(status=200, media_type=_STREAM, body=b"".join(sent)))

@@ -10,7 +10,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deployments.app_args import ObjectStoreArgs
-from deployments.http.openai_errors import failed
+from deployments.errors import ObjectStoreFailed
 from zimage_models.image_files.image_codec import Encoding
 
 logger = logging.getLogger("ray.serve")
@@ -34,7 +34,7 @@ class ObjectStore:
         """Put one image under a name nobody can guess, and return an address that shows it for a while.
 
         Raises:
-            ApiError: the store did not take it.
+            ObjectStoreFailed: the store did not take it.
         """
         day = datetime.now(UTC).strftime("%Y/%m/%d")
         name = f"{day}/{secrets.token_urlsafe(24)}{encoding.suffix}"
@@ -43,7 +43,7 @@ class ObjectStore:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=encoding.mime_type)
         except (BotoCoreError, ClientError) as error:
             logger.exception("%s takes no image", self._bucket)
-            raise failed("the object store did not take the image", code="object_store_failed") from error
+            raise ObjectStoreFailed("the object store did not take the image") from error
         url: str = self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._url_valid_s
         )

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from deployments.errors import IdempotencyKeyReused, NoReplica, RateLimited, Unauthorized, UnknownModel
 from deployments.http.openai_types import ErrorBody, ErrorDetail
 from zimage_models.errors import (
     Cancelled,
@@ -57,20 +58,27 @@ def retry_after(seconds: float) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def overloaded(error: EngineOverloaded) -> ApiError:
-    """Translate a refusal by a full queue: nothing was spent, so clients may try again."""
-    return ApiError(503, str(error), code="engine_overloaded", headers=retry_after(error.retry_after_s))
-
-
 def api_error(error: ZImageError) -> ApiError:
-    """Translate an error of this product."""
+    """Translate an error of this product; the one place where errors meet HTTP's status codes."""
+    if isinstance(error, UnknownModel):
+        return ApiError(404, str(error), param=error.field, code="model_not_found")
+    if isinstance(error, IdempotencyKeyReused):
+        return ApiError(409, str(error), param=error.field, code="idempotency_key_reused", headers=NO_RETRY)
     if isinstance(error, InvalidRequest):
         # The engine's field by the name it has here.
         field = "image" if error.field == "reference_images" else error.field
         message = str(error).replace("reference_images", "image")
         return ApiError(400, message, param=field, code="invalid_value")
+    if isinstance(error, Unauthorized):
+        headers = {"WWW-Authenticate": "Bearer"}
+        return ApiError(401, str(error), code="invalid_api_key", headers=headers)
+    if isinstance(error, RateLimited):
+        headers = retry_after(error.retry_after_s)
+        return ApiError(429, str(error), code="rate_limit_exceeded", headers=headers)
     if isinstance(error, EngineOverloaded):
-        return overloaded(error)
+        # Nothing was spent, so clients may try again.
+        code = "no_replica" if isinstance(error, NoReplica) else "engine_overloaded"
+        return ApiError(503, str(error), code=code, headers=retry_after(error.retry_after_s))
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, str(error), code="deadline_exceeded", headers=NO_RETRY)
     if isinstance(error, Cancelled):
@@ -81,11 +89,6 @@ def api_error(error: ZImageError) -> ApiError:
 def failed(message: str, *, code: str) -> ApiError:
     """Word a failure of ours, after work that clients shall not have repeated by themselves."""
     return ApiError(500, message, code=code, headers=NO_RETRY)
-
-
-def replica_died() -> ApiError:
-    """Word the loss of two replicas in a row under one request."""
-    return failed("the engine died twice while it made this image", code="engine_died")
 
 
 def validation_error(error: RequestValidationError) -> ApiError:

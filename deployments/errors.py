@@ -1,0 +1,52 @@
+"""Errors of the endpoint, beside those of the engine. It knows no HTTP: ``openai_errors`` translates them.
+
+ZImageError
+├── InvalidRequest
+│   ├── UnknownModel           no model of that name is served (HTTP 404)
+│   └── IdempotencyKeyReused   the key came with another request before (HTTP 409)
+├── Unauthorized               no API key, or an unknown one (HTTP 401)
+├── RateLimited                the key's own limits are reached (HTTP 429 with Retry-After)
+├── EngineOverloaded
+│   └── NoReplica              no replica took the request in time (HTTP 503 with Retry-After)
+└── GenerationFailed
+    ├── ReplicaLost            two replicas in a row died under the request (HTTP 500)
+    └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
+"""
+
+from zimage_models.errors import EngineOverloaded, GenerationFailed, InvalidRequest, ZImageError
+
+
+class UnknownModel(InvalidRequest):
+    """The endpoint serves no model of that name."""
+
+
+class IdempotencyKeyReused(InvalidRequest):
+    """An idempotency key came with another request before."""
+
+
+class Unauthorized(ZImageError):
+    """A request without an API key, or with an unknown one."""
+
+
+class RateLimited(ZImageError):
+    """A caller's own limits are reached; try again after ``retry_after_s`` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class NoReplica(EngineOverloaded):
+    """No replica took the request before its deadline."""
+
+
+class ReplicaLost(GenerationFailed):
+    """Two replicas in a row died while they made an image."""
+
+    error_class = "engine_died"
+
+
+class ObjectStoreFailed(GenerationFailed):
+    """The image was made, but the object store did not take it."""
+
+    error_class = "object_store_failed"
