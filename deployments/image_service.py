@@ -23,14 +23,8 @@ from deployments.model_server import Admitted
 from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.errors import DeadlineExceeded, EngineOverloaded, InvalidRequest, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.requests import (
-    EDIT_FIELDS,
-    MAX_SEED,
-    ImageRequest,
-    ImageResult,
-    Priority,
-    build_request,
-)
+from zimage_models.request_fields import EDIT_FIELDS, MAX_SEED
+from zimage_models.requests import ImageRequest, ImageResult, Priority, build_request
 
 PRIORITIES = {"online": Priority.ONLINE, "batch": Priority.BATCH}
 _ATTEMPTS = 2

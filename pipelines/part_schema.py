@@ -6,6 +6,29 @@ from typing import Any
 import pyarrow as pa
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+
+
+def arrow_type(field: RequestField) -> pa.DataType:
+    """Return the Arrow type of a request field that is no picture."""
+    named: Any = pa.type_for_alias  # the stubs know literal names only
+    dtype: pa.DataType = named(field.arrow_type)
+    return dtype
+
+
+def arrow_field(field: RequestField) -> "pa.Field[Any]":
+    """Return a request field as a column of its own name."""
+    return pa.field(field.name, arrow_type(field))
+
+
+def made_from_field(field: RequestField) -> "pa.Field[Any]":
+    """Return the column that says what an image was made from: a setting, or the hash of picture files."""
+    if not field.is_picture:
+        return arrow_field(field)
+    return pa.field(
+        field.hash_column, pa.list_(pa.string()) if field.kind is FieldKind.PICTURES else pa.string()
+    )
+
 
 _COLUMNS: dict[str, pa.DataType] = {
     "unit_id": pa.string(),
@@ -13,15 +36,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "variant": pa.int32(),
     # Exactly this struct: `datasets` shows images for no other (5.2 loads large_binary as a plain dict).
     "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
-    "prompt": pa.string(),
-    "negative_prompt": pa.string(),
-    "width": pa.int32(),
-    "height": pa.int32(),
-    "num_inference_steps": pa.int32(),
-    "guidance_scale": pa.float64(),
-    "cfg_normalization": pa.float64(),
-    "cfg_truncation": pa.float64(),
-    "seed": pa.int64(),
+    **{field.name: arrow_type(field) for field in fields_of(Way.PART)},
     "prompt_truncated": pa.bool_(),
     "model": pa.string(),
     "weights_sha256": pa.string(),

@@ -14,9 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zimage_models.image_files.image_codec import Encoding
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest
+from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS
+from zimage_models.requests import ImageRequest
 
 UNIT_ID_DIGITS = 32
+_FIRST_FIELDS = (
+    "prompt",
+    "negative_prompt",
+    "height",
+    "width",
+    "num_inference_steps",
+    "guidance_scale",
+    "seed",
+    "cfg_normalization",
+    "cfg_truncation",
+    "truncate_prompt",
+)
+"""The fields of release 0.1, in an order that must never change: every address begins with their values."""
+_LATER_FIELDS = tuple(name for name in GENERATION_FIELDS if name not in _FIRST_FIELDS)
+"""Fields that came later; at its default a field leaves the addresses as they were before it."""
 _MAX_DERIVED_SEED = 2**53 - 1  # exact in JSON readers that use doubles
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -48,13 +64,16 @@ def unit_id(
         32 hexadecimal digits.
     """
     # As text: JSON takes half a microsecond for each float.
-    settings = [str(getattr(request, name)) for name in GENERATION_FIELDS]
+    settings = [str(getattr(request, name)) for name in _FIRST_FIELDS]
     content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
     if files:
         content.append([*files, str(request.strength)])
     # Only of a unit that has one: those that have none keep the address of earlier releases.
     if control is not None:
         content.append(["control_image", control, str(request.controlnet_conditioning_scale)])
+    for name in _LATER_FIELDS:
+        if (value := getattr(request, name)) != REQUEST_FIELDS[name].default:
+            content.append([name, str(value)])
     return digest(content)
 
 

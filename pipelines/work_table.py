@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.part_schema import arrow_field, made_from_field
 from pipelines.storage import Storage
-from zimage_models.requests import EDIT_FIELDS, GENERATION_FIELDS, ImageRequest, Priority
+from zimage_models.request_fields import EDIT_FIELDS, GENERATION_FIELDS, REQUEST_FIELDS, FieldKind
+from zimage_models.requests import ImageRequest, Priority
 
 WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("unit_id", pa.string()),
@@ -20,16 +22,7 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("key", pa.string()),
     pa.field("variant", pa.int32()),
     pa.field("row", pa.int64()),
-    pa.field("prompt", pa.string()),
-    pa.field("negative_prompt", pa.string()),
-    pa.field("width", pa.int32()),
-    pa.field("height", pa.int32()),
-    pa.field("num_inference_steps", pa.int32()),
-    pa.field("guidance_scale", pa.float64()),
-    pa.field("cfg_normalization", pa.float64()),
-    pa.field("cfg_truncation", pa.float64()),
-    pa.field("truncate_prompt", pa.bool_()),
-    pa.field("seed", pa.int64()),
+    *(arrow_field(REQUEST_FIELDS[name]) for name in GENERATION_FIELDS),
     pa.field("file_name", pa.string()),
     pa.field("row_digest", pa.string()),
 )
@@ -43,20 +36,19 @@ _PICTURE_AT = pa.struct(
         pa.field("width", pa.int32()),
     ]
 )
-PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
-    pa.field("reference_images", pa.list_(_PICTURE_AT)),
-    pa.field("mask", _PICTURE_AT),
-    pa.field("control_image", _PICTURE_AT),
+PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
+    pa.field(field.name, pa.list_(_PICTURE_AT) if field.kind is FieldKind.PICTURES else _PICTURE_AT)
+    for field in REQUEST_FIELDS.values()
+    if field.is_picture
 )
 """Columns of the work table of a table with pictures: where each is (null: in the run's own folder), the
 sha256 of its file, and its size in the request."""
 
-MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = (
-    pa.field("strength", pa.float64()),
-    pa.field("reference_sha256", pa.list_(pa.string())),
-    pa.field("mask_sha256", pa.string()),
-    pa.field("controlnet_conditioning_scale", pa.float64()),
-    pa.field("control_sha256", pa.string()),
+EDIT_SETTINGS = tuple(name for name in EDIT_FIELDS if not REQUEST_FIELDS[name].is_picture)
+"""The fields of a request that has pictures which are no pictures themselves."""
+
+MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
+    made_from_field(REQUEST_FIELDS[name]) for name in EDIT_FIELDS
 )
 """What such a table passes through beside its own columns: what an image was made from."""
 

@@ -11,11 +11,10 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_number, shown
 from zimage_models.model_spec import PATCH_SIZE, ModelSpec
 from zimage_models.pictures import Picture, area_size, fit, nearest_size, painted, resize_to
+from zimage_models.request_fields import REQUEST_FIELDS
 
 IMAGE_TO_IMAGE_STRENGTH = 0.6
 INPAINTING_STRENGTH = 1.0
-CONDITIONING_SCALE = 0.75
-MAX_CONDITIONING_SCALE = 2.0
 # What a reference image must be at least (diffusers, Flux2ImageProcessor.check_image_input).
 MIN_REFERENCE_SIDE = 64
 MAX_REFERENCE_ASPECT = 8
@@ -75,7 +74,7 @@ def picture_fields(
     return {
         "reference_images": tuple(fit(image, height, width) for image in images),
         "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
-        "strength": None if "control_image" in given else _strength(given),
+        "strength": None if "control_image" in given else _strength(spec, given),
     }
 
 
@@ -122,14 +121,13 @@ def _check_inpainting(controlnet: ControlNetSpec, given: Mapping[str, Any]) -> N
         )
 
 
-def control_fields(given: Mapping[str, Any], image: Picture, height: int, width: int) -> dict[str, Any]:
+def control_fields(
+    spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int, width: int
+) -> dict[str, Any]:
     """Return the control fields of a request of ``height`` x ``width`` pixels."""
-    return {
-        "control_image": fit(image, height, width),
-        "controlnet_conditioning_scale": read_number(
-            given, "controlnet_conditioning_scale", CONDITIONING_SCALE, 0.0, MAX_CONDITIONING_SCALE
-        ),
-    }
+    field = REQUEST_FIELDS["controlnet_conditioning_scale"]
+    scale = read_number(given, field.name, field.default_for(spec), *field.limits_for(spec))
+    return {"control_image": fit(image, height, width), field.name: scale}
 
 
 def _is_rgb(image: Any) -> bool:
@@ -185,9 +183,9 @@ def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int
     return fitted
 
 
-def _strength(given: Mapping[str, Any]) -> float:
+def _strength(spec: ModelSpec, given: Mapping[str, Any]) -> float:
     default = INPAINTING_STRENGTH if "mask" in given else IMAGE_TO_IMAGE_STRENGTH
-    strength = read_number(given, "strength", default, 0.0, 1.0)
+    strength = read_number(given, "strength", default, *REQUEST_FIELDS["strength"].limits_for(spec))
     if not strength:
         raise InvalidRequest("strength: 0 leaves no step to run; it must be above 0", field="strength")
     return strength

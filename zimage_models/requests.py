@@ -7,7 +7,7 @@ treated alike. This module knows no table and no HTTP.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -18,6 +18,7 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import read_boolean, read_integer, read_number, read_text, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
+from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS, FieldKind, RequestField
 from zimage_models.request_pictures import (
     control_fields,
     picture_fields,
@@ -26,8 +27,8 @@ from zimage_models.request_pictures import (
     size_of_images,
 )
 
-MAX_SEED = 2**63 - 1
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
+_READ_FIELDS = tuple(REQUEST_FIELDS[name] for name in GENERATION_FIELDS if name not in ("height", "width"))
 
 
 class Priority(IntEnum):
@@ -100,23 +101,6 @@ class ImageRequest:
         return self.num_inference_steps - self.first_step
 
 
-EDIT_FIELDS = (
-    "reference_images",
-    "mask",
-    "strength",
-    "control_image",
-    "controlnet_conditioning_scale",
-)
-"""The fields of a request that has pictures."""
-GENERATION_FIELDS = tuple(
-    f.name
-    for f in fields(ImageRequest)
-    if f.name not in (*EDIT_FIELDS, "priority", "deadline_s", "preview_every")
-)
-"""The fields that decide the picture, beside those of an edit."""
-_VALUE_FIELDS = frozenset((*GENERATION_FIELDS, *EDIT_FIELDS, "size"))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where one request's time went, in seconds."""
@@ -147,52 +131,31 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
 
     Args:
         spec: the model the request is for.
-        values: fields by name (:data:`GENERATION_FIELDS`, :data:`EDIT_FIELDS`, and ``size`` as
-            ``"WIDTHxHEIGHT"``); None counts as absent. ``seed`` is required. An image to start from and its
-            mask, and a control image, are scaled and cropped to the size; without one it is the nearest to
-            the image's own. Images that a model reads keep their sizes, but shrink from
-            ``spec.max_reference_pixels`` on to the output's area; the size is that of the last one unless it
-            is given.
+        values: fields by name (:data:`.REQUEST_FIELDS`); None counts as absent, and ``seed`` is required. An
+            image to start from, its mask and a control image are scaled and cropped to the size; without a
+            size, the output's is the nearest to the image's own. Images that a model reads keep their sizes,
+            but those above ``spec.max_reference_pixels`` shrink to the output's area; the size is that of the
+            last one unless it is given.
         hosting: ``priority``, ``deadline_s`` and ``preview_every``, set by the host.
 
     Raises:
         InvalidRequest: an unknown field, a wrong type, or a value past a limit; names all three.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    unknown = given.keys() - _VALUE_FIELDS
+    unknown = given.keys() - REQUEST_FIELDS.keys()
     if unknown:
         name = min(unknown)
-        known = ", ".join(sorted(_VALUE_FIELDS))
+        known = ", ".join(sorted(REQUEST_FIELDS))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
     images = read_images(spec, given)
     control = read_control(spec, given)
     height, width = _size(spec, given, images or ([control] if control else []))
-    guidance = read_number(
-        given, "guidance_scale", spec.default_guidance_scale, 0.0, spec.variant.max_guidance_scale
-    )
-    request = ImageRequest(
-        prompt=read_text(given, "prompt", required=True),
-        negative_prompt=read_text(given, "negative_prompt", required=False),
-        height=height,
-        width=width,
-        num_inference_steps=read_integer(
-            given,
-            "num_inference_steps",
-            spec.default_num_inference_steps,
-            1,
-            spec.variant.max_num_inference_steps,
-        ),
-        guidance_scale=guidance,
-        seed=read_integer(given, "seed", None, 0, MAX_SEED),
-        cfg_normalization=read_number(given, "cfg_normalization", 0.0, 0.0, 10.0),
-        cfg_truncation=read_number(given, "cfg_truncation", 1.0, 0.0, 1.0),
-        truncate_prompt=read_boolean(given, "truncate_prompt", False),
-        **hosting,
-    )
+    resolved = {field.name: _read(field, spec, given) for field in _READ_FIELDS}
+    request = ImageRequest(height=height, width=width, **resolved, **hosting)
     _check_guidance(spec, request)
     _check_hosting(request)
     if control:
-        request = replace(request, **control_fields(given, control, height, width))
+        request = replace(request, **control_fields(spec, given, control, height, width))
     if images:
         return replace(request, **picture_fields(spec, given, images, height, width))
     for name in ("mask", "strength"):
@@ -201,6 +164,21 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
                 f"{name}: {shown(given[name])} has no effect without reference_images", field=name
             )
     return request
+
+
+def _read(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -> Any:
+    """Read a field that every request has a value of; the sides have a reader of their own."""
+    default = field.default_for(spec)
+    if default is not None and field.name not in given:
+        return default
+    if field.kind is FieldKind.TEXT:
+        return read_text(given, field.name, required=default is None)
+    if field.kind is FieldKind.BOOLEAN:
+        return read_boolean(given, field.name, default)
+    low, high = field.limits_for(spec)
+    if field.kind is FieldKind.INTEGER:
+        return read_integer(given, field.name, default, int(low), int(high))
+    return read_number(given, field.name, default, low, high)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -249,10 +227,9 @@ def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:
     """Refuse what only guidance uses where there is none: it would change nothing, silently."""
     if request.guidance_scale > 0:
         return
-    defaults = {"negative_prompt": "", "cfg_normalization": 0.0, "cfg_truncation": 1.0}
-    for name, default in defaults.items():
+    for name in ("negative_prompt", "cfg_normalization", "cfg_truncation"):
         value = getattr(request, name)
-        if value != default:
+        if value != REQUEST_FIELDS[name].default:
             raise InvalidRequest(
                 f"{name}: {shown(value)} has no effect at guidance_scale 0"
                 f" ({spec.variant.name} allows up to {spec.variant.max_guidance_scale:g})",

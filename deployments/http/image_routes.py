@@ -29,7 +29,7 @@ from deployments.http.openai_types import (
 from deployments.image_service import ImageService, Order
 from deployments.model_server import Admitted
 from zimage_models.errors import ZImageError
-from zimage_models.requests import GENERATION_FIELDS
+from zimage_models.request_fields import REQUEST_FIELDS
 
 _MAX_DECODING = 2
 COLD_START_HEADER = "x-zimage-cold-start-s"
@@ -115,9 +115,7 @@ def image_router(
             values = _values(body) | {
                 "reference_images": pictures.images,
                 "mask": pictures.mask,
-                "strength": body.strength,
                 "control_image": pictures.control_image,
-                "controlnet_conditioning_scale": body.controlnet_conditioning_scale,
             }
             # As text, pictures are their hashes.
             return Call("image_edit", body, values, f"{body.model_dump_json()}{pictures}")
@@ -128,7 +126,7 @@ def image_router(
 
 
 def _values(body: ImageBody) -> dict[str, Any]:
-    values = body.model_dump(include=set(GENERATION_FIELDS))
+    values = body.model_dump(include={*REQUEST_FIELDS})
     return values | {"size": None if body.size == "auto" else body.size}
 
 

@@ -16,11 +16,13 @@ from zimage_models.errors import (
     InvalidRequest,
     ZImageError,
 )
+from zimage_models.request_fields import REQUEST_FIELDS
 
 # openai-python 3.54 _base_client.py: its clients repeat a 5xx twice unless told not to, and each repetition
 # would cost the engine a whole image again. They repeat a 409 as well.
 NO_RETRY = {"x-should-retry": "false"}
 _CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_RENAMED = [field for field in REQUEST_FIELDS.values() if field.public_name]
 _TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
@@ -66,8 +68,11 @@ def api_error(error: ZImageError) -> ApiError:
         return ApiError(409, str(error), param=error.field, code="idempotency_key_reused", headers=NO_RETRY)
     if isinstance(error, InvalidRequest):
         # The engine's field by the name it has here.
-        field = "image" if error.field == "reference_images" else error.field
-        message = str(error).replace("reference_images", "image")
+        known = REQUEST_FIELDS.get(error.field or "")
+        field = known.outer_name if known else error.field
+        message = str(error)
+        for renamed in _RENAMED:
+            message = message.replace(renamed.name, renamed.outer_name)
         return ApiError(400, message, param=field, code="invalid_value")
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}

@@ -4,12 +4,15 @@ Added are the fields of generation (``seed``, ``num_inference_steps``, ...), ``p
 (``strength``, ...), and what answers say of the settings really used. It knows no engine.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
-from zimage_models.request_pictures import MAX_CONDITIONING_SCALE
-from zimage_models.requests import MAX_SEED
+from zimage_models.field_values import MAX_PROMPT_CHARS
+from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+
+Body = TypeVar("Body", bound="ImageBody")
 
 MAX_PARTIAL_IMAGES = 3
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
@@ -23,7 +26,7 @@ class ImageBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str = Field(min_length=1, max_length=32_000)
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
     model: str | None = Field(default=None, max_length=256)
     """Absent: the endpoint's first model."""
     n: int = Field(default=1, ge=1, le=10)
@@ -40,14 +43,6 @@ class ImageBody(BaseModel):
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
 
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    """Of the first image; the next one's is one more. Absent: random."""
-    num_inference_steps: int | None = Field(default=None, ge=1, le=1000)
-    guidance_scale: float | None = Field(default=None, ge=0, le=100)
-    negative_prompt: str | None = Field(default=None, max_length=32_000)
-    cfg_normalization: float | None = Field(default=None, ge=0)
-    cfg_truncation: float | None = Field(default=None, ge=0)
-    truncate_prompt: bool | None = None
     priority: Literal["online", "batch"] = "online"
 
 
@@ -57,6 +52,41 @@ def _allow_null(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
 
 
+def _with_request_fields(ways: Way) -> Callable[[type[Body]], type[Body]]:
+    """Give a body the request fields that take one of the ways; what it declares itself stays."""
+
+    def extend(body: type[Body]) -> type[Body]:
+        added: dict[str, Any] = {
+            field.outer_name: _body_field(field)
+            for field in fields_of(ways)
+            if field.outer_name not in body.model_fields and not field.is_picture
+        }
+        extended: type[Body] = create_model(
+            body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added
+        )
+        return extended
+
+    return extend
+
+
+def _body_field(field: RequestField) -> tuple[Any, Any]:
+    limits: dict[str, Any] = {"max_length": MAX_PROMPT_CHARS} if field.kind is FieldKind.TEXT else {}
+    if field.low is not None:
+        limits["gt" if field.is_above_low else "ge"] = field.low
+    if field.high is not None:
+        limits["le"] = field.high
+    return _BODY_TYPES[field.kind] | None, Field(default=None, description=field.summary or None, **limits)
+
+
+_BODY_TYPES: dict[FieldKind, Any] = {
+    FieldKind.TEXT: str,
+    FieldKind.INTEGER: int,
+    FieldKind.NUMBER: float,
+    FieldKind.BOOLEAN: bool,
+}
+
+
+@_with_request_fields(Way.HTTP)
 class GenerateBody(ImageBody):
     """``POST /v1/images/generations``: JSON, null is as good as absent, no type passes for another."""
 
@@ -70,13 +100,9 @@ class GenerateBody(ImageBody):
         return {name: value for name, value in values.items() if value is not None}
 
 
+@_with_request_fields(Way.HTTP | Way.HTTP_EDIT)
 class EditBody(ImageBody):
     """The fields of ``POST /v1/images/edits`` beside its pictures."""
-
-    strength: float | None = Field(default=None, gt=0, le=1)
-    """How far from the picture: near 0 keeps it, 1 starts from pure noise. Not for a model that edits."""
-    controlnet_conditioning_scale: float | None = Field(default=None, ge=0, le=MAX_CONDITIONING_SCALE)
-    """How far the control image is followed."""
 
 
 class ImageData(BaseModel):

@@ -14,27 +14,23 @@ import pyarrow as pa
 from pipelines.part_schema import COLUMN_NAMES
 from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
 from zimage_models.errors import InvalidRequest
-from zimage_models.requests import GENERATION_FIELDS
+from zimage_models.request_fields import REQUEST_FIELDS, Way, fields_of
+
+_OF_COLUMNS = {field.outer_name: field for field in fields_of(Way.COLUMN)}
+# A field that has no effect without another is looked for after it.
+_IN_ORDER = sorted(_OF_COLUMNS.values(), key=lambda field: bool(field.needs))
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "prompt": ("text", "caption", "instruction"),
+    "prompt": REQUEST_FIELDS["prompt"].aliases,
     "key": ("id", "sku", "custom_id"),
     "model": (),
     "variants": ("n",),
-    "size": (),
-    "image": ("images", "reference_image", "reference_images"),
-    "mask": (),
-    "strength": (),
-    "control_image": ("conditioning_image",),
-    "controlnet_conditioning_scale": (),
-    **{name: () for name in GENERATION_FIELDS if name != "prompt"},
-    "num_inference_steps": ("steps",),
-    "guidance_scale": ("guidance",),
+    **{field.outer_name: field.aliases for field in _IN_ORDER},
 }
 """Every field a column can be mapped to, and what else a column for it may be called."""
 
-_PICTURE_FIELDS = ("image", "mask", "control_image")
-_NEEDED = {"mask": "image", "strength": "image", "controlnet_conditioning_scale": "control_image"}
+_PICTURE_FIELDS = tuple(name for name, field in _OF_COLUMNS.items() if field.is_picture)
+_NEEDED = {name: REQUEST_FIELDS[field.needs].outer_name for name, field in _OF_COLUMNS.items() if field.needs}
 """Fields that have no effect without another, and which."""
 
 RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})

@@ -1,5 +1,6 @@
 """The pictures of a table's rows as a plan needs them: their sizes and the hashes of their files."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_inputs import read_outline
 from zimage_models.pictures import Picture
+from zimage_models.request_fields import EDIT_FIELDS, REQUEST_FIELDS, FieldKind
 from zimage_models.requests import ImageRequest
 
 _NUM_THREADS = 16
 """Files read at once, each whole: at the limit of 50 MiB they take 0.8 GB."""
 _REMEMBERED = 65_536
 """Addresses that are not read again when a later row names them too."""
-_SINGLE_FIELDS = ("mask", "control_image")
+_INNER_NAMES = {field.outer_name: field.name for field in REQUEST_FIELDS.values() if field.is_picture}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +48,19 @@ class PlannedPicture:
 class PlannedPictures:
     """The pictures of one row."""
 
-    images: tuple[PlannedPicture, ...] = ()
-    mask: PlannedPicture | None = None
-    control: PlannedPicture | None = None
+    by_field: Mapping[str, Sequence[PlannedPicture]] = dataclasses.field(default_factory=dict)
+    """By name in the request; a field without pictures is left out."""
 
     def all(self) -> list[PlannedPicture]:
-        """Return the images, the mask and the control image."""
-        return [*self.images, *filter(None, (self.mask, self.control))]
+        """Return the pictures of all fields."""
+        return [picture for pictures in self.by_field.values() for picture in pictures]
+
+    def outlines(self) -> dict[str, Any]:
+        """Return the stand-ins as fields of a request."""
+        return {
+            name: [picture.outline for picture in pictures] if _takes_several(name) else pictures[0].outline
+            for name, pictures in self.by_field.items()
+        }
 
 
 class PicturePlanner:
@@ -105,9 +113,9 @@ class PicturePlanner:
                 field: read_cell(row[column], field=field, max_bytes=self._max_bytes(field))
                 for field, column in self._columns.items()
             }
-            for field in _SINGLE_FIELDS:
-                if (number := len(cells.get(field, ()))) > 1:
-                    raise InvalidRequest(f"{field}: {number} given; the limit is 1", field=field)
+            for field, sources in cells.items():
+                if len(sources) > 1 and not _takes_several(_INNER_NAMES[field]):
+                    raise InvalidRequest(f"{field}: {len(sources)} given; the limit is 1", field=field)
         except InvalidRequest as error:
             return error
         return cells
@@ -141,21 +149,17 @@ def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> di
     """Say for each unit where its pictures are, and what it is made from."""
     columns: dict[str, list[Any]] = {field.name: [] for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS)}
     for pictures, request in units:
-        images = [
-            planned.place(picture)
-            for planned, picture in zip(pictures.images, request.reference_images, strict=True)
-        ]
-        mask = pictures.mask.place(request.mask) if pictures.mask and request.mask else None
-        control_image = request.control_image
-        control = pictures.control.place(control_image) if pictures.control and control_image else None
-        columns["reference_images"].append(images)
-        columns["mask"].append(mask)
-        columns["control_image"].append(control)
-        columns["strength"].append(request.strength)
-        columns["reference_sha256"].append([image["sha256"] for image in images])
-        columns["mask_sha256"].append(mask and mask["sha256"])
-        columns["controlnet_conditioning_scale"].append(request.controlnet_conditioning_scale)
-        columns["control_sha256"].append(control and control["sha256"])
+        for name in EDIT_FIELDS:
+            field, value = REQUEST_FIELDS[name], getattr(request, name)
+            if not field.is_picture:
+                columns[name].append(value)
+                continue
+            in_request = value if _takes_several(name) else [value] if value else []
+            planned = pictures.by_field.get(name, ())
+            places = [one.place(picture) for one, picture in zip(planned, in_request, strict=True)]
+            hashes = [place["sha256"] for place in places]
+            for column, values in ((name, places), (field.hash_column, hashes)):
+                columns[column].append(values if _takes_several(name) else next(iter(values), None))
     return columns
 
 
@@ -170,5 +174,8 @@ def _planned(
             if isinstance(outline, InvalidRequest):
                 return outline
             found.setdefault(field, []).append(PlannedPicture(outline=outline, source=source))
-    mask, control = (next(iter(found.get(field, ())), None) for field in _SINGLE_FIELDS)
-    return PlannedPictures(images=tuple(found.get("image", ())), mask=mask, control=control)
+    return PlannedPictures(by_field={_INNER_NAMES[field]: pictures for field, pictures in found.items()})
+
+
+def _takes_several(name: str) -> bool:
+    return REQUEST_FIELDS[name].kind is FieldKind.PICTURES

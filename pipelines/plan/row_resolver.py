@@ -14,15 +14,13 @@ from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
-from zimage_models.requests import MAX_SEED, ImageRequest, build_request
+from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, Way, fields_of
+from zimage_models.requests import ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
 _SIZE_FIELDS = ("size", "height", "width")
-_OF_PICTURES = {
-    "strength": ("image", "reference_images"),
-    "controlnet_conditioning_scale": ("control_image", "control_image"),
-}
-"""Fields that a job sets for its rows with pictures: of which columns, and as what they are in a request."""
+_OF_PICTURES = {field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs}
+"""Fields that a job sets for its rows with pictures, and the field of those pictures."""
 _NO_PICTURES = PlannedPictures()
 
 
@@ -132,13 +130,7 @@ class RowResolver:
             own["prompt"] = self._template.render(row)
         elif self._columns.prompt is not None:
             own["prompt"] = row[self._columns.prompt]
-        if pictures.images:
-            own["reference_images"] = [picture.outline for picture in pictures.images]
-        if pictures.mask:
-            own["mask"] = pictures.mask.outline
-        if pictures.control:
-            own["control_image"] = pictures.control.outline
-        return own
+        return own | pictures.outlines()
 
     def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
         """Add the job's generation fields for what the row leaves open; a size counts as one."""
@@ -148,8 +140,8 @@ class RowResolver:
         # Of a table with pictures some rows may have none.
         idle = {
             name
-            for name, (column, pictures) in _OF_PICTURES.items()
-            if column in self._columns.pictures and pictures not in own
+            for name, pictures in _OF_PICTURES.items()
+            if pictures.outer_name in self._columns.pictures and pictures.name not in own
         }
         return {**{name: value for name, value in job.items() if name not in idle}, **own}
 

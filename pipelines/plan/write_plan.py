@@ -22,7 +22,8 @@ from pipelines.unit_ids import FinishedUnits, digest
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest
+from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.requests import ImageRequest
 
 _UNITS_AT_ONCE = 1024
 

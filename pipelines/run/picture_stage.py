@@ -16,18 +16,18 @@ import pyarrow as pa
 
 from pipelines.picture_reader import PictureAccess, PictureReader
 from pipelines.storage import Storage
-from pipelines.work_table import PICTURE_WORK_FIELDS, REQUEST_COLUMNS
+from pipelines.work_table import EDIT_SETTINGS, PICTURE_WORK_FIELDS, REQUEST_COLUMNS
 from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
 from zimage_models.image_files.image_inputs import read_image, read_mask
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Ingredient, Picture, resize_to
-from zimage_models.requests import GENERATION_FIELDS, build_request
+from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS, FieldKind
+from zimage_models.requests import build_request
 
 _ROWS_AT_ONCE = 8
 """Rows whose files are fetched together; pictures are decoded one by one."""
 _NUM_THREADS = 16
 _PLACES = [field.name for field in PICTURE_WORK_FIELDS]
-_SETTINGS = ["strength", "controlnet_conditioning_scale"]
 _PIXEL_COLUMNS = ["reference_pixels", "mask_pixels", "control_pixels"]
 
 _TEXT = pa.string()
@@ -73,7 +73,7 @@ class RowFailure(ZImageError):
 
 def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
     """Put each row's pictures, fitted to its image, or an error, in the place of their addresses."""
-    rows = table.select([*REQUEST_COLUMNS, *_SETTINGS, *_PLACES]).to_pylist()
+    rows = table.select([*REQUEST_COLUMNS, *EDIT_SETTINGS, *_PLACES]).to_pylist()
     decoded = [
         _decoded(row, files, settings)
         for some in _batched(rows, _ROWS_AT_ONCE)
@@ -93,7 +93,7 @@ def is_decoded(table: pa.Table) -> bool:
 
 def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
     """Yield each row's pictures as fields of a request, without copying pixels, or its failure."""
-    columns = [table[name] for name in (*_PIXEL_COLUMNS, *_SETTINGS, "error_class", "message")]
+    columns = [table[name] for name in (*_PIXEL_COLUMNS, *EDIT_SETTINGS, "error_class", "message")]
     for images, masks, controls, *settings, error_class, message in zip(*columns, strict=True):
         if error_class.is_valid:
             yield RowFailure(error_class.as_py(), message.as_py())
@@ -102,7 +102,7 @@ def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
             "reference_images": tuple(_picture(image, channels=3) for image in images),
             "mask": next((_picture(mask, channels=1) for mask in masks), None),
             "control_image": next((_picture(control, channels=3) for control in controls), None),
-            **{name: value.as_py() for name, value in zip(_SETTINGS, settings, strict=True)},
+            **{name: value.as_py() for name, value in zip(EDIT_SETTINGS, settings, strict=True)},
         }
 
 
@@ -148,12 +148,12 @@ def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> File
 
 
 def _places(row: Mapping[str, Any]) -> Iterator[Place]:
-    for field, pictures in (
-        ("image", row["reference_images"]),
-        ("mask", [row["mask"]]),
-        ("control_image", [row["control_image"]]),
-    ):
-        yield from ((field, picture["address"], picture["sha256"]) for picture in pictures if picture)
+    for name in _PLACES:
+        field = REQUEST_FIELDS[name]
+        pictures = row[name] if field.kind is FieldKind.PICTURES else [row[name]]
+        yield from (
+            (field.outer_name, picture["address"], picture["sha256"]) for picture in pictures if picture
+        )
 
 
 def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def _in_request(
         # How far they shrink depends on whether a size was given, which only the plan knows; it checked them.
         planned = zip(images, row["reference_images"], strict=True)
         return [resize_to(image, place["height"], place["width"]) for image, place in planned], None, None
-    values = {name: row[name] for name in (*GENERATION_FIELDS, *_SETTINGS)} | {"reference_images": images}
+    values = {name: row[name] for name in (*GENERATION_FIELDS, *EDIT_SETTINGS)} | {"reference_images": images}
     for file in found.get("mask", ()):
         size = (images[0].width, images[0].height)
         values["mask"] = read_mask(file, field="mask", limits=limits, size=size)

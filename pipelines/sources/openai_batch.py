@@ -14,33 +14,36 @@ from pipelines.sources.jsonl_source import SAMPLE_ROWS, JsonRow, cell_reader, js
 from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field, shown
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import IMAGE_FORMATS
-from zimage_models.requests import GENERATION_FIELDS
+from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
 
 URL = "/v1/images/generations"
 EDITS_URL = "/v1/images/edits"
 
-_COLUMNS: dict[str, pa.DataType] = dict.fromkeys(("key", "model", "size", *GENERATION_FIELDS), pa.string())
-_COLUMNS |= {
-    "variants": pa.int64(),
-    "height": pa.int64(),
-    "width": pa.int64(),
-    "num_inference_steps": pa.int64(),
-    "guidance_scale": pa.float64(),
-    "seed": pa.int64(),
-    "cfg_normalization": pa.float64(),
-    "cfg_truncation": pa.float64(),
-    "truncate_prompt": pa.bool_(),
+_JSON_TYPES = {
+    FieldKind.TEXT: pa.string(),
+    FieldKind.SIZE: pa.string(),
+    FieldKind.INTEGER: pa.int64(),
+    FieldKind.NUMBER: pa.float64(),
+    FieldKind.BOOLEAN: pa.bool_(),
+    FieldKind.PICTURE: pa.string(),
 }
-_EDIT_COLUMNS: "dict[str, pa.Field[Any]]" = {
-    "image": json_text_field("image"),
-    "mask": pa.field("mask", pa.string()),
-    "strength": pa.field("strength", pa.float64()),
-    "control_image": pa.field("control_image", pa.string()),
-    "controlnet_conditioning_scale": pa.field("controlnet_conditioning_scale", pa.float64()),
-}
+_FIELDS = {field.outer_name: field for field in fields_of(Way.BATCH_LINE)}
+_OF_EDITS = {name for name, field in _FIELDS.items() if field.is_of_edits}
+
+
+def _column(name: str, field: RequestField) -> "pa.Field[Any]":
+    several = field.kind is FieldKind.PICTURES
+    return json_text_field(name) if several else pa.field(name, _JSON_TYPES[field.kind])
+
+
+_COLUMNS: "tuple[pa.Field[Any], ...]" = (
+    pa.field("key", pa.string()),
+    pa.field("model", pa.string()),
+    pa.field("variants", pa.int64()),
+    *(_column(name, field) for name, field in _FIELDS.items() if name not in _OF_EDITS),
+)
+_EDIT_COLUMNS = tuple(_column(name, field) for name, field in _FIELDS.items() if name in _OF_EDITS)
 """Further ones of a file with edits."""
-_EDIT_NUMBERS = ("strength", "controlnet_conditioning_scale")
-_EDIT_FIELDS = ("image", "images", "mask", "control_image", *_EDIT_NUMBERS)
 
 # Values that ask for what happens anyway, so that leaving them out changes no picture.
 _HARMLESS: dict[str, tuple[str, ...]] = {
@@ -79,8 +82,7 @@ class OpenAIBatchSource(Source):
         if not sample:
             raise InvalidRequest(f"input: {files.uri} has no rows", field="input")
         has_edits = any(isinstance(item, JsonRow) and item.values.get("url") == EDITS_URL for item in sample)
-        columns = [pa.field(name, type_) for name, type_ in _COLUMNS.items()]
-        self.schema = pa.schema([*columns, *(_EDIT_COLUMNS.values() if has_edits else ())])
+        self.schema = pa.schema([*_COLUMNS, *(_EDIT_COLUMNS if has_edits else ())])
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
         """Read the rows from the first on."""
@@ -134,21 +136,20 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
             values["variants"] = value
         elif name == "size":
             values["size"] = None if value == "auto" else value
-        elif name == "model" or name in GENERATION_FIELDS or (is_edit and name in _EDIT_NUMBERS):
-            values[name] = value
         elif is_edit and name in ("image", "images"):
             if "image" in values:
                 raise InvalidRequest("body.images: give either image or images, not both")
             values["image"] = [_address(item) for item in (value if isinstance(value, list) else [value])]
-        elif is_edit and name in ("mask", "control_image"):
-            values[name] = _address(value)
+        elif name == "model" or (name in _FIELDS and (is_edit or name not in _OF_EDITS)):
+            is_picture = name in _FIELDS and _FIELDS[name].is_picture
+            values[name] = _address(value) if is_picture else value
         elif name in _HARMLESS:
             if value is not None and value not in _HARMLESS[name]:
                 accepted = ", ".join(_HARMLESS[name])
                 raise InvalidRequest(f"body.{name}: {shown(value)} is not supported; accepted: {accepted}")
         elif name != "user":
-            names = ("model", "n", "size", "user", *GENERATION_FIELDS, *_HARMLESS)
-            known = ", ".join(sorted((*names, *(_EDIT_FIELDS if is_edit else ()))))
+            names = {"model", "n", "user", *_FIELDS, *_HARMLESS}
+            known = ", ".join(sorted(names | {"images"} if is_edit else names - _OF_EDITS))
             raise InvalidRequest(f"body.{name}: unknown field; known fields are {known}")
     if is_edit and not (values.get("image") or values.get("control_image")):
         raise InvalidRequest("body.image: missing")

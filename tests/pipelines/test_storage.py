@@ -284,7 +284,7 @@ class TestDiskErrors:
 
     def test_leftover_of_a_killed_writer_is_not_listed(self, tmp_path: Path) -> None:
         writer = (
-            "import os, sys, pipelines.storage as s\n"
+            "import os, sys, pipelines.storage_address as s\n"
             "os.replace = lambda *_: os._exit(9)\n"
             "s.open_storage(sys.argv[1]).write('a', b'content')\n"
         )

@@ -8,7 +8,9 @@ import pytest
 
 from pipelines.unit_ids import SeenHashes, UnitIndex, as_fixed, derive_seed, digest, unit_id
 from zimage_models.image_files.image_codec import Encoding
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
+from zimage_models.pictures import Picture
+from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.requests import ImageRequest, Priority
 
 REQUEST = ImageRequest(
     prompt="a red apple 苹果",
@@ -39,6 +41,65 @@ def id_of(request: ImageRequest = REQUEST, **changes: Any) -> str:
 
 def hex_ids(*numbers: int) -> list[str]:
     return [f"{number:032x}" for number in numbers]
+
+
+PICTURE = Picture(pixels=np.zeros((64, 64, 3), np.uint8))
+MASK = Picture(pixels=np.full((64, 64), 255, np.uint8))
+ASCII_REQUEST = replace(REQUEST, prompt="a red apple")
+GUIDED_REQUEST = replace(
+    REQUEST,
+    prompt="一只猫头鹰",
+    negative_prompt="blurry",
+    guidance_scale=3.5,
+    cfg_normalization=1.5,
+    cfg_truncation=0.75,
+    truncate_prompt=True,
+    seed=2**63 - 1,
+)
+# Computed by release 0.1. An id that changes makes every image of its kind again, in every data set there is.
+STORED_IDS = {
+    "bbcae945cac1e5748ff9ae1a9431575f": (ASCII_REQUEST, {}),
+    "5ee72b2bb1c89d04326138278e8fbe15": (
+        GUIDED_REQUEST,
+        {
+            "variant": 3,
+            "shift": 6.0,
+            "encoding": Encoding(format="webp", quality=80, embed_prompt=False),
+        },
+    ),
+    "803e49debab2fb304f3627400eb431e2": (
+        replace(ASCII_REQUEST, reference_images=(PICTURE,), strength=0.6),
+        {"files": [None, "cd" * 32]},
+    ),
+    "6512daf5e811b848492e43c44f749f52": (
+        replace(ASCII_REQUEST, reference_images=(PICTURE,), mask=MASK, strength=1.0),
+        {"files": ["ef" * 32, "cd" * 32]},
+    ),
+    "2e4c0732139a08ec706a20d03d28695a": (
+        replace(ASCII_REQUEST, reference_images=(PICTURE, PICTURE)),
+        {"files": [None, "cd" * 32, "12" * 32]},
+    ),
+    "0249f69dbc48156cc353ae2197b53fe6": (
+        replace(ASCII_REQUEST, control_image=PICTURE, controlnet_conditioning_scale=0.75),
+        {"control": "34" * 32},
+    ),
+    "87455340769f625d612fbdf222382c5e": (
+        replace(
+            ASCII_REQUEST,
+            reference_images=(PICTURE,),
+            mask=MASK,
+            control_image=PICTURE,
+            controlnet_conditioning_scale=1.25,
+        ),
+        {"files": ["ef" * 32, "cd" * 32], "control": "34" * 32, "salt": "another key"},
+    ),
+}
+
+
+@pytest.mark.parametrize("stored", STORED_IDS)
+def test_ids_of_release_0_1_stay_what_they_are(stored: str) -> None:
+    request, identity = STORED_IDS[stored]
+    assert id_of(request, **identity) == stored
 
 
 @pytest.mark.parametrize("field", GENERATION_FIELDS)

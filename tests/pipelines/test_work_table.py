@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.work_table import WORK_FIELDS, WorkRows, read_work, to_request
 from tests.pipelines.plan_fixtures import DataSet, products
-from zimage_models.requests import GENERATION_FIELDS, ImageRequest, Priority
+from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.requests import ImageRequest, Priority
 
 
 def test_a_work_row_reads_back_as_its_request() -> None:

@@ -16,15 +16,8 @@ from zimage_models.errors import CheckpointError, EngineOverloaded, InvalidReque
 from zimage_models.field_values import MAX_PROMPT_CHARS
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, fit
-from zimage_models.requests import (
-    EDIT_FIELDS,
-    GENERATION_FIELDS,
-    MAX_SEED,
-    ImageRequest,
-    Priority,
-    build_request,
-    parse_size,
-)
+from zimage_models.request_fields import EDIT_FIELDS, GENERATION_FIELDS, MAX_SEED
+from zimage_models.requests import ImageRequest, Priority, build_request, parse_size
 
 
 @pytest.fixture(scope="module")

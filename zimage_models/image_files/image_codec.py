@@ -18,6 +18,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files import xmp
 from zimage_models.pictures import Ingredient
+from zimage_models.request_fields import Way, fields_of
 from zimage_models.requests import ImageRequest
 
 IMAGE_FORMATS = ("png", "jpeg", "webp", "avif")
@@ -40,17 +41,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 
 # A JPEG segment holds 65,533 bytes, of which 29 name it as XMP.
 _MAX_JPEG_XMP_BYTES = 65_504
-EMBEDDED_FIELDS = (
-    "prompt",
-    "negative_prompt",
-    "width",
-    "height",
-    "num_inference_steps",
-    "guidance_scale",
-    "seed",
-    "strength",
-    "controlnet_conditioning_scale",
-)
+EMBEDDED_FIELDS = tuple(field.name for field in fields_of(Way.IMAGE_FILE))
 """The fields of a request that go into its image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
 # No "Model hash": that label means ten digits of one checkpoint file's own hash.

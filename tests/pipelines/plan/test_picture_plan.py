@@ -25,7 +25,8 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import Encoding, encode_image
 from zimage_models.image_files.image_inputs import ImageLimits, read_image
 from zimage_models.image_files.xmp import GENERATED
-from zimage_models.requests import GENERATION_FIELDS, build_request
+from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.requests import build_request
 
 RED, BLUE = file_of(plain(colour="red", size=(96, 64)), "png"), file_of(plain(colour="blue"), "jpeg")
 MASK = file_of(plain("L", 255, size=(96, 64)), "png")
