@@ -7,7 +7,7 @@ ARGS ?=
 BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu_latency coserving online_overhead rank_loss sharded_load simulate_cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak bench lint format clean
+.PHONY: help install demo test soak bench lint docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,12 +32,15 @@ lint: $(VENV)/.dev ## Check style, types and the import rule
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(VENV)/.docs ## Build the documentation into site/, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(VENV)/.dev ## Rewrite the sources in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## Remove caches, builds and the demo's images (the .venv stays)
-	rm -rf build dist out/demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf build dist site out/demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 # A stamp is written last, so an installation that was cut short is done again. torch comes first and by its pin: left to
@@ -52,4 +55,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
 	touch $@

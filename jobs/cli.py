@@ -1,4 +1,4 @@
-"""The ``zimage`` command: one module a command, errors worded once, exit codes as documented."""
+"""The ``zimage`` command: commands in modules of their own, errors worded once, exit codes as documented."""
 
 import gc
 import logging
@@ -9,7 +9,7 @@ from types import FrameType
 import typer
 from pydantic import ValidationError
 
-from jobs import cluster, convert, export, generate, models, plan, retry, serve, status, verify
+from jobs import cluster, estimate, generate, models, published, serve
 from pipelines.generate import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
@@ -22,14 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("generate")(generate.command)
-app.command("plan")(plan.command)
+app.command("estimate")(estimate.command)
 app.command("serve")(serve.command)
-app.command("status")(status.command)
-app.command("retry")(retry.command)
-app.command("verify")(verify.command)
-app.command("export")(export.command)
-app.command("models")(models.command)
-app.command("convert")(convert.command)
+app.command("status")(published.status)
+app.command("retry")(published.retry)
+app.command("verify")(published.verify)
+app.command("export")(published.export)
+app.command("models")(models.list_models)
+app.command("convert")(models.convert)
 app.add_typer(cluster.app, name="cluster")
 
 

@@ -1,14 +1,10 @@
 """``zimage cluster``: check the files that a cluster is started from, and keep them in step."""
 
-import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from deployments.cluster_check.demand import Demand
-from jobs.engine_range import parse_range
-from jobs.shared_options import EngineHost
 from zimage_models.errors import InvalidRequest
 
 app = typer.Typer(
@@ -33,10 +29,10 @@ def check(
         ),
     ] = None,
 ) -> int:
-    """Find offline what would go wrong on a cluster.
+    """Check the files of a cluster, offline.
 
-    Each file is checked by its schema and by Ray's own code, and all are compared with each other. Exit code
-    2 when something is wrong; placeholders are only listed.
+    Each file is checked by its schema and by Ray's own code. All of them must name one image and one Ray, and
+    the RayService must serve what serve.yaml says. Exit code 2 when something is wrong.
     """
     paths = files or files_of(Path())
     for path in paths:
@@ -45,15 +41,9 @@ def check(
     # A second of imports: not for --help.
     from deployments.cluster_check.check import check_files
 
-    # Ray's autoscaler warns on its own of what is told better here.
-    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
-    found = check_files(paths, read_command)
-    problems = [problem for problem in found if not problem.to_fill_in]
-    to_fill_in = [problem for problem in found if problem.to_fill_in]
+    problems = check_files(paths)
     for problem in problems:
         print(problem)
-    for problem in to_fill_in:
-        print(f"{problem}: fill it in")
     wrong = {problem.file for problem in problems}
     for path in paths:
         if str(path) not in wrong:
@@ -83,41 +73,13 @@ def sync() -> int:
     return 0
 
 
-def read_command(arguments: list[str]) -> Demand | None:
-    """Read a command line as ``zimage`` itself would, without running it; return the engines it asks for."""
-    from typer.main import get_command
-
-    from jobs import cli  # which imports this module
-
-    name, *rest = arguments or [""]
-    commands: dict[str, Any] = getattr(get_command(cli.app), "commands", {})
-    command = commands.get(name)
-    if command is None:
-        raise InvalidRequest(f"{name or 'nothing'} is no command", field="command")
-    try:
-        options = command.make_context(name, rest).params
-    except typer.TyperException as error:
-        raise InvalidRequest(error.format_message(), field="command") from error
-    if name != "generate" or options["engine"] is not EngineHost.OWN or options["fake"]:
-        return None
-    _, most = parse_range(options["engines"], field="engines")
-    gpus = 1.0 if options["engine_gpus"] is None else options["engine_gpus"]
-    return Demand(
-        what="an engine",
-        count=most,
-        num_cpus=(options["engine_cpus"] or 0) * options["tp"],
-        num_gpus=gpus * options["tp"],
-        accelerator_type=options["accelerator_type"],
-    )
-
-
 def files_of(checkout: Path) -> list[Path]:
     """Return the files of a checkout that a cluster is started from.
 
     Raises:
         InvalidRequest: there are none.
     """
-    paths = [checkout / name for name in (Path("cluster.yaml"), Path("Dockerfile"), SERVE_YAML)]
+    paths = [checkout / name for name in ("cluster.yaml", "Dockerfile", SERVE_YAML)]
     paths = [*(path for path in paths if path.is_file()), *sorted((checkout / KUBERAY).glob("*.yaml"))]
     if not paths:
         raise InvalidRequest("files: none here; run it in a checkout or name some", field="files")

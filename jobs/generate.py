@@ -2,142 +2,53 @@
 
 import sys
 from contextlib import redirect_stdout
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
 
 import typer
 
-from jobs.engine_range import parse_range
-from jobs.progress import make_progress
-from jobs.ray_session import connect
-from jobs.shared_options import (
-    INPUT_PANEL,
-    AllowUrls,
-    EngineHost,
-    ImageFormat,
-    ImageRoot,
-    ProgressMode,
-    S3Endpoint,
-    S3Region,
-    TrustHost,
-    parse_pairs,
+from jobs.option_groups import (
+    FieldOptions,
+    FileOptions,
+    ModelOptions,
+    S3Options,
+    TableOptions,
+    with_groups,
 )
-from jobs.work_estimate import estimate_text
+from jobs.option_values import parse_pairs, parse_range
+from jobs.progress import ProgressMode, make_progress
+from jobs.ray_session import connect
+from pipelines.dataset.manifest import read_manifest
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
+from pipelines.plan.plan import Plan
+from pipelines.storage_address import open_storage
 from zimage_models.config import EngineConfig, ParallelConfig
-from zimage_models.image_files.image_codec import Encoding
-from zimage_models.model_spec import DEFAULT_MODEL
 
-_INPUT = INPUT_PANEL
-_IMAGE = "What to make (rows may set the same fields themselves)"
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
 _RUN = "The run"
 
 
+class EngineHost(StrEnum):
+    """Whose engines make the images."""
+
+    OWN = "own"
+    SERVE = "serve"
+
+
+@with_groups
 def command(
     input: Annotated[
         str, typer.Argument(help="Prompt table: Parquet, CSV, JSONL or OpenAI-Batch JSONL; path or s3://.")
     ],
     output: Annotated[str, typer.Argument(help="Folder of the data set; path or s3://.")],
-    format: Annotated[
-        str | None,
-        typer.Option(
-            help="parquet, csv, jsonl or openai-batch; by suffix if not given.", rich_help_panel=_INPUT
-        ),
-    ] = None,
-    map: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FIELD=COLUMN",
-            help="Take a field from this column, or with FIELD= from none; repeatable.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN", help="Do not pass this column through; repeatable.", rich_help_panel=_INPUT
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help='Prompt from columns: "Studio photo of {{brand}} {{title}}" (Jinja2).',
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="Keep rows for which this Jinja2 expression is true: \"category == 'shoes'\".",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_INPUT)] = None,
-    image_root: ImageRoot = None,
-    allow_urls: AllowUrls = False,
-    trust_host: TrustHost = None,
-    model: Annotated[
-        str, typer.Option(help="Embedded model, folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
-    ] = DEFAULT_MODEL,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
-    ] = None,
-    controlnet: Annotated[
-        str | None, typer.Option(help="ControlNet: folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
-    ] = None,
-    variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_IMAGE)] = 1,
-    seed: Annotated[
-        int,
-        typer.Option(help="Job seed, from which rows without a seed derive theirs.", rich_help_panel=_IMAGE),
-    ] = 0,
-    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=_IMAGE)] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_IMAGE)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale as in diffusers: 0 is none.", rich_help_panel=_IMAGE)
-    ] = None,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            help="How far from its image a row goes, above 0 to 1; for tables with images.",
-            rich_help_panel=_IMAGE,
-        ),
-    ] = None,
-    controlnet_conditioning_scale: Annotated[
-        float | None,
-        typer.Option(help="How far a row follows its control image, 0 to 2.", rich_help_panel=_IMAGE),
-    ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=_IMAGE)] = None,
-    cfg_normalization: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
-    cfg_truncation: Annotated[float | None, typer.Option(rich_help_panel=_IMAGE)] = None,
-    truncate_prompt: Annotated[
-        bool,
-        typer.Option(
-            "--truncate-prompt/--reject-long-prompt",
-            help="What to do with prompts past the token limit.",
-            rich_help_panel=_IMAGE,
-        ),
-    ] = False,
-    max_prompt_tokens: Annotated[int | None, typer.Option(rich_help_panel=_IMAGE)] = None,
-    image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG,
-    quality: Annotated[
-        int | None, typer.Option(help="1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
-    ] = None,
-    embed_prompt: Annotated[
-        bool,
-        typer.Option(
-            "--embed-prompt/--no-embed-prompt",
-            help="Write the prompt into each image file.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = True,
-    name: Annotated[
-        str | None,
-        typer.Option(help='File name by columns: "{sku}/{variant:02d}.png".', rich_help_panel=_OUTPUT),
-    ] = None,
+    table: TableOptions,
+    model: ModelOptions,
+    fields: FieldOptions,
+    files: FileOptions,
+    s3: S3Options,
     export: Annotated[
         list[str] | None,
         typer.Option(
@@ -221,84 +132,72 @@ def command(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
     ] = False,
-    s3_endpoint: S3Endpoint = None,
-    s3_region: S3Region = None,
 ) -> int:
     """Make the images of a prompt table and publish them as a data set.
 
     Run the same command again to continue after a stop, or to bring the data set up to a changed table. Exit
     codes: 0 all rows made, 2 bad usage, 3 some rows failed, 4 stopped by a cap, 130 interrupted.
     """
-    fields: dict[str, Any] = {
-        "size": size,
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        "strength": strength,
-        "controlnet_conditioning_scale": controlnet_conditioning_scale,
-        "negative_prompt": negative_prompt,
-        "cfg_normalization": cfg_normalization,
-        "cfg_truncation": cfg_truncation,
-        "truncate_prompt": truncate_prompt or None,
-    }
     engines_min, engines_max = parse_range(engines, field="engines")
     options = GenerateOptions.model_validate(
-        dict(
-            input=input,
-            output=output,
-            input_format=format,
-            columns=parse_pairs(map or [], field="map", form="FIELD=COLUMN", may_be_empty=True),
-            drop=tuple(drop or ()),
-            template=template,
-            where=where,
-            limit=limit,
-            variants=variants,
-            seed=seed,
-            fields={name: value for name, value in fields.items() if value is not None},
-            image_root=image_root,
-            allow_urls=allow_urls,
-            trusted_hosts=tuple(trust_host or ()),
-            name=name,
-            encoding=Encoding(format=image_format.value, quality=quality, embed_prompt=embed_prompt),
-            exports=tuple(export or ()),
-            engine=EngineConfig(
-                model=model,
-                variant=variant,
-                controlnet=controlnet,
+        {
+            "input": input,
+            "output": output,
+            **table.values(),
+            **model.values(),
+            **fields.values(),
+            **files.values(),
+            **s3.values(),
+            "exports": tuple(export or ()),
+            "engine": EngineConfig(
+                **model.engine_values(),
                 device=device,
                 dtype=dtype,
-                max_prompt_tokens=max_prompt_tokens,
                 max_step_tokens=max_step_tokens,
                 compile=compile,
                 parallel=ParallelConfig(tensor_parallel_size=tp),
-                s3_endpoint_url=s3_endpoint,
+                s3_endpoint_url=s3.s3_endpoint,
                 cache_dir=cache_dir,
                 fake=fake,
             ),
-            serve_app=serve_app if engine is EngineHost.SERVE else None,
-            engines_min=engines_min,
-            engines_max=engines_max,
-            engine_cpus=engine_cpus,
-            engine_gpus=engine_gpus,
-            accelerator_type=accelerator_type,
-            node_labels=parse_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
-            commit_rows=commit_rows,
-            max_errors=max_errors,
-            time_limit_s=time_limit,
-            storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
-        )
+            "serve_app": serve_app if engine is EngineHost.SERVE else None,
+            "engines_min": engines_min,
+            "engines_max": engines_max,
+            "engine_cpus": engine_cpus,
+            "engine_gpus": engine_gpus,
+            "accelerator_type": accelerator_type,
+            "node_labels": parse_pairs(node_label or [], field="node_label", form="KEY=VALUE"),
+            "commit_rows": commit_rows,
+            "max_errors": max_errors,
+            "time_limit_s": time_limit,
+        }
     )
     if dry_run:
-        display = make_progress(progress.value)
-        plan = plan_only(options)
-        display.planned(plan)
-        print(estimate_text(options, plan))
-        for error in plan.rejected[:20]:
-            print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
-        return 0
-    return run(options, progress=progress.value, verbose=verbose)
+        return _show_plan(options, progress.value)
+    return run_generation(options, progress=progress.value, verbose=verbose)
 
 
-def run(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
+def _show_plan(options: GenerateOptions, progress: str) -> int:
+    plan = plan_only(options)
+    make_progress(progress).planned(plan)
+    print(_estimate_text(options, plan))
+    for error in plan.rejected[:20]:
+        print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
+    return 0
+
+
+def _estimate_text(options: GenerateOptions, plan: Plan) -> str:
+    """Say how much work a plan is, and how long it takes at the speed of the last run of this data set."""
+    counts = plan.counts
+    text = f"{counts.new} images to make, {plan.transformer_steps} transformer steps"
+    previous = read_manifest(open_storage(options.output, options.storage))
+    speed = previous.speed["images_per_s"] if previous else 0.0
+    if not speed:
+        return f"{text}; no earlier run of this output to take a speed from"
+    return f"{text}; at the last run's {speed:g} images/s about {counts.new / speed:.0f} s"
+
+
+def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
     """Generate, and say where the images are."""
     display = make_progress(progress)
     # Ray prints its warnings on standard output, which a scheduler reads as JSON lines.

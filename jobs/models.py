@@ -1,10 +1,17 @@
-"""``zimage models``: the variants, and the models known by name."""
+"""``zimage models`` and ``zimage convert``: which models there are, and a smaller copy of one."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.option_groups import S3Options, with_groups
+from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS
 from zimage_models.variants import VARIANTS
 
 
-def command() -> int:
+def list_models() -> int:
     """List the variants and the models known by name; any other checkpoint needs --variant."""
     print("variants")
     for variant in VARIANTS.values():
@@ -15,4 +22,20 @@ def command() -> int:
     for name, known in KNOWN_MODELS.items():
         where = "embedded" if known.directory else "hub"
         print(f"  {name:26} {known.variant:6} {where}{' (default)' if name == DEFAULT_MODEL else ''}")
+    return 0
+
+
+@with_groups
+def convert(
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, hub id or s3:// address.")],
+    target: Annotated[Path, typer.Argument(help="New folder.")],
+    s3: S3Options,
+) -> int:
+    """Write a bfloat16 copy of a checkpoint (the Turbo release is float32 on disk, twice the size)."""
+    # It brings torch, which the other commands start without.
+    from zimage_models.checkpoints.convert import convert_checkpoint
+
+    source = resolve_checkpoint(model, s3_endpoint_url=s3.s3_endpoint)
+    num_bytes = convert_checkpoint(source, target)
+    print(f"{target}: {num_bytes / 1e6:.1f} MB of weights")
     return 0

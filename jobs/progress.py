@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from enum import StrEnum
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +14,15 @@ from pipelines.dataset.manifest import RunManifest
 from pipelines.generate import Progress
 from pipelines.plan.plan import Plan
 from pipelines.run.run_monitor import RunCounts
+
+
+class ProgressMode(StrEnum):
+    """How progress is told."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    JSON = "json"
+    QUIET = "quiet"
 
 
 def make_progress(mode: str) -> Progress:

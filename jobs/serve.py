@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from deployments.app_args import AppArgs, ModelArgs
-from jobs.engine_range import parse_range
+from jobs.option_values import parse_range
 from jobs.ray_session import STAGE_CPUS, default_gpus
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.report import write_result
 from benchmarks.simulation.simulation_check import check
 from benchmarks.simulation.simulation_scenarios import batch_scenarios, conclusions, traffic_scenarios
-from pipelines.capacity.fleet_plan import Assumptions
+from pipelines.capacity.fleet_estimate import Assumptions
 
 
 def scenarios(driver_blocks_per_s: float) -> dict[str, Any]:

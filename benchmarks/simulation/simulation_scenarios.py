@@ -12,7 +12,7 @@ from benchmarks.simulation.batch_simulation import SimulatedFleet, SimulatedJob,
 from benchmarks.simulation.simulated_endpoint import SimulatedReplica, SimulatedScaling
 from benchmarks.simulation.traffic_simulation import simulate_traffic
 from pipelines.capacity.accelerators import ACCELERATORS, MACHINES
-from pipelines.capacity.fleet_plan import Assumptions
+from pipelines.capacity.fleet_estimate import Assumptions
 from pipelines.capacity.image_work import ImageKind, image_work
 from pipelines.capacity.model_shape import RELEASED_SHAPE
 from pipelines.capacity.workload import Workload

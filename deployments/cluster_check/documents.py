@@ -11,15 +11,14 @@ Place = tuple[str | int, ...]
 """The keys and indexes that lead to a value."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Something that would go wrong on the cluster, or that its owner has yet to fill in."""
+    """One mistake in a file."""
 
     file: str
     line: int
     place: str
     message: str
-    to_fill_in: bool = False
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.place}: {self.message}"
@@ -33,93 +32,79 @@ class Document:
     data: Any
     lines: dict[Place, int]
     inside: Place = ()
-    """Where in the file's own document an embedded one stands."""
+    """The place of an embedded document in the outer one."""
 
-    def get(self, *place: str | int, default: Any = None) -> Any:
-        """Return the value at a place, or the default where there is none."""
+    def get(self, *place: str | int) -> Any:
+        """Return the value at a place, None where there is none."""
         value = self.data
         for key in place:
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError):
-                return default
-        return default if value is None else value
+                return None
+        return value
 
-    def problem(self, place: Place, message: str, *, to_fill_in: bool = False) -> Problem:
-        """Say what is wrong at a place; a missing value is reported at the line of what should hold it."""
+    def problem(self, place: Place, message: str) -> Problem:
+        """Return a problem at a place; a missing value has the line of what should hold it."""
         known = place
-        while known and known not in self.lines:
+        while known not in self.lines:
             known = known[:-1]
-        dotted = ".".join(str(key) for key in (*self.inside, *place)) or "."
-        return Problem(
-            file=self.file,
-            line=self.lines.get(known, 1),
-            place=dotted,
-            message=message,
-            to_fill_in=to_fill_in,
-        )
+        dotted = ".".join(map(str, (*self.inside, *place))) or "."
+        return Problem(file=self.file, line=self.lines[known], place=dotted, message=message)
 
     def embedded(self, *place: str | int) -> tuple[list["Document"], list[Problem]]:
-        """Parse a block of text (``key: |``) at a place as YAML of its own."""
+        """Parse a block of text (``key: |``) as YAML of its own."""
         # The text begins on the line after its key.
-        return _parse(self.file, str(self.get(*place)), self.lines[place], (*self.inside, *place))
+        return _parse(self.file, self.get(*place), self.lines[place], (*self.inside, *place))
 
 
-def read_documents(path: Path, file: str) -> tuple[list[Document], list[Problem]]:
-    """Parse all documents of a file; what can't be parsed, or says a key twice, is a problem."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        return [], [Problem(file=file, line=1, place=".", message=f"is not UTF-8: {error}")]
-    return _parse(file, text, 0, ())
+def read_documents(path: Path) -> tuple[list[Document], list[Problem]]:
+    """Parse all documents of a file; report what is not YAML and keys given twice.
+
+    An empty file is one document without data; other empty documents are left out.
+    """
+    return _parse(str(path), path.read_bytes(), 0, ())
 
 
-def _parse(file: str, text: str, above: int, inside: Place) -> tuple[list[Document], list[Problem]]:
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice, of which PyYAML would take the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.append(key.value)
+        return node
+
+
+def _parse(file: str, text: str | bytes, above: int, inside: Place) -> tuple[list[Document], list[Problem]]:
     documents = []
-    problems = []
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         while loader.check_node():
             root = loader.get_node()
             assert root is not None
-            doubled = list(_doubled_keys(root, ()))
-            # Constructing resolves merge keys (<<) in place: only then has every value a node.
+            # Constructing puts the values of merge keys (<<) into the nodes, so the lines come after.
             data = loader.construct_document(root)
             lines = {place: above + line for place, line in _lines(root, (), root.start_mark.line + 1)}
-            document = Document(file=file, data=data, lines=lines, inside=inside)
-            problems += [document.problem(place, "is given twice") for place in doubled]
             if data is not None:
-                documents.append(document)
-    except yaml.YAMLError as error:
+                documents.append(Document(file=file, data=data, lines=lines, inside=inside))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-13-01
         mark = getattr(error, "problem_mark", None)
+        message = f"is not valid YAML: {getattr(error, 'problem', None) or error}"
+        place = ".".join(map(str, inside)) or "."
         line = above + (mark.line + 1 if mark else 1)
-        what = str(getattr(error, "problem", None) or error)
-        dotted = ".".join(map(str, inside)) or "."
-        problems.append(Problem(file=file, line=line, place=dotted, message=f"is not YAML: {what}"))
-    finally:
-        loader.dispose()
-    return documents, problems
-
-
-def _children(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int, yaml.Node]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*place, key.value), key.start_mark.line + 1, value
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*place, index), value.start_mark.line + 1, value
+        return [], [Problem(file=file, line=line, place=place, message=message)]
+    return documents or [Document(file=file, data=None, lines={(): above + 1}, inside=inside)], []
 
 
 def _lines(node: yaml.Node, place: Place, line: int) -> Iterator[tuple[Place, int]]:
     yield place, line
-    for child, child_line, value in _children(node, place):
-        yield from _lines(value, child, child_line)
-
-
-def _doubled_keys(node: yaml.Node, place: Place) -> Iterator[Place]:
-    seen = set()
-    for child, _, value in _children(node, place):
-        if child in seen and child[-1] != "<<":
-            yield child
-        seen.add(child)
-        yield from _doubled_keys(value, child)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _lines(value, (*place, key.value), key.start_mark.line + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*place, index), value.start_mark.line + 1)

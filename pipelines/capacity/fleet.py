@@ -1,7 +1,7 @@
 """How many engines and nodes a job needs for a deadline, how long it then takes, and what that costs.
 
-The formulas are in docs/capacity.md. A plan is made with the slow end of what a speed is known to, so
-that the deadline holds there too; more nodes for less time cost nearly the same.
+The formulas are in docs/capacity.md. An estimate uses the slow end of a speed's range, so that
+the deadline holds there too; more nodes for less time cost nearly the same.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pipelines.capacity.accelerators import SPOT_SHARE, Accelerator
 from pipelines.capacity.cluster_file import Cluster, NodeType
 from pipelines.capacity.engine_speed import EngineEstimate
-from pipelines.capacity.fleet_plan import DEGREES, Assumptions, FleetOption, FleetPlan, Range
+from pipelines.capacity.fleet_estimate import DEGREES, Assumptions, FleetEstimate, FleetOption, Range
 from pipelines.capacity.measured import CapacityTable
 from pipelines.capacity.workload import Workload
 from zimage_models.errors import InvalidRequest
@@ -20,7 +20,7 @@ _HOUR_S = 3600.0
 _DEFAULTS = Assumptions()
 
 
-def plan_fleet(
+def estimate_fleet(
     workload: Workload,
     cluster: Cluster,
     table: CapacityTable,
@@ -29,8 +29,8 @@ def plan_fleet(
     degree: int | None = None,
     max_latency_s: float | None = None,
     assumptions: Assumptions = _DEFAULTS,
-) -> FleetPlan:
-    """Plan a job.
+) -> FleetEstimate:
+    """Estimate the engines and nodes of a job.
 
     Args:
         workload: what to make.
@@ -41,16 +41,16 @@ def plan_fleet(
         max_latency_s: longest time of one image.
         assumptions: what is taken for granted.
     """
-    planner = _Planner(workload, cluster, table, deadline_s, degree, max_latency_s, assumptions)
-    options = tuple(planner.option(node_type) for node_type in cluster.node_types)
+    estimator = _Estimator(workload, cluster, table, deadline_s, degree, max_latency_s, assumptions)
+    options = tuple(estimator.option(node_type) for node_type in cluster.node_types)
     usable = [option for option in options if option.problem is None]
     if usable:
         best = min(usable, key=_preference)
         reason = "the cheapest" if best.usd else "the fastest"
         among = f" of {len(usable)} node types" if len(usable) > 1 else ""
         why = f"{reason}{among} that {'meet' if len(usable) > 1 else 'meets'} the deadline"
-        return FleetPlan(options=options, chosen=(best,), why=why if deadline_s else f"{reason}{among}")
-    return planner.together(options)
+        return FleetEstimate(options=options, chosen=(best,), why=why if deadline_s else f"{reason}{among}")
+    return estimator.together(options)
 
 
 def _preference(option: FleetOption) -> tuple[float, float, int]:
@@ -59,7 +59,7 @@ def _preference(option: FleetOption) -> tuple[float, float, int]:
     return cost, round(option.finish_s[1] / 60), option.nodes
 
 
-class _Planner:
+class _Estimator:
     def __init__(
         self,
         workload: Workload,
@@ -115,11 +115,11 @@ class _Planner:
         option = self._sized([replace(option, nodes=nodes)])[0]
         return replace(option, problem=self._too_slow(option, limit, useful, wanted))
 
-    def together(self, options: Sequence[FleetOption]) -> FleetPlan:
+    def together(self, options: Sequence[FleetOption]) -> FleetEstimate:
         """Take the cheapest node types first, until the deadline is met."""
         fitting = [option for option in options if option.nodes]
         if not fitting:
-            return FleetPlan(options=tuple(options), chosen=(), why=options[0].problem or "")
+            return FleetEstimate(options=tuple(options), chosen=(), why=options[0].problem or "")
         by_price = sorted(fitting, key=lambda option: (self._usd_per_image(option), -option.images_per_s))
         left = self._cluster.max_nodes or sum(option.nodes for option in fitting)
         chosen: list[FleetOption] = []
@@ -132,13 +132,13 @@ class _Planner:
                     break
             chosen = self._sized(chosen)
             if self._deadline_s is not None and chosen and chosen[0].finish_s[1] <= self._deadline_s:
-                return FleetPlan(
+                return FleetEstimate(
                     options=tuple(options),
                     chosen=tuple(chosen),
                     why="no node type meets the deadline alone; the cheapest ones together do",
                 )
         soonest = chosen[0].finish_s[1] / _HOUR_S
-        return FleetPlan(
+        return FleetEstimate(
             options=tuple(options),
             chosen=(),
             why=f"all nodes together take up to {soonest:.3g} h; raise max_workers or the deadline",

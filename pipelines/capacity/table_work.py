@@ -34,8 +34,8 @@ class TableWork:
     workload: Workload
 
 
-def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
-    """Plan a table and count its images by the work they are; nothing is written to its output.
+def count_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
+    """Count the images of a table by the work they are; nothing is written to its output.
 
     Args:
         options: what a run would be given.
@@ -46,7 +46,7 @@ def plan_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
     """
     spec = resolve_model(options.engine)
     output = open_storage(options.output, options.storage)
-    with tempfile.TemporaryDirectory(prefix="zimage-plan-") as folder:
+    with tempfile.TemporaryDirectory(prefix="zimage-estimate-") as folder:
         store = open_storage(folder)
         plan = write_plan(
             options,

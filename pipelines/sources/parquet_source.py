@@ -35,6 +35,13 @@ class ParquetSource(Source):
         schemas = [pa.schema([(field.name, field.type) for field in schema]) for schema, _, _ in footers]
         self.schema = schemas[0]
         check_column_names(self.schema.names, f"input: {files.uri}")
+        for field in self.schema:
+            if (extension := _extension_in(field.type)) is not None:
+                raise InvalidRequest(
+                    f"input: {files.uri}: column {field.name!r} is of Arrow's extension type"
+                    f" {extension.extension_name}; write it as a plain type",
+                    field=field.name,
+                )
         for path, schema in zip(self._paths, schemas, strict=True):
             if schema != self.schema:
                 difference = _difference(schema, self.schema)
@@ -65,6 +72,18 @@ class ParquetSource(Source):
             footer = parquet.metadata
             num_bytes = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
             return parquet.schema_arrow, footer.num_rows, num_bytes
+
+
+def _extension_in(dtype: pa.DataType) -> "pa.BaseExtensionType | None":
+    """Return an extension type in a column's type, if there is one: reading its values may run code.
+
+    Ray registers ``ray.data.arrow_pickled_object``, whose values are unpickled.
+    """
+    if isinstance(dtype, pa.BaseExtensionType):
+        return dtype
+    inner = [dtype.value_type] if isinstance(dtype, pa.DictionaryType) else []
+    inner += [dtype.field(index).type for index in range(dtype.num_fields)]
+    return next(filter(None, map(_extension_in, inner)), None)
 
 
 def _difference(schema: pa.Schema, expected: pa.Schema) -> str:

@@ -110,7 +110,7 @@ def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> N
     done = zimage("generate", table, tmp_path / "out", "--fake", *root, "--dry-run")
     assert (done.code, "1 images to make" in done.out) == (0, True), done.err
     assert "image: 'b.png' cannot be read" in done.err
-    planned = zimage("plan", table, *root, "--json")
+    planned = zimage("estimate", table, *root, "--json")
     assert planned.code == 0, planned.err
     assert '"width": 128' in planned.out
 

@@ -76,7 +76,9 @@ class PromptTokenizer:
         """
         folder = directory / "tokenizer"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
             # enable_thinking=True adds no block to the prompt; it is what the model was trained with.
             template = tokenizer.apply_chat_template(
                 [{"role": "user", "content": _SENTINEL}],

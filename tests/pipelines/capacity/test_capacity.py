@@ -11,8 +11,8 @@ from benchmarks.gpu.released_shape import decode_flops as counted_decode_flops
 from pipelines.capacity.accelerators import ACCELERATORS, Evidence
 from pipelines.capacity.cluster_file import Cluster, NodeType, any_machine, read_cluster
 from pipelines.capacity.engine_speed import engine_memory_gb, estimate_engine, num_sums, padding, sum_bytes
-from pipelines.capacity.fleet import plan_fleet
-from pipelines.capacity.fleet_plan import Assumptions, FleetPlan
+from pipelines.capacity.fleet import estimate_fleet
+from pipelines.capacity.fleet_estimate import Assumptions, FleetEstimate
 from pipelines.capacity.image_work import ImageKind, decode_flops, image_work
 from pipelines.capacity.measured import CapacityTable, read_table
 from pipelines.capacity.model_shape import RELEASED_SHAPE, VaeShape, read_model_shape
@@ -39,10 +39,10 @@ def node_type(name: str = "h100", **changes: object) -> NodeType:
     return NodeType(name=name, **{**values, **changes})  # type: ignore[arg-type]
 
 
-def plan(*node_types: NodeType, hours: float | None = 8, **options: object) -> FleetPlan:
+def plan(*node_types: NodeType, hours: float | None = 8, **options: object) -> FleetEstimate:
     cluster = Cluster(node_types=node_types, max_nodes=None, idle_s=0)
     deadline_s = None if hours is None else hours * HOUR
-    return plan_fleet(MILLION, cluster, CapacityTable(), deadline_s=deadline_s, **options)  # type: ignore[arg-type]
+    return estimate_fleet(MILLION, cluster, CapacityTable(), deadline_s=deadline_s, **options)  # type: ignore[arg-type]
 
 
 # facts/zimage.md section 1, by torch's own counter on the released configuration.

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
 
 from pipelines.sources.jsonl_source import SAMPLE_ROWS
 from pipelines.sources.open_source import SOURCES, open_source
@@ -146,6 +147,13 @@ class TestOpening:
         assert set(SOURCES) == {"csv", "tsv", "jsonl", "parquet", "openai-batch"}
 
 
+class RunsCode:
+    """An object whose unpickling calls a function."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return pytest.fail, ("a pickled object of the table was loaded",)
+
+
 class TestParquet:
     def test_types_and_nulls_are_kept(self, tmp_path: Path) -> None:
         table = pa.table(
@@ -155,6 +163,16 @@ class TestParquet:
         source = open_source(str(tmp_path / "t.parquet"))
         assert source.num_rows == 2
         assert pa.concat_tables([batch.table for batch in source.batches()]).equals(table)
+
+    @pytest.mark.parametrize("is_nested", [False, True])
+    def test_pickled_objects_are_refused_unread(self, is_nested: bool, tmp_path: Path) -> None:
+        # Ray registers this type as it is imported, and reading a value of it runs what is pickled there.
+        pickled = ArrowPythonObjectArray.from_objects([RunsCode(), RunsCode()])
+        column = pa.StructArray.from_arrays([pickled], ["inner"]) if is_nested else pickled
+        table = pa.table({"prompt": ["cat", "dog"], "seed": column})
+        pq.write_table(table, tmp_path / "t.parquet")
+        with pytest.raises(InvalidRequest, match=r"column 'seed' is of .* ray\.data\.arrow_pickled_object"):
+            open_source(str(tmp_path / "t.parquet"))
 
     def test_folder_is_read_in_order_of_paths(self, tmp_path: Path) -> None:
         (tmp_path / "dt=2026-01-02").mkdir()

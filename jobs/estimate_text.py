@@ -1,12 +1,12 @@
-"""A capacity plan as text for people."""
+"""A capacity estimate as text for people."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
-from jobs.durations import duration_text
+from jobs.option_values import duration_text
 from pipelines.capacity.engine_speed import num_sums, sum_bytes
-from pipelines.capacity.fleet_plan import FleetOption, FleetPlan, Range
+from pipelines.capacity.fleet_estimate import FleetEstimate, FleetOption, Range
 from pipelines.capacity.image_work import image_work
 from pipelines.capacity.measured import CapacityTable
 from pipelines.capacity.workload import Workload
@@ -16,13 +16,13 @@ NARROW_DIM = 1024
 """Narrower models do not fill an accelerator."""
 
 
-def plan_text(
-    model: str, workload: Workload, plan: FleetPlan, table: CapacityTable, *, deadline: str | None
+def estimate_text(
+    model: str, workload: Workload, estimate: FleetEstimate, table: CapacityTable, *, deadline: str | None
 ) -> str:
-    """Write a plan: the work, the node types, the choice, and why."""
-    sections = [_work(model, workload), _options(plan.options)]
-    chosen = [_choice(plan, deadline) if plan.chosen else plan.why]
-    sections.append("\n".join([*chosen, *_reasons(workload, plan, table)]))
+    """Write an estimate: the work, the node types, the choice, and why."""
+    sections = [_work(model, workload), _options(estimate.options)]
+    chosen = [_choice(estimate, deadline) if estimate.chosen else estimate.why]
+    sections.append("\n".join([*chosen, *_reasons(workload, estimate, table)]))
     return "\n\n".join(sections)
 
 
@@ -74,17 +74,17 @@ def _option(option: FleetOption) -> tuple[str, ...]:
     )
 
 
-def _choice(plan: FleetPlan, deadline: str | None) -> str:
-    parts = [f"{one.nodes:,} x {one.node_type.name} ({_engines(one.engines)})" for one in plan.chosen]
-    assert plan.finish_s is not None
+def _choice(estimate: FleetEstimate, deadline: str | None) -> str:
+    parts = [f"{one.nodes:,} x {one.node_type.name} ({_engines(one.engines)})" for one in estimate.chosen]
+    assert estimate.finish_s is not None
     within = f", deadline {deadline}" if deadline else ""
-    cost = _dollars(plan.usd)
-    return f"take {' + '.join(parts)}: {plan.why}\n  done in {_times(plan.finish_s)}{within}; {cost}"
+    cost = _dollars(estimate.usd)
+    return f"take {' + '.join(parts)}: {estimate.why}\n  done in {_times(estimate.finish_s)}{within}; {cost}"
 
 
-def _reasons(workload: Workload, plan: FleetPlan, table: CapacityTable) -> list[str]:
+def _reasons(workload: Workload, estimate: FleetEstimate, table: CapacityTable) -> list[str]:
     lines = []
-    for option in plan.chosen:
+    for option in estimate.chosen:
         accelerator = table.accelerator(option.node_type.accelerator)
         engine = option.engine
         lines.append(

@@ -1,4 +1,4 @@
-"""The nouns of a fleet plan: what is assumed, one node type's part, and the whole."""
+"""The nouns of a fleet estimate: what is assumed, one node type's part, and the whole."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
-    """What a plan takes for granted; every one may be given."""
+    """What an estimate takes for granted; every one may be given."""
 
     node_start_s: float = 300.0
     """From asking for a machine to Ray running on it: boot, image, setup commands."""
@@ -54,7 +54,7 @@ class FleetOption:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetPlan:
+class FleetEstimate:
     """Every node type by itself, and what was chosen."""
 
     options: tuple[FleetOption, ...]

@@ -1,4 +1,4 @@
-"""``zimage plan``: how much work a job is, and which engines, nodes and money it takes by when."""
+"""``zimage estimate``: how much work a job is, and which engines and nodes finish it by a deadline."""
 
 import json
 import os
@@ -8,75 +8,50 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.durations import parse_duration
-from jobs.plan_text import NARROW_DIM, plan_text
-from jobs.shared_options import AllowUrls, ImageRoot, S3Endpoint, S3Region, TrustHost, parse_pairs
+from jobs.estimate_text import NARROW_DIM, estimate_text
+from jobs.option_groups import FieldOptions, FileOptions, ModelOptions, S3Options, TableOptions, with_groups
+from jobs.option_values import parse_duration
 from pipelines.capacity.cluster_file import Cluster, any_machine, read_cluster, this_machine
-from pipelines.capacity.fleet import plan_fleet
-from pipelines.capacity.fleet_plan import DEGREES, Assumptions, FleetPlan
+from pipelines.capacity.fleet import estimate_fleet
+from pipelines.capacity.fleet_estimate import DEGREES, Assumptions, FleetEstimate
 from pipelines.capacity.image_work import ImageKind, image_work
 from pipelines.capacity.measured import CapacityTable, read_table
 from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
-from pipelines.capacity.table_work import plan_table
+from pipelines.capacity.table_work import count_table
 from pipelines.capacity.workload import Workload
 from pipelines.options import GenerateOptions
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
-from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, released_spec
+from zimage_models.model_spec import KNOWN_MODELS, ModelSpec, released_spec
 from zimage_models.requests import build_request
 
 _WORK = "The work: a table, or a number of images"
-_IMAGE = "What to make"
 _FLEET = "Where it runs"
 _GIVEN = "What is taken for granted"
 _PROMPT_TOKENS = 128
 _DEFAULTS = Assumptions()
 
 
+@with_groups
 def command(
+    model: ModelOptions,
+    table: TableOptions,
+    fields: FieldOptions,
+    files: FileOptions,
+    s3: S3Options,
     input: Annotated[str | None, typer.Argument(help="Prompt table, as for zimage generate.")] = None,
     output: Annotated[
         str | None, typer.Argument(help="Folder of the data set; what it holds already is not counted.")
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="Plan so many images instead of a table.", rich_help_panel=_WORK)
-    ] = None,
-    format: Annotated[str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="As for zimage generate.", rich_help_panel=_WORK),
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)
-    ] = None,
-    where: Annotated[str | None, typer.Option(help="As for zimage generate.", rich_help_panel=_WORK)] = None,
-    limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_WORK)] = None,
-    image_root: ImageRoot = None,
-    allow_urls: AllowUrls = False,
-    trust_host: TrustHost = None,
-    variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_WORK)] = 1,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="As for zimage generate; with --images the released models need not be at hand.",
-            rich_help_panel=_IMAGE,
-        ),
-    ] = DEFAULT_MODEL,
-    variant: Annotated[
-        str | None,
-        typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
-    ] = None,
-    size: Annotated[str | None, typer.Option(metavar="WIDTHxHEIGHT", rich_help_panel=_IMAGE)] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.", rich_help_panel=_IMAGE)] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale; above 0 doubles the work.", rich_help_panel=_IMAGE)
+        int | None, typer.Option(help="Estimate so many images instead of a table.", rich_help_panel=_WORK)
     ] = None,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
             help=f"Tokens of a prompt, with --images [{_PROMPT_TOKENS}]; a table's are counted.",
-            rich_help_panel=_IMAGE,
+            rich_help_panel=_WORK,
         ),
     ] = None,
     deadline: Annotated[
@@ -123,10 +98,8 @@ def command(
         float, typer.Option(min=0, help="Of one spot node in an hour.", rich_help_panel=_GIVEN)
     ] = _DEFAULTS.interruptions_per_h,
     as_json: Annotated[bool, typer.Option("--json")] = False,
-    s3_endpoint: S3Endpoint = None,
-    s3_region: S3Region = None,
 ) -> int:
-    """Say how much work a job is, and which engines and nodes finish it by when, for how much, and why.
+    """Estimate the work of a job, the engines and nodes that finish it by a deadline, and what they cost.
 
     Nothing is started or written. docs/capacity.md has the formulas and their sources.
     """
@@ -134,41 +107,34 @@ def command(
         raise InvalidRequest("input: give a prompt table or --images, one of the two", field="input")
     if tp is not None and tp not in DEGREES:
         raise InvalidRequest(f"tp: {tp} is not one of {', '.join(map(str, DEGREES))}", field="tp")
-    engine = EngineConfig(model=model, variant=variant, s3_endpoint_url=s3_endpoint)
-    values = {"size": size, "num_inference_steps": steps, "guidance_scale": guidance}
-    fields = {name: value for name, value in values.items() if value is not None}
+    engine = EngineConfig(**model.engine_values(), s3_endpoint_url=s3.s3_endpoint)
     if images is not None:
-        workload = _counted(engine, images * variants, fields, prompt_tokens or _PROMPT_TOKENS)
+        given = fields.values()["fields"]
+        workload = _counted(engine, images * model.variants, given, prompt_tokens or _PROMPT_TOKENS)
         rows = None
     else:
         if prompt_tokens is not None:
             raise InvalidRequest("prompt_tokens: a table's prompts are counted", field="prompt_tokens")
         with tempfile.TemporaryDirectory() as nothing:
             options = GenerateOptions.model_validate(
-                dict(
-                    input=input,
-                    output=output or nothing,
-                    input_format=format,
-                    columns=parse_pairs(columns or [], field="map", form="FIELD=COLUMN", may_be_empty=True),
-                    template=template,
-                    where=where,
-                    limit=limit,
-                    variants=variants,
-                    fields=fields,
-                    image_root=image_root,
-                    allow_urls=allow_urls,
-                    trusted_hosts=tuple(trust_host or ()),
-                    engine=engine,
-                    storage={"s3_endpoint_url": s3_endpoint, "s3_region": s3_region},
-                )
+                {
+                    "input": input,
+                    "output": output or nothing,
+                    **table.values(),
+                    **model.values(),
+                    **fields.values(),
+                    **files.values(),
+                    **s3.values(),
+                    "engine": engine,
+                }
             )
-            table_work = plan_table(options, count_made=output is not None)
+            table_work = count_table(options, count_made=output is not None)
         workload, rows = table_work.workload, table_work.counts
-    table = read_table(measured or [])
-    plan = plan_fleet(
+    speeds = read_table(measured or [])
+    estimate = estimate_fleet(
         workload,
-        _cluster(cluster, workload, table),
-        table,
+        _cluster(cluster, workload, speeds),
+        speeds,
         deadline_s=parse_duration(deadline, field="deadline") if deadline else None,
         degree=tp,
         max_latency_s=parse_duration(max_latency, field="max_latency") if max_latency else None,
@@ -181,9 +147,9 @@ def command(
         ),
     )
     if as_json:
-        print(json.dumps(_report(workload, plan) | {"rows": rows and asdict(rows)}, indent=1))
+        print(json.dumps(_report(workload, estimate) | {"rows": rows and asdict(rows)}, indent=1))
     else:
-        print(plan_text(model, workload, plan, table, deadline=deadline))
+        print(estimate_text(model.model, workload, estimate, speeds, deadline=deadline))
     return 0
 
 
@@ -224,7 +190,7 @@ def _model(config: EngineConfig) -> tuple[ModelSpec, Any]:
     return spec, read_model_shape(spec.directory)
 
 
-def _report(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
+def _report(workload: Workload, estimate: FleetEstimate) -> dict[str, Any]:
     return {
         "images": workload.num_images,
         "forwards": workload.num_forwards,
@@ -233,9 +199,9 @@ def _report(workload: Workload, plan: FleetPlan) -> dict[str, Any]:
             {**asdict(kind), "images": number, **asdict(image_work(workload.shape, kind))}
             for kind, number in workload.kinds.items()
         ],
-        "options": [_finite(asdict(option)) for option in plan.options],
-        "chosen": [_finite(asdict(option)) for option in plan.chosen],
-        "why": plan.why,
+        "options": [_finite(asdict(option)) for option in estimate.options],
+        "chosen": [_finite(asdict(option)) for option in estimate.chosen],
+        "why": estimate.why,
     }
 
 

@@ -1,4 +1,4 @@
-"""``zimage plan``: no Ray, no cluster, nothing written."""
+"""``zimage estimate``: no Ray, no cluster, nothing written."""
 
 import contextlib
 import io
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs import cli
-from jobs.durations import duration_text, parse_duration
+from jobs.option_values import duration_text, parse_duration
 from zimage_models.errors import InvalidRequest
 
 EXAMPLE = str(Path(__file__).parents[2] / "examples" / "objects.csv")
@@ -25,7 +25,7 @@ available_node_types:
 def plan(*arguments: object) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.run(["plan", *map(str, arguments)])
+        code = cli.run(["estimate", *map(str, arguments)])
     return int(code), out.getvalue(), err.getvalue()
 
 

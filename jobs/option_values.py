@@ -1,0 +1,63 @@
+"""Values of options that take more than a word: durations, ranges, pairs."""
+
+import re
+
+from zimage_models.errors import InvalidRequest
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
+
+
+def parse_duration(text: str, *, field: str) -> float:
+    """Return a duration in seconds: ``90s``, ``30m``, ``8h``, ``2d``, or plain seconds.
+
+    Raises:
+        InvalidRequest: the text is not of that form, or not above 0.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if not match or not float(match[1]):
+        raise InvalidRequest(
+            f"{field}: {text!r} is not a duration above 0 such as 90s, 30m, 8h or 2d", field=field
+        )
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration for people, in its largest unit."""
+    for unit in ("d", "h", "m"):
+        if seconds >= 2 * _UNITS[unit]:
+            return f"{seconds / _UNITS[unit]:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def parse_range(text: str, *, field: str) -> tuple[int, int]:
+    """Read ``MIN:MAX``, or one number for both.
+
+    Raises:
+        InvalidRequest: the text is not of that form.
+    """
+    low, separator, high = text.partition(":")
+    if not low.isdecimal() or (separator and not high.isdecimal()):
+        raise InvalidRequest(f"{field}: {text!r} is not of the form MIN:MAX, such as 1:4", field=field)
+    return int(low), int(high or low)
+
+
+def parse_pairs(texts: list[str], *, field: str, form: str, may_be_empty: bool = False) -> dict[str, str]:
+    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
+
+    Args:
+        texts: one for each time the option is given.
+        field: the option, for errors.
+        form: how a pair is written, for errors.
+        may_be_empty: whether the part after ``=`` may be left out.
+
+    Raises:
+        InvalidRequest: a text is not of the form.
+    """
+    pairs = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (name and separator and (value or may_be_empty)):
+            raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
+        pairs[name] = value
+    return pairs

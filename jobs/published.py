@@ -1,0 +1,146 @@
+"""The commands on a published data set: ``zimage status``, ``retry``, ``verify`` and ``export``."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from jobs.generate import run_generation
+from jobs.option_groups import S3Options, with_groups
+from jobs.progress import ProgressMode
+from pipelines.dataset.exports import EXPORTS
+from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
+from pipelines.dataset.manifest import RunManifest, read_manifest
+from pipelines.dataset.parts import read_part
+from pipelines.dataset.verify import verify as verify_data_set
+from pipelines.generate import export as export_data_set
+from pipelines.options import GenerateOptions
+from pipelines.storage import Storage, StorageOptions
+from pipelines.storage_address import open_storage
+from zimage_models.errors import InvalidRequest
+
+Output = Annotated[str, typer.Argument(help="Folder of the data set.")]
+
+
+@with_groups
+def status(output: Output, s3: S3Options, as_json: Annotated[bool, typer.Option("--json")] = False) -> int:
+    """Tell what is published, what failed and why, and what an unfinished run has written."""
+    storage = _open_folder(output, s3)
+    manifest = read_manifest(storage)
+    told = _status(storage, manifest)
+    if as_json:
+        print(json.dumps(told, ensure_ascii=False, indent=1))
+        return 0
+    if manifest is None:
+        print("nothing is published yet")
+    else:
+        counts = manifest.counts
+        print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
+        print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
+        print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
+    for error_class, examples in told["errors"].items():
+        print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
+    if told["unpublished"]:
+        print(f"{told['unpublished']} images are outside the data set: of older tables or a run to continue")
+    return 0
+
+
+@with_groups
+def retry(
+    output: Output,
+    s3: S3Options,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS", help="Only this error class; repeatable.")
+    ] = None,
+    progress: Annotated[ProgressMode, typer.Option()] = ProgressMode.AUTO,
+    verbose: Annotated[bool, typer.Option("--verbose")] = False,
+) -> int:
+    """Run the data set's last generation again, with its failed images to do."""
+    _, manifest = _open_data_set(output, s3)
+    options = GenerateOptions.model_validate(manifest.options)
+    options = options.model_copy(update={"output": output})
+    return run_generation(options, progress=progress.value, verbose=verbose, retried_classes=only)
+
+
+@with_groups
+def verify(output: Output, s3: S3Options) -> int:
+    """Check that every part exists with its hash, every image decodes, and every planned image is there once.
+
+    Exit code 3 when something is wrong.
+    """
+    storage, manifest = _open_data_set(output, s3)
+    report = verify_data_set(storage, manifest)
+    print(f"{report.num_parts} parts, {report.num_images} images, {report.num_failed} failed images")
+    for problem in report.problems:
+        print(problem)
+    print("sound" if not report.problems else f"{len(report.problems)} problems")
+    return 3 if report.problems else 0
+
+
+@with_groups
+def export(
+    output: Output,
+    s3: S3Options,
+    to: Annotated[list[str], typer.Option(help="files (images by name) or webdataset; repeatable.")],
+) -> int:
+    """Write a published data set as image files by name, or as WebDataset shards, beside its parts."""
+    unknown = sorted(set(to) - set(EXPORTS))
+    if unknown:
+        raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(EXPORTS)}", field="to")
+    storage, manifest = _open_data_set(output, s3)
+    export_data_set(storage, manifest, to)
+    return 0
+
+
+def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
+    published = {part.path for part in (*manifest.parts, *manifest.error_parts)} if manifest else set()
+    unpublished = sum(
+        table.num_rows
+        for file, table in scan_parts(storage, DATA_FOLDER, ["unit_id"])
+        if file.path not in published
+    )
+    paths = (
+        [part.path for part in manifest.error_parts]
+        if manifest
+        else [file.path for file, _ in scan_parts(storage, ERRORS_FOLDER, ["unit_id"])]
+    )
+    counted: Counter[str] = Counter()
+    errors: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        for row in read_part(storage, path, ["error_class", "row", "message"]).to_pylist():
+            counted[row["error_class"]] += 1
+            errors.setdefault(row["error_class"], {"row": row["row"], "message": row["message"]})
+    for error_class, number in counted.items():
+        errors[error_class]["count"] = number
+    return {
+        "manifest": asdict(manifest) if manifest else None,
+        "errors": errors,
+        "unpublished": unpublished,
+    }
+
+
+def _open_folder(output: str, s3: S3Options) -> Storage:
+    """Return the folder, published in or not.
+
+    Raises:
+        InvalidRequest: the address is malformed.
+    """
+    try:
+        return open_storage(output, StorageOptions(s3_endpoint_url=s3.s3_endpoint, s3_region=s3.s3_region))
+    except ValueError as error:
+        raise InvalidRequest(f"output: {error}", field="output") from error
+
+
+def _open_data_set(output: str, s3: S3Options) -> tuple[Storage, RunManifest]:
+    """Return the folder and its newest manifest.
+
+    Raises:
+        InvalidRequest: nothing is published there.
+    """
+    storage = _open_folder(output, s3)
+    manifest = read_manifest(storage)
+    if manifest is None:
+        raise InvalidRequest(f"output: nothing is published in {output}", field="output")
+    return storage, manifest
