@@ -31,8 +31,8 @@ def check(
 ) -> int:
     """Check the files of a cluster, offline.
 
-    Each file is checked by its schema and by Ray's own code. All of them must name one image and one Ray, and
-    the RayService must serve what serve.yaml says. Exit code 2 when something is wrong.
+    Each file is checked against its schema, the launcher's also by Ray's own code. All of them must name one
+    image and one Ray, and the RayService must serve what serve.yaml says. Exit code 2 when anything is wrong.
     """
     paths = files or files_of(Path())
     for path in paths:

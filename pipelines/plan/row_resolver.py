@@ -9,9 +9,9 @@ from pipelines.options import GenerateOptions
 from pipelines.plan.columns import ColumnMap
 from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
-from pipelines.sources.source_rows import shown
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
 from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, Way, fields_of

@@ -17,9 +17,9 @@ from pipelines.sources.source_rows import (
     check_column_names,
     is_json_text,
     json_text_field,
-    shown,
 )
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import shown
 
 SAMPLE_ROWS = 10_000
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from pipelines.sources.input_files import InputFiles
 from pipelines.sources.jsonl_source import SAMPLE_ROWS, JsonRow, cell_reader, json_rows
-from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field, shown
+from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import shown
 from zimage_models.image_files.image_codec import IMAGE_FORMATS
 from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
 

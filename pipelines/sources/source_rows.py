@@ -121,9 +121,3 @@ def batched_rows(
             rows, values, errors = [], [], []
     if rows or errors:
         yield batch()
-
-
-def shown(value: Any) -> str:
-    """Show a value in a message, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -91,13 +91,6 @@ MISTAKES = {
         at="spec.workerGroupSpecs.0",
         says="'groupName' is a required property",
     ),
-    "negative_replicas": Mistake(
-        file=JOB,
-        old="minReplicas: 0",
-        new="minReplicas: -1",
-        at="spec.rayClusterSpec.workerGroupSpecs.0.minReplicas",
-        says="-1 is less than the minimum of 0",
-    ),
     "cron_job_without_schedule": Mistake(
         file=CRON,
         old="schedule:",
@@ -119,13 +112,6 @@ MISTAKES = {
         new="  keep_alive_s: 120",
         at="http_options.keep_alive_s",
         says="Extra inputs are not permitted",
-    ),
-    "wrong_value_for_serve": Mistake(
-        file=SERVE,
-        old="proxy_location: EveryNode",
-        new="proxy_location: SomeNodes",
-        at="proxy_location",
-        says="Input should be",
     ),
     "unknown_argument_of_the_endpoint": Mistake(
         file=SERVE,
@@ -267,6 +253,10 @@ def test_base_image_must_be_one_of_ray(checkout: Path) -> None:
     replace(checkout / "Dockerfile", "FROM rayproject/ray:", "FROM python:")
     [problem] = checked(checkout)
     assert problem.message.startswith("must be an image of Ray")
+
+
+def test_ray_service_may_be_checked_alone(checkout: Path) -> None:
+    assert check_files([checkout / SERVICE]) == []
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "- a\n- list\n", "text", "services: {}\n"])
