@@ -1,11 +1,13 @@
 """Fixtures that every room's tests share."""
 
+import random
 import signal
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from tests.chance import seeded_chance
 from tests.s3_server import S3Server, s3_server
 
 # A shell that runs the suite in the background has it ignore interrupts, and so would the commands that tests
@@ -31,3 +33,9 @@ def bucket(s3: S3Server) -> str:
     name = f"test-{uuid.uuid4().hex[:12]}"
     s3.make_bucket(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Make a generator for what a test leaves to chance."""
+    return seeded_chance()

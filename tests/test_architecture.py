@@ -1,5 +1,8 @@
 """The rules of the house that no linter knows, and one that a linter holds."""
 
+import os
+import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("jobs", "pipelines", "deployments", "zimage_models")
 ATTICS = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_LINES = 320
+MAX_MEDIAN_LINES = 110
+MAX_FILES = 16
 
 # None in sys.modules makes `import ray` fail and find_spec answer "none", as on a machine without Ray.
 IMPORT_EVERY_MODEL_MODULE_WITHOUT_RAY = """
@@ -31,6 +36,10 @@ def shown(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
+def num_lines(path: Path) -> int:
+    return len(path.read_text("utf-8").splitlines())
+
+
 def test_models_import_without_ray_and_pydantic() -> None:
     command = [sys.executable, "-c", IMPORT_EVERY_MODEL_MODULE_WITHOUT_RAY]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -38,10 +47,45 @@ def test_models_import_without_ray_and_pydantic() -> None:
     assert "zimage_models.engine.engine" in done.stdout.split()
 
 
+def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).with_name("lint-imports")
+    # The packages of this folder come first, whatever is installed.
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    return subprocess.run([program, "--no-cache"], cwd=root, env=environment, capture_output=True, text=True)
+
+
 def test_imports_run_one_way() -> None:
-    lint_imports = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([lint_imports, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    done = lint_imports(ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "imported"),
+    [
+        ("zimage_models/models/prompt_encoder.py", "zimage_models.engine.engine"),
+        ("zimage_models/checkpoints/tiny.py", "zimage_models.tensor_parallel.parallel"),
+        ("zimage_models/pictures.py", "zimage_models.image_files.xmp"),
+        ("zimage_models/checkpoints/components.py", "boto3"),
+        ("pipelines/dataset/publish.py", "pipelines.run.run_plan"),
+        ("pipelines/dataset/ledger.py", "pipelines.sources.open_source"),
+        ("pipelines/plan/columns.py", "pipelines.dataset.parts"),
+        ("deployments/access/callers.py", "deployments.http.openai_errors"),
+        ("deployments/model_server.py", "deployments.app"),
+        ("jobs/ray_session.py", "jobs.generate"),
+    ],
+)
+def test_a_local_import_of_a_room_above_breaks_the_rule(module: str, imported: str, tmp_path: Path) -> None:
+    for room in ROOMS:
+        shutil.copytree(
+            ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("embedded", "__pycache__")
+        )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a", encoding="utf-8") as file:
+        file.write(f"\n\ndef _planted() -> None:\n    import {imported}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "BROKEN" in done.stdout
+    assert module.removesuffix(".py").replace("/", ".") in " ".join(done.stdout.split())
 
 
 def test_every_room_is_a_package() -> None:
@@ -59,7 +103,30 @@ def test_no_module_is_named_like_the_standard_library() -> None:
 
 def test_no_product_file_is_too_long() -> None:
     product = sources(*ROOMS, "benchmarks")
-    assert shown([path for path in product if len(path.read_text("utf-8").splitlines()) > MAX_LINES]) == []
+    assert shown([path for path in product if num_lines(path) > MAX_LINES]) == []
+
+
+def test_product_files_are_short_as_a_rule() -> None:
+    assert statistics.median(num_lines(path) for path in sources(*ROOMS)) <= MAX_MEDIAN_LINES
+
+
+def test_no_folder_of_the_product_is_too_full() -> None:
+    folders = {path.parent for path in sources(*ROOMS, "benchmarks")}
+    full = [folder for folder in folders if sum(path.is_file() for path in folder.iterdir()) > MAX_FILES]
+    assert shown(full) == []
+
+
+def test_tests_mirror_the_rooms() -> None:
+    # A folder of tests is named like the room that it tests, or holds the modules that share one endpoint.
+    folders = {
+        path.parent for room in (*ROOMS, "benchmarks") for path in (ROOT / "tests" / room).rglob("test_*.py")
+    }
+    strangers = [
+        folder
+        for folder in folders
+        if not (ROOT / folder.relative_to(ROOT / "tests")).is_dir() and not folder.name.endswith("_endpoint")
+    ]
+    assert shown(strangers) == []
 
 
 @pytest.mark.parametrize("folder", [*ROOMS, "benchmarks", "tests"])

@@ -1,6 +1,8 @@
 """Z-Image models and their step-level engine: PyTorch and diffusers, no Ray, no HTTP, no storage."""
 
-from zimage_models.config import EngineConfig
+from zimage_models.config import EngineConfig, ParallelConfig
+from zimage_models.engine.build_engine import EngineLike, build_engine
+from zimage_models.engine.request_handle import PreviewEvent, RequestHandle
 from zimage_models.errors import (
     BlankImage,
     Cancelled,
@@ -14,12 +16,15 @@ from zimage_models.errors import (
     ZImageError,
 )
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
+from zimage_models.pictures import Picture
+from zimage_models.request_fields import REQUEST_FIELDS, RequestField
 from zimage_models.requests import ImageRequest, ImageResult, Priority, Timings, build_request
 from zimage_models.variants import VARIANTS, VariantSpec
 
 __all__ = [
     "DEFAULT_MODEL",
     "KNOWN_MODELS",
+    "REQUEST_FIELDS",
     "VARIANTS",
     "BlankImage",
     "Cancelled",
@@ -27,6 +32,7 @@ __all__ = [
     "DeadlineExceeded",
     "EngineConfig",
     "EngineDead",
+    "EngineLike",
     "EngineOverloaded",
     "GenerationFailed",
     "ImageRequest",
@@ -34,10 +40,16 @@ __all__ = [
     "InvalidRequest",
     "ModelSpec",
     "OutOfMemory",
+    "ParallelConfig",
+    "Picture",
+    "PreviewEvent",
     "Priority",
+    "RequestField",
+    "RequestHandle",
     "Timings",
     "VariantSpec",
     "ZImageError",
+    "build_engine",
     "build_request",
     "read_model_spec",
 ]

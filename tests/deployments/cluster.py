@@ -7,10 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2 as httpx
 import psutil
@@ -18,22 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deployments.conftest import Endpoint
 
-Value = TypeVar("Value")
-
 # Ray reports metrics every 10 s, and Serve asks replicas for theirs every 6 s: too slow to watch a test by.
 PROMPT_METRICS = {
     "RAY_metrics_report_interval_ms": "500",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
 }
-
-
-def eventually(get: Callable[[], Value], what: str, *, timeout_s: float = 60) -> Value:
-    """Wait until something holds (or is there), and return it."""
-    deadline_s = time.monotonic() + timeout_s
-    while not (value := get()):
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
-        time.sleep(0.05)
-    return value
 
 
 class Cluster:

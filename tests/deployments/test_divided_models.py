@@ -11,7 +11,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.deployments.cluster import Cluster, Driver, eventually, load
+from tests.conditions import eventually
+from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint, Serve
 from tests.rank_processes import gone, rank_processes
 

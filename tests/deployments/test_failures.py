@@ -6,7 +6,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.cluster import Cluster, Driver, eventually, load
+from tests.conditions import eventually
+from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint, Serve
 
 MODEL = "z-image-turbo"

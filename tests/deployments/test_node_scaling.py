@@ -7,7 +7,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.cluster import PROMPT_METRICS, Load, eventually, load
+from tests.conditions import eventually
+from tests.deployments.cluster import PROMPT_METRICS, Load, load
 from tests.deployments.conftest import Endpoint, Serve
 from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 

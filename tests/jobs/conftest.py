@@ -1,4 +1,4 @@
-"""A Ray per test module, and the command line run inside the test process."""
+"""One Ray for all tests of jobs, and the command line run inside the test process."""
 
 import contextlib
 import io
@@ -15,6 +15,7 @@ from jobs import cli
 from pipelines.dataset.manifest import RunManifest, read_manifest
 from pipelines.dataset.parts import read_part
 from pipelines.storage_address import open_storage
+from tests.s3_server import S3Server
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,15 @@ class Finished:
 Zimage = Callable[..., Finished]
 
 
-@pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
+@pytest.fixture(scope="package")
+def ray_session(s3: S3Server) -> Iterator[None]:
+    """Run a Ray whose workers know the S3 server's account: they have the environment of their start."""
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def zimage(ray_session: None) -> Zimage:
     def run(*arguments: object) -> Finished:
         out, err = io.StringIO(), io.StringIO()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.deployments.cluster import eventually
+from tests.conditions import eventually
 from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 from tests.jobs.test_kill import Command, assert_whole
 

@@ -12,9 +12,11 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
     ZImageControlNetModel,
     ZImageTransformer2DModel,
 )
+from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
 from transformers.utils import logging as transformers_logging
@@ -112,6 +114,10 @@ def without_unread_layers(text_encoder: Any) -> Any:
 
 
 def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
+    options: dict[str, Any] = {}
+    if issubclass(cls, ModelMixin):
+        # Said explicitly: diffusers prints a paragraph about accelerate for each model when it has to guess.
+        options["low_cpu_mem_usage"] = is_accelerate_available()
     try:
         model, report = cls.from_pretrained(
             str(directory / part),
@@ -119,6 +125,7 @@ def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
             dtype=dtype,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory / part}: cannot be loaded ({error})") from error

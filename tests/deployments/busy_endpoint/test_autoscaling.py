@@ -4,7 +4,8 @@ import httpx2 as httpx
 import pytest
 
 from tests.deployments.busy_endpoint.conftest import SCALED
-from tests.deployments.cluster import Cluster, eventually, load
+from tests.conditions import eventually
+from tests.deployments.cluster import Cluster, load
 from tests.deployments.conftest import Endpoint
 
 # Without the time that an endpoint takes to start.

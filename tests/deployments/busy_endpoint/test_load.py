@@ -13,7 +13,8 @@ import httpx2 as httpx
 import pytest
 
 from tests.deployments.busy_endpoint.conftest import FAKE, MAX_QUEUE_S, MODEL
-from tests.deployments.cluster import Cluster, Driver, eventually, load
+from tests.conditions import eventually
+from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
 
 ROUTE = "/v1/images/generations"

@@ -13,7 +13,8 @@ import openai
 import pytest
 from PIL import Image
 
-from tests.deployments.cluster import Cluster, eventually
+from tests.conditions import eventually
+from tests.deployments.cluster import Cluster
 from tests.deployments.conftest import Endpoint
 from tests.deployments.locked_endpoint.attacks import (
     ATTACKS,

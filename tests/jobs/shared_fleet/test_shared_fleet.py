@@ -2,9 +2,10 @@
 
 import base64
 import io
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ import ray
 from PIL import Image, ImageChops
 from ray import serve
 
-from deployments.app import build_app
-from deployments.app_args import AppArgs, IngressArgs, ModelArgs
-from tests.controlnets import build_embedded_controlnet
-from tests.jobs.conftest import Zimage, published
+from tests.conditions import eventually
+from tests.jobs.conftest import Finished, Zimage, published
+from tests.jobs.shared_fleet.conftest import APP
 from tests.picture_files import file_of, noise, plain, png_of
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine import Engine
@@ -32,30 +32,10 @@ from zimage_models.pictures import Picture
 from zimage_models.requests import build_request
 
 NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
-PORT = 8399
+SERVED = ("--engine", "serve", "--serve-app", APP, "--progress", "json")
 
-pytestmark = pytest.mark.timeout(300)
-
-
-@pytest.fixture(scope="module")
-def controlnet(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Write a ControlNet for the embedded models, and return its folder."""
-    return str(build_embedded_controlnet(tmp_path_factory.mktemp("controlnets") / "random"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def online(ray_session: None, controlnet: str) -> Iterator[openai.OpenAI]:
-    fake = {"fake": True}
-    models = (
-        ModelArgs(id="z-image-turbo", num_cpus=1),
-        ModelArgs(id="instant", num_cpus=0.1, engine=fake),
-        ModelArgs(id="controlled", num_cpus=1, engine={"controlnet": controlnet}),
-    )
-    app = build_app(AppArgs(models=models, ingress=IngressArgs(num_cpus=0.1)))
-    serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-    serve.run(app, name="images", route_prefix="/")
-    yield openai.OpenAI(base_url=f"http://127.0.0.1:{PORT}/v1", api_key="none", max_retries=0)
-    serve.shutdown()
+# Without the time that Ray and the endpoint take to start.
+pytestmark = [pytest.mark.timeout(120, func_only=True), pytest.mark.usefixtures("online")]
 
 
 def write_table(path: Path, num_rows: int, **columns: Any) -> Path:
@@ -72,60 +52,115 @@ def pixels(data: bytes) -> npt.NDArray[np.int16]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.int16)
 
 
-SERVED = ("--engine", "serve", "--serve-app", "images", "--progress", "json")
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What own engines and those of the endpoint made of one table, by key."""
+
+    table: Path
+    folder: Path
+    files: dict[str, bytes]
+    own: dict[str, dict[str, Any]]
+    served: dict[str, dict[str, Any]]
 
 
-def test_results_and_resume_are_those_of_own_engines(zimage: Zimage, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table.parquet", 48)
-    assert zimage("generate", table, tmp_path / "own", "--progress", "json").code == 0
-    done = zimage("generate", table, tmp_path / "served", *SERVED)
-    assert done.code == 0, done.err
-    own, served = published(tmp_path / "own").by_key, published(tmp_path / "served").by_key
-    assert own.keys() == served.keys()
-    for key, row in own.items():
-        assert row["unit_id"] == served[key]["unit_id"]
-        difference = pixels(row["image"]["bytes"]) - pixels(served[key]["image"]["bytes"])
-        assert abs(difference).max() <= 1
-    # What own engines made needs no other ones.
-    again = zimage("generate", table, tmp_path / "own", *SERVED)
-    assert (again.code, again.event("planned")["new"]) == (0, 0)
-    assert zimage("verify", tmp_path / "served").code == 0
-
-
-def test_pictures_go_to_the_endpoint_as_to_own_engines(
-    zimage: Zimage, tmp_path: Path, online: openai.OpenAI
-) -> None:
-    picture, half = noise(), plain("L", 0, size=(64, 64))
+@pytest.fixture(scope="module")
+def made(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory, online: openai.OpenAI) -> Made:
+    """Make a table of plain rows, wide ones, edits of a picture, and pictures painted in half of one."""
+    half = plain("L", 0, size=(64, 64))
     half.paste(255, (32, 0, 64, 64))
     mask = Image.new("RGBA", half.size)
     mask.putalpha(ImageChops.invert(half))
-    files = {"image": file_of(picture, "png"), "mask": file_of(mask, "png")}
-    tables = {
-        "edited": write_table(tmp_path / "edited.parquet", 3, image=files["image"], strength=0.5),
-        "painted": write_table(tmp_path / "painted.parquet", 2, strength=1.0, **files),
+    files = {"image": file_of(noise(), "png"), "mask": file_of(mask, "png")}
+    kinds: dict[str, tuple[int, dict[str, Any]]] = {
+        "plain": (16, {}),
+        "wide": (4, {"size": "96x64"}),
+        "edited": (3, {"image": files["image"], "strength": 0.5}),
+        "painted": (2, {**files, "strength": 1.0}),
     }
-    made: dict[str, dict[str, Any]] = {}
-    for name, table in tables.items():
-        for where, options in {"own": ("--progress", "json"), "served": SERVED}.items():
-            done = zimage("generate", table, tmp_path / name / where, *options)
-            assert done.code == 0, done.err
-            made[f"{name} {where}"] = published(tmp_path / name / where).by_key
-    for name in tables:
-        for key, row in made[f"{name} own"].items():
-            served = made[f"{name} served"][key]
-            assert row["unit_id"] == served["unit_id"]
-            answer = online.images.edit(
-                image=files["image"],
-                mask=files["mask"] if name == "painted" else openai.omit,
-                prompt=row["prompt"],
-                extra_body={"seed": row["seed"], "strength": row["strength"]},
-            )
-            assert answer.data
-            for other in (served["image"]["bytes"], base64.b64decode(answer.data[0].b64_json or "")):
-                assert abs(pixels(row["image"]["bytes"]) - pixels(other)).max() <= 1
-    difference = abs(pixels(made["painted own"]["row-0"]["image"]["bytes"]) - np.asarray(picture))
+    columns = ("id", "prompt", "seed", "size", "image", "mask", "strength")
+    rows = [
+        {
+            **dict.fromkeys(columns),
+            "id": f"{kind}-{number}",
+            "prompt": NAMES[number % len(NAMES)],
+            "seed": number,
+            **values,
+        }
+        for kind, (num_rows, values) in kinds.items()
+        for number in range(num_rows)
+    ]
+    folder = tmp_path_factory.mktemp("made")
+    table = folder / "table.parquet"
+    pq.write_table(pa.table({name: [row[name] for row in rows] for name in columns}), table)
+    for where, options in {"own": ("--progress", "json"), "served": SERVED}.items():
+        done = zimage("generate", table, folder / where, *options)
+        assert done.code == 0, done.err
+    by_key = {where: published(folder / where).by_key for where in ("own", "served")}
+    assert by_key["own"].keys() == by_key["served"].keys() == {row["id"] for row in rows}
+    return Made(table=table, folder=folder, files=files, **by_key)
+
+
+def test_results_are_those_of_own_engines(made: Made) -> None:
+    for key, row in made.own.items():
+        assert row["unit_id"] == made.served[key]["unit_id"]
+        difference = pixels(row["image"]["bytes"]) - pixels(made.served[key]["image"]["bytes"])
+        assert abs(difference).max() <= 1
+
+
+def test_what_own_engines_made_is_not_made_again(made: Made, zimage: Zimage) -> None:
+    again = zimage("generate", made.table, made.folder / "own", *SERVED)
+    assert (again.code, again.event("planned")["new"]) == (0, 0)
+    assert zimage("verify", made.folder / "served").code == 0
+
+
+def test_a_row_and_a_request_give_the_same_picture(made: Made, online: openai.OpenAI) -> None:
+    for key in (f"wide-{number}" for number in range(4)):
+        row = made.served[key]
+        answer = online.images.generate(
+            prompt=row["prompt"],
+            size="96x64",  # type: ignore[arg-type]
+            extra_body={"seed": row["seed"]},
+        )
+        assert_answers(answer, row)
+
+
+def test_a_row_with_pictures_and_a_request_give_the_same_picture(made: Made, online: openai.OpenAI) -> None:
+    edits = [key for key in made.own if key.startswith(("edited", "painted"))]
+    assert len(edits) == 5
+    for key in edits:
+        row = made.own[key]
+        answer = online.images.edit(
+            image=made.files["image"],
+            mask=made.files["mask"] if key.startswith("painted") else openai.omit,
+            prompt=row["prompt"],
+            extra_body={"seed": row["seed"], "strength": row["strength"]},
+        )
+        assert_answers(answer, row)
+    difference = abs(pixels(made.own["painted-0"]["image"]["bytes"]) - np.asarray(noise()))
     assert difference[:, :32].max() <= 1
     assert difference[:, 32:].mean() > 10
+
+
+def assert_answers(answer: Any, row: dict[str, Any]) -> None:
+    difference = pixels(row["image"]["bytes"]) - pixels(base64.b64decode(answer.data[0].b64_json))
+    assert abs(difference).max() <= 1
+
+
+@contextmanager
+def running(zimage: Zimage, *arguments: object) -> Iterator[Future[Finished]]:
+    """Run a command beside what the block does; the block waits for its end."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(zimage, *arguments)
+
+
+def while_running(job: Future[Finished], get: Any, what: str) -> Any:
+    """Wait for something that holds before a job ends."""
+
+    def get_or_fail() -> Any:
+        assert not job.done(), job.result().err
+        return get()
+
+    return eventually(get_or_fail, what)
 
 
 def made_alone(engine: Engine, **values: Any) -> npt.NDArray[np.uint8]:
@@ -188,48 +223,27 @@ def test_control_images_are_followed_alike_in_jobs_and_online(
         assert [read_parameters(each)["controlnet_conditioning_scale"] for each in (row, file)] == [scale] * 2
 
 
-def test_a_row_and_a_request_give_the_same_picture(
-    zimage: Zimage, tmp_path: Path, online: openai.OpenAI
-) -> None:
-    table = write_table(tmp_path / "table.parquet", 8, size="96x64")
-    assert zimage("generate", table, tmp_path / "out", *SERVED).code == 0
-    for row in published(tmp_path / "out").rows:
-        answer = online.images.generate(
-            prompt=row["prompt"],
-            size="96x64",  # type: ignore[arg-type]
-            extra_body={"seed": row["seed"]},
-        )
-        assert answer.data
-        difference = pixels(row["image"]["bytes"]) - pixels(base64.b64decode(answer.data[0].b64_json or ""))
-        assert abs(difference).max() <= 1
-
-
 def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online: openai.OpenAI) -> None:
-    table = write_table(tmp_path / "table.parquet", 24, steps=50)
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
-        stats = serve.get_deployment_handle("z-image-turbo", "images").stats
-        while (busy := stats.remote().result()).num_open < 8:
-            assert not job.done(), job.result().err
-            time.sleep(0.05)
+    table = write_table(tmp_path / "table.parquet", 16, steps=50)
+    with running(zimage, "generate", table, tmp_path / "out", *SERVED) as job:
+        stats = serve.get_deployment_handle("z-image-turbo", APP).stats
+        while_running(job, lambda: stats.remote().result().num_open >= 8, "batch images are open")
+        busy = stats.remote().result()
         online.images.generate(prompt="owl")
         after = stats.remote().result()
         assert job.result().code == 0
-    # The online image was made in the time of its own 8 steps; of the batch images before it few were.
-    assert after.num_item_steps - busy.num_item_steps < 50 * 10
+    # It was made before the batch images that were there before it: of its step they were left out.
+    assert after.num_images - busy.num_images < 8
     assert after.num_preemptions > busy.num_preemptions
-    assert len(published(tmp_path / "out").by_key) == 24
+    assert len(published(tmp_path / "out").by_key) == 16
 
 
 def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table.parquet", 64)
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(zimage, "generate", table, tmp_path / "out", *SERVED)
-        stats = serve.get_deployment_handle("z-image-turbo", "images").stats
+    table = write_table(tmp_path / "table.parquet", 32)
+    with running(zimage, "generate", table, tmp_path / "out", *SERVED) as job:
+        stats = serve.get_deployment_handle("z-image-turbo", APP).stats
         made = stats.remote().result().num_images
-        while stats.remote().result().num_images < made + 20:
-            assert not job.done(), job.result().err
-            time.sleep(0.05)
+        while_running(job, lambda: stats.remote().result().num_images > made, "an image is made")
         [name] = [
             actor["name"]
             for actor in ray.util.list_named_actors(all_namespaces=True)
@@ -238,7 +252,7 @@ def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) 
         ray.kill(ray.get_actor(name, namespace="serve"))
         done = job.result()
     assert done.code == 0, done.err
-    assert len(published(tmp_path / "out").by_key) == 64
+    assert len(published(tmp_path / "out").by_key) == 32
 
 
 def test_failures_become_error_rows(zimage: Zimage, tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""What the documentation names exists: files, and the classes and functions it links to."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)(?:#[^)]*)?\)")
+# A path in code font that begins with one of our folders.
+NAMED_PATH = re.compile(
+    r"`((?:jobs|pipelines|deployments|zimage_models|benchmarks|tests|examples|docs)/[\w./-]*)`"
+)
+MODULE_RUN = re.compile(r"python -m ((?:benchmarks|jobs)(?:\.\w+)+)")
+
+
+def links(page: Path) -> list[tuple[str, Path]]:
+    found = LINK.finditer(page.read_text("utf-8"))
+    return [(link["text"], page.parent / link["target"]) for link in found if "://" not in link["target"]]
+
+
+def names_in(module: Path) -> set[str]:
+    """List what a module defines: functions, classes, constants, and methods as ``Class.method``."""
+    names = set()
+    for node in ast.parse(module.read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if hasattr(inner, "name")}
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [str(target) for _, target in links(page) if not target.exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_and_programs_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    paths = [ROOT / path for path in NAMED_PATH.findall(text)]
+    modules = [ROOT / f"{module.replace('.', '/')}.py" for module in MODULE_RUN.findall(text)]
+    assert [str(path) for path in (*paths, *modules) if not path.exists()] == []
+
+
+def test_the_walks_name_what_the_files_define() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    steps = [
+        (text.strip("`"), target)
+        for text, target in links(page)
+        if text.startswith("`") and target.suffix == ".py"
+    ]
+    assert len(steps) > 40
+    assert [f"{name} in {target}" for name, target in steps if name not in names_in(target)] == []
