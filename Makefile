@@ -1,20 +1,20 @@
-# Everything here needs only Python 3.11 or newer and make: the first target that needs packages creates .venv.
+# Everything here needs only make and Python 3.11 or newer; the first target that needs packages creates .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Extra arguments for pytest: make test ARGS="tests/pipelines -x"
 ARGS ?=
-BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu_latency coserving online_overhead rank_loss sharded_load simulate_cluster
+BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency coserving online_overhead rank_loss gpu.sharded_load simulation.simulate_cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak bench lint docs format clean
+.PHONY: help install demo test soak bench gpu lint docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.dev ## Create .venv with the package and the tools that tests and lint need
 
-demo: $(VENV)/.run ## Make the example table's images into out/demo (again: continues where it stopped)
+demo: $(VENV)/.run ## Make the example table's images into out/demo (run it again to continue where it stopped)
 	$(BIN)/zimage generate examples/objects.csv out/demo
 
 test: $(VENV)/.dev ## Run the test suite (CPU, no downloads)
@@ -23,16 +23,19 @@ test: $(VENV)/.dev ## Run the test suite (CPU, no downloads)
 soak: $(VENV)/.dev ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
-bench: $(VENV)/.dev ## Run the benchmarks, each writes its JSON beside itself
+bench: $(VENV)/.dev ## Run the benchmarks; each writes its JSON to benchmarks/results/
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 
-lint: $(VENV)/.dev ## Check style, types and the import rule
+gpu: $(VENV)/.dev ## Measure on this machine's GPU, in at most 10 minutes
+	$(BIN)/python -m benchmarks.gpu
+
+lint: $(VENV)/.dev ## Check style, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.docs ## Build the documentation into site/, and check its links
+docs: $(VENV)/.docs ## Build the documentation into site/ and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(VENV)/.dev ## Rewrite the sources in the project's style
@@ -43,11 +46,11 @@ clean: ## Remove caches, builds and the demo's images (the .venv stays)
 	rm -rf build dist site out/demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-# A stamp is written last, so an installation that was cut short is done again. torch comes first and by its pin: left to
-# itself pip may choose a newer CUDA build of several GB.
+# A stamp is written last, so an interrupted installation is repeated. torch is installed first, by its pin; otherwise pip may
+# choose a newer CUDA build of several GB.
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("zimage-ray needs Python 3.11 or newer; \
-	$(PYTHON) is %s. Name another: make PYTHON=python3.12" % sys.version.split()[0])'
+	$(PYTHON) is %s. Choose another: make PYTHON=python3.12" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install -c constraints.txt -e .

@@ -1,6 +1,6 @@
 """The bare pipeline that `benchmarks.scale` compares with: plain Ray Data making the same tiles and bytes.
 
-`python -m benchmarks.bare_pipeline WORK OUTPUT BLOCK_ROWS NUM_CPUS`; the files' times tell its speed.
+`python -m benchmarks.bare_pipeline WORK OUTPUT BLOCK_ROWS NUM_CPUS`; its speed follows from the files' times.
 """
 
 import sys
@@ -20,7 +20,7 @@ _PARAMETERS = (
 
 
 def make_tiles(table: pa.Table) -> pa.Table:
-    """Draw and encode one tile a row."""
+    """Draw and encode one tile per row."""
     images = []
     for row in table.to_pylist():
         parameters = {name: row[name] for name in _PARAMETERS}
@@ -38,10 +38,10 @@ def main() -> None:
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_parquet(work)
-    # First so many blocks that all workers are up.
+    # The first blocks only warm up all workers.
     for part, folder in ((rows.limit(16 * block_rows), f"{output}-warm-up"), (rows, output)):
         blocks = part.repartition(target_num_rows_per_block=block_rows)
-        # Ray types a batch as any of its formats at once; this function takes the one asked for.
+        # Ray's type for a batch covers all its formats; this function takes only the requested one.
         make = cast(Any, make_tiles)
         blocks.map_batches(make, batch_size=block_rows, batch_format="pyarrow").write_parquet(folder)
 

@@ -1,11 +1,11 @@
-"""Online latency while a batch job saturates the same replica, against idle and plain FIFO, in one run.
+"""Compare online latency during a saturating batch job with an idle replica and with plain FIFO, in one run.
 
     python -m benchmarks.coserving [--requests 60] [--rows 400]
 
-One replica of the embedded Turbo. Online requests come one after the other with pauses: alone; while
-`zimage generate --engine serve` runs; and while as many requests as the job has in flight come with online
-priority (first come, first served). Targets: p95 beside the job at most idle p95 + 2 full steps; the job
-loses at most the online work + 5 %.
+It uses one replica of the embedded Turbo. Online requests come one at a time, with pauses: alone; during
+`zimage generate --engine serve`; and against as many requests of online priority as the job has in flight
+(first come, first served). Targets: p95 during the job is at most idle p95 + 2 full steps; the job loses at
+most the online work + 5 %.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from benchmarks.report import write_result
 
 _PAUSE_S = 0.4
 _IMAGES_PER_FULL_STEP = 10
-"""Of 96 tokens each in the CPU's budget of 1,024 a step."""
+"""Images of 96 tokens each within the CPU's budget of 1,024 tokens per step."""
 _STEPS = 8
 _JOB_IN_FLIGHT = 32
 """Two blocks of 16 rows."""
 
 
 def online_latencies_s(endpoint: Endpoint, more: Callable[[int], bool]) -> list[float]:
-    """Send requests one after the other, with pauses of random length, while ``more(number)`` holds."""
+    """Send requests one at a time, with random pauses, while ``more(number)`` is true."""
     latencies_s: list[float] = []
     pauses = random.Random(0)
     with httpx.Client(timeout=120) as client:
@@ -53,7 +53,7 @@ def online_latencies_s(endpoint: Endpoint, more: Callable[[int], bool]) -> list[
 
 
 def start_job(endpoint: Endpoint, folder: Path, num_rows: int) -> "subprocess.Popen[str]":
-    """Start a batch job on the endpoint's engines, and wait until its first images are written."""
+    """Start a batch job on the endpoint's engines and wait until its first images are written."""
     folder.mkdir()
     rows = range(num_rows)
     table = {"id": [str(i) for i in rows], "prompt": [PROMPTS[i % len(PROMPTS)] for i in rows], "seed": rows}
@@ -81,7 +81,7 @@ def start_job(endpoint: Endpoint, folder: Path, num_rows: int) -> "subprocess.Po
 
 
 def images_per_s(job: "subprocess.Popen[str]", folder: Path) -> float:
-    """Wait for a job, and return its speed from its first part to its last."""
+    """Wait for a job and return its speed from its first part to its last."""
     job.communicate()
     assert job.returncode == 0
     manifest = json.loads((folder / "out" / "_manifests" / "000001.json").read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def measure(endpoint: Endpoint, folder: Path, *, num_requests: int, num_rows: in
     alone = images_per_s(start_job(endpoint, folder / "alone", num_rows), folder / "alone")
     job = start_job(endpoint, folder / "shared", num_rows)
     start_s = time.monotonic()
-    # Until the job is done, so that its speed is that beside online requests throughout.
+    # Until the job is done, so that all of it runs against online requests.
     beside_s = online_latencies_s(endpoint, lambda _: job.poll() is None)
     wall_s = time.monotonic() - start_s
     shared = images_per_s(job, folder / "shared")

@@ -1,7 +1,7 @@
-"""Compare edits/s of the engine with ZImageOmniPipeline one by one: 16 references, the same weights.
+"""Compare edits/s of the engine and of ZImageOmniPipeline called edit by edit: 16 edits, the same weights.
 
-All edits are there at the start, each with a reference and an instruction of its own, English or Chinese. The
-pipeline shares one list of references over a batch, so 16 edits are 16 calls. Pictures are compared too.
+All edits are queued at the start, each with its own reference image and instruction, in English or Chinese.
+The pipeline shares one list of references across a batch, so 16 edits are 16 calls. Images are compared too.
 
     python -m benchmarks.edit_batching
     python -m benchmarks.edit_batching --model CHECKPOINT --num-references 2
@@ -29,7 +29,7 @@ DEFAULT_EDIT_MODEL = "tiny-zimage-edit"
 NUM_EDITS = 16
 TARGET = 1.2
 TOLERANCE = 2
-"""Largest difference of two pictures of one edit, of 255, in float32."""
+"""Largest allowed difference between two images of one edit, out of 255, in float32."""
 
 INSTRUCTIONS = (
     "make the background red",
@@ -44,7 +44,7 @@ INSTRUCTIONS = (
 
 
 def edits(spec: ModelSpec, num_references: int, num_steps: int) -> list[ImageRequest]:
-    """Make the requests: the same ones at every call, no two of the same picture."""
+    """Build the requests: the same in every call, no two with the same picture."""
     draw = np.random.default_rng(0)
     side = max(64, spec.default_width)
     requests = []
@@ -66,14 +66,14 @@ def _picture(draw: np.random.Generator, side: int) -> Picture:
 
 
 class OneByOne:
-    """The pipeline, called once an edit."""
+    """The pipeline, called once per edit."""
 
     def __init__(self, pipeline: Any, max_sequence_length: int) -> None:
         self._pipeline = pipeline
         self._max_sequence_length = max_sequence_length
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
-        """Make all requests."""
+        """Make the images of all requests."""
         return [self._call(request) for request in requests]
 
     def _call(self, request: ImageRequest) -> Pixels:
@@ -92,13 +92,13 @@ class OneByOne:
 
 
 def measure(config: EngineConfig, num_references: int, num_steps: int | None, repeats: int) -> dict[str, Any]:
-    """Run both in turn and return their figures; of several runs the best counts."""
+    """Run both in turn and return their figures; the best of several runs counts."""
     spec = resolve_model(config)
     pipeline = load_omni_pipeline(spec.directory, dtype=getattr(torch, config.dtype))
     pipeline.to(config.device)
     pipeline.vae.to(getattr(torch, config.vae_dtype))
     requests = edits(spec, num_references, num_steps or spec.default_num_inference_steps)
-    # Other pictures of the same shapes: nothing that is measured is in a cache.
+    # Different pictures of the same shapes, so that nothing measured is cached.
     inverted = [
         replace(r, reference_images=tuple(Picture(pixels=255 - p.pixels) for p in r.reference_images))
         for r in requests[:4]
@@ -162,10 +162,10 @@ def main() -> None:
     verdict = "reached" if speedup >= TARGET else "missed"
     by_cpu = result["speedup_cpu_s"]
     print(f"engine over one by one: {speedup:.2f}x (target {TARGET}x: {verdict}), by CPU time {by_cpu:.2f}x")
-    print(f"pictures differ by at most {largest}/255")
+    print(f"images differ by at most {largest}/255")
     write_result(f"edit_batching_{result['device'].lower().replace(' ', '-')}", result)
     if result["dtype"] == result["vae_dtype"] == "float32" and largest > TOLERANCE:
-        raise SystemExit(f"pictures differ by {largest}/255; {TOLERANCE} is the limit in float32")
+        raise SystemExit(f"images differ by {largest}/255; the limit in float32 is {TOLERANCE}")
 
 
 if __name__ == "__main__":

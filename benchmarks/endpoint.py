@@ -1,4 +1,4 @@
-"""Run `zimage serve` in a process of its own, as users start it; benchmarks and tests ask it over HTTP."""
+"""Runs `zimage serve` in a separate process, as users start it, for benchmarks and tests over HTTP."""
 
 import contextlib
 import os
@@ -29,12 +29,12 @@ class Endpoint:
 
     @property
     def batch_environment(self) -> dict[str, str]:
-        """What `zimage generate --engine serve` needs in its environment, as `zimage serve` tells it."""
+        """What `zimage generate --engine serve` needs in its environment, as `zimage serve` prints it."""
         return dict(re.findall(r"(RAY_[A-Z_]+)=(\S+)", self.log.read_text()))
 
 
 def free_port() -> int:
-    """Return a port of this machine that nothing listens on."""
+    """Return a port of this machine that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -61,7 +61,7 @@ def serving(
         str(config),
         *flags,
     ]
-    # On a cluster that was running before, batch jobs need no telling how to join it.
+    # On an existing cluster, `zimage serve` does not print how batch jobs join it.
     ready = b"serving " if "RAY_ADDRESS" in (environment or {}) else b"batch jobs: "
     inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with log.open("wb") as output:

@@ -1,10 +1,10 @@
 """Compare the engine with diffusers.ZImagePipeline: images/s on 64 mixed requests, with the same weights.
 
-The requests mix three sizes, prompts of several lengths, English and Chinese; all are there at the start. The
-pipeline makes them (a) one by one, (b) in batches of up to 8, grouped in order of arrival by what it requires
-to be equal (size, steps, guidance), and, to show what the engine's own grouping is worth, (c) in batches of 8
-that are also of one caption bucket, sorted by hand. The four take turns in one process; the best run of each
-counts: other work on the machine can only slow one down. Pictures are compared too.
+The requests mix three sizes, several prompt lengths, and English and Chinese; all are queued at the start.
+The pipeline makes them (a) one by one; (b) in batches of up to 8, grouped in order of arrival by what it
+requires to be equal (size, steps, guidance); and (c) in batches of 8 that also share a caption bucket, sorted
+by hand, to show what the engine's own grouping is worth. The four methods take turns in one process. The best
+run of each counts, because other work on the machine can only slow a run down. Images are compared too.
 
     python -m benchmarks.engine_vs_diffusers
     python -m benchmarks.engine_vs_diffusers --model Tongyi-MAI/Z-Image-Turbo --repeats 3
@@ -36,7 +36,7 @@ NUM_REQUESTS = 64
 BATCH_SIZE = 8
 TARGET = 1.5
 TOLERANCE = 2
-"""Largest difference of two pictures of one request, of 255, in float32."""
+"""Largest allowed difference between two images of one request, out of 255, in float32."""
 
 THINGS = (
     ("red apple", "红苹果"),
@@ -62,15 +62,15 @@ Method = Callable[[Sequence[ImageRequest]], list[Pixels]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """What one run of all requests took."""
+    """The time of one run over all requests."""
 
     wall_s: float
     cpu_s: float
-    """Of the whole process, so other processes on the machine disturb it less."""
+    """CPU time of the whole process; other processes on the machine disturb it less."""
 
 
 def mixed_requests(spec: ModelSpec) -> list[ImageRequest]:
-    """Make the requests: the same ones at every call."""
+    """Build the requests: the same in every call."""
     draw = random.Random(0)
     side, step = spec.default_width, spec.size_multiple
     sizes = [(side, side), (side * 5 // 4 // step * step, side), (side * 3 // 4 // step * step,) * 2]
@@ -86,13 +86,13 @@ def mixed_requests(spec: ModelSpec) -> list[ImageRequest]:
 
 
 class EngineMethod:
-    """A fresh engine, which knows no prompt yet, with all requests in its queue at once."""
+    """A fresh engine without cached prompts, with all requests in its queue at once."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._engine = load_engine(config)
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
-        """Make all requests."""
+        """Make the images of all requests."""
         handles = [self._engine.submit(request) for request in requests]
         while self._engine.step():
             pass
@@ -100,7 +100,7 @@ class EngineMethod:
 
 
 class PipelineMethod:
-    """diffusers' pipeline, called once for each group of requests."""
+    """diffusers' pipeline, called once per group of requests."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class PipelineMethod:
         self._max_sequence_length = max_sequence_length
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Pixels]:
-        """Make all requests."""
+        """Make the images of all requests."""
         pixels: dict[int, Pixels] = {}
         for batch in self._batches(requests):
             images = self._call([requests[number] for number in batch])
@@ -149,14 +149,14 @@ class PipelineMethod:
 
 
 def timed(method: Method, requests: Sequence[ImageRequest]) -> tuple[Timing, list[Pixels]]:
-    """Run one method over all requests; its pictures are in host memory, so no device work is left."""
+    """Time one method over all requests; its images are in host memory, so no device work is left."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     pixels = method(requests)
     return Timing(wall_s=time.perf_counter() - wall_s, cpu_s=time.process_time() - cpu_s), pixels
 
 
 def max_difference(ours: Sequence[Pixels], theirs: Sequence[Pixels]) -> int:
-    """Return the largest difference of two sets of pictures, of 255."""
+    """Return the largest difference between two sets of images, out of 255."""
     return max(int(np.abs(a.astype(int) - b).max()) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -171,7 +171,7 @@ def measure(config: EngineConfig, repeats: int) -> dict[str, Any]:
         pipeline.vae.to(getattr(torch, config.vae_dtype))
     pipeline.set_progress_bar_config(disable=True)
     requests = mixed_requests(spec)
-    # Other prompts of the same shapes.
+    # Different prompts of the same shapes.
     warm_up = [replace(request, prompt=f"!{request.prompt}") for request in requests[: 2 * BATCH_SIZE]]
     tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
 
@@ -195,7 +195,7 @@ def measure(config: EngineConfig, repeats: int) -> dict[str, Any]:
     pictures: dict[str, list[Pixels]] = {}
     names = list(methods)
     for repeat in range(repeats):
-        # Another one goes first each time.
+        # A different method goes first each time.
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
             method = methods[name]()
             method(warm_up)
@@ -224,7 +224,7 @@ def measure(config: EngineConfig, repeats: int) -> dict[str, Any]:
 
 
 def _best(runs: Sequence[Timing]) -> Timing:
-    """Take the least of each figure: what the machine does when nothing else disturbs it."""
+    """Return the least of each figure, which is closest to an undisturbed machine."""
     return Timing(wall_s=min(run.wall_s for run in runs), cpu_s=min(run.cpu_s for run in runs))
 
 
@@ -276,10 +276,10 @@ def main() -> None:
     result |= {"speedup_over_better": lead, "target": TARGET, "reached": lead >= TARGET}
     verdict = "reached" if lead >= TARGET else "missed"
     print(f"over the better of one by one and batches: {lead:.2f}x (target {TARGET}x: {verdict})")
-    print(f"pictures differ by at most {largest}/255")
+    print(f"images differ by at most {largest}/255")
     write_result(f"engine_vs_diffusers_{result['device'].lower().replace(' ', '-')}", result)
     if result["dtype"] == result["vae_dtype"] == "float32" and largest > TOLERANCE:
-        raise SystemExit(f"pictures differ by {largest}/255; {TOLERANCE} is the limit in float32")
+        raise SystemExit(f"images differ by {largest}/255; the limit in float32 is {TOLERANCE}")
 
 
 if __name__ == "__main__":

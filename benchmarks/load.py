@@ -1,9 +1,9 @@
-"""Send image requests to an endpoint from a process of its own, and print what came of them as one JSON line.
+"""Send image requests to an endpoint from a separate process, and print the results as one JSON line.
 
     python -m benchmarks.load URL (--rate PER_S | --clients N) [--duration 10] [--size 64x64] [--stream]
 
-``--rate`` is an open loop (Poisson arrivals, whatever the answers), ``--clients`` a closed one (each client
-sends its next request when it has its answer). Ctrl-C ends the sending early; answers are waited for.
+``--rate`` is an open loop (Poisson arrivals, independent of the answers), ``--clients`` a closed one (each
+client sends its next request when it has its answer). Ctrl-C stops sending early, but waits for the answers.
 """
 
 import argparse
@@ -24,19 +24,19 @@ PROMPTS = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", 
 
 @dataclass(slots=True)
 class Report:
-    """What came of all requests."""
+    """The results of all requests."""
 
     latencies_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By outcome: the HTTP status; for streams that did not end well, ``200 error`` or ``200 cut``."""
+    """By outcome: the HTTP status; for streams that ended badly, ``200 error`` or ``200 cut``."""
     codes: Counter[str] = field(default_factory=Counter)
-    """The ``code`` of answers that are no success; ``shapeless`` where there is no OpenAI error object."""
+    """The ``code`` of error answers; ``shapeless`` if there is no OpenAI error object."""
     retry_after: Counter[str] = field(default_factory=Counter)
-    """The header, of answers with 429 or 503."""
+    """The header, in answers with 429 or 503."""
     unanswered: Counter[str] = field(default_factory=Counter)
     """Requests that ended without an answer, by the client's exception."""
 
     def summary(self, wall_s: float) -> dict[str, Any]:
-        """Sum up for people and tests; latencies in seconds."""
+        """Return a summary for people and tests; latencies are in seconds."""
         return {
             "wall_s": round(wall_s, 2),
             "outcomes": {outcome: len(times) for outcome, times in sorted(self.latencies_s.items())},
@@ -66,7 +66,7 @@ class Load:
         self.report = Report()
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._stopped.set()
 
     async def closed_loop(self) -> None:
@@ -81,7 +81,7 @@ class Load:
                 clients.create_task(client())
 
     async def open_loop(self) -> None:
-        """Send ``--rate`` requests a second, at most ``--max-open`` at once."""
+        """Send ``--rate`` requests per second, at most ``--max-open`` at once."""
         places = asyncio.Semaphore(self._options.max_open)
 
         async def send() -> None:
@@ -144,7 +144,7 @@ def _error_code(content: bytes) -> str:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Send the load and sum up."""
+    """Send the load and return its summary."""
     timeout = aiohttp.ClientTimeout(total=options.timeout)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
         load = Load(session, options)
@@ -159,18 +159,18 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Read the command line, send the load, print the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("url", help="as in http://127.0.0.1:8000")
+    parser.add_argument("url", help="for example http://127.0.0.1:8000")
     loop = parser.add_mutually_exclusive_group(required=True)
-    loop.add_argument("--rate", type=float, help="requests a second")
+    loop.add_argument("--rate", type=float, help="requests per second")
     loop.add_argument("--clients", type=int, help="requests in flight")
-    parser.add_argument("--duration", type=float, default=10, help="seconds in which requests are sent")
-    parser.add_argument("--max-open", type=int, default=512, help="requests in flight of --rate")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds until a request is unanswered")
+    parser.add_argument("--duration", type=float, default=10, help="how many seconds to send requests")
+    parser.add_argument("--max-open", type=int, default=512, help="most requests in flight with --rate")
+    parser.add_argument("--timeout", type=float, default=120, help="seconds until one counts as unanswered")
     parser.add_argument("--model")
     parser.add_argument("--size", default="64x64")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--seed", type=int, default=0, help="of prompts, seeds and arrivals")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts, image seeds and arrivals")
     print(json.dumps(asyncio.run(run(parser.parse_args()))))
 
 

@@ -1,4 +1,4 @@
-"""diffusers' ZImageOmniPipeline as a reference: one call an edit, on the same weights as an engine."""
+"""diffusers' ZImageOmniPipeline as a reference: one call per edit, with the same weights as an engine."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from zimage_models.siglip_spec import has_siglip
 
 
 class OmniPipeline(ZImageOmniPipeline):
-    """The pipeline with two steps that it cannot take in diffusers 0.42."""
+    """The pipeline with fixes for two methods that fail in diffusers 0.42."""
 
     def prepare_image_latents(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
-        """Encode as the original, which casts images to bfloat16: a VAE in float32 then raises."""
+        """Encode images in the VAE's dtype; the original casts them to bfloat16, so a float32 VAE raises."""
         config, latents = self.vae.config, []
         for image in images:
             mode = self.vae.encode(image.to(device, self.vae.dtype)).latent_dist.mode()[0]
@@ -21,15 +21,15 @@ class OmniPipeline(ZImageOmniPipeline):
         return [list(latents) for _ in range(batch_size)]
 
     def prepare_siglip_embeds(self, images: Any, batch_size: int, device: Any, dtype: torch.dtype) -> Any:
-        """Encode as the original, which calls the encoder of a checkpoint that has none too."""
+        """Encode images, if there is an encoder; the original calls it even if there is none."""
         if self.siglip is None:
             return [[] for _ in range(batch_size)]
         return super().prepare_siglip_embeds(images, batch_size, device, dtype)
 
 
 def load_omni_pipeline(directory: Path, *, dtype: torch.dtype) -> Any:
-    """Load the pipeline of a checkpoint; its progress bar is off."""
-    # A component that is null in the index has to be given as none.
+    """Load a checkpoint's pipeline, without its progress bar."""
+    # A component that is null in the index must be passed as None.
     none = {} if has_siglip(directory) else {"siglip": None, "siglip_processor": None}
     pipeline: Any = OmniPipeline.from_pretrained(str(directory), dtype=dtype, local_files_only=True, **none)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,11 +1,11 @@
-"""What HTTP costs: latency of instant images, requests/s of one proxy, images/s over the bare engine's.
+"""Measure what HTTP costs: latency of instant images, requests/s of one proxy, images/s over a bare engine's.
 
     python -m benchmarks.online_overhead [--seconds 15] [--rounds 7]
 
-The first two with the fake engine, so that all the time is ours and Serve's. The last with the embedded
-Turbo, in turns with the very same engine asked in its process (target: at least 0.95): with an engine of one
-thread, which leaves the other cores to HTTP as an accelerator does, at two sizes, for what HTTP costs is the
-same for any; and with one that takes all cores, which HTTP and the client need too.
+The first two use the fake engine, so that all the time is ours and Serve's. The last uses the embedded Turbo,
+in turns with the same engine called directly in its process (target: at least 0.95). One engine has a single
+thread, which leaves the other cores to HTTP as an accelerator does; it runs at two sizes, because HTTP costs
+the same at any size. Another takes all cores, which HTTP and the client need too.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# As `zimage serve` sets it; read when Serve is imported.
+# Set as in `zimage serve`; Serve reads it when it is imported.
 os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
 import ray
 from ray import serve
@@ -47,7 +47,7 @@ _SIZES = ("64x64", "128x128")
 
 
 def load(url: str, clients: int, seconds: float, size: str = _SIZES[0]) -> dict[str, Any]:
-    """Keep so many requests in flight."""
+    """Keep ``clients`` requests in flight and return the report of the load."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.load", url),
@@ -76,9 +76,9 @@ def engine_latency_ms(config: EngineConfig, num_requests: int = 200) -> float:
 
 
 class MeasuredServer(ModelServer):
-    """A replica that can also measure its own engine with nothing around it.
+    """A replica that can also measure its engine alone.
 
-    In the same process, for the same engine's speed differs by a fifth from one process to the next.
+    It does so in the same process, because an engine's speed differs by a fifth between processes.
     """
 
     async def bare_images_per_s(self, seconds: float, size: str) -> float:
@@ -102,7 +102,7 @@ def _bare_images_per_s(engine: EngineLike, seconds: float, size: str) -> float:
 
 
 def saturated(*, num_threads: int, size: str, rounds: int, seconds: float) -> dict[str, Any]:
-    """Compare the endpoint's images/s with those of its engine alone, in turns: a machine's speed drifts."""
+    """Compare the endpoint's images/s with its engine's alone, in turns because a machine's speed drifts."""
     http: list[float] = []
     bare: list[float] = []
     with _measured_endpoint(num_threads) as (url, replica):
@@ -110,7 +110,7 @@ def saturated(*, num_threads: int, size: str, rounds: int, seconds: float) -> di
         for _ in range(rounds):
             bare.append(replica.bare_images_per_s.remote(seconds, size).result())
             http.append(load(url, _IN_FLIGHT, seconds, size)["images_per_s"])
-    ratios = [fast / slow for fast, slow in zip(http, bare, strict=True)]
+    ratios = [over_http / alone for over_http, alone in zip(http, bare, strict=True)]
     return {
         "engine_threads": num_threads,
         "size": size,
@@ -123,7 +123,7 @@ def saturated(*, num_threads: int, size: str, rounds: int, seconds: float) -> di
 
 @contextmanager
 def _measured_endpoint(num_threads: int) -> Iterator[tuple[str, Any]]:
-    """Run the endpoint as ``zimage serve`` does, with replicas that measure; gives its address and theirs."""
+    """Run the endpoint as ``zimage serve`` does, with measuring replicas; yield its URL and their handle."""
     args = AppArgs(models=(ModelArgs(id="z-image-turbo", num_cpus=num_threads, num_gpus=0),))
     port = free_port()
     ray.init(

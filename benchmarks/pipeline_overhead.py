@@ -1,10 +1,10 @@
-"""Images/s of the whole job, after start-up, over the bare engines on the same cores, in one run.
+"""Measure images/s of the whole job, after start-up, over bare engines on the same cores, in one run.
 
     python -m benchmarks.pipeline_overhead [--size 64x64] [--rows 1024] [--repeats 3] [--engines 2]
 
-The bare engines and the job's take turns: as many of them, each with its share of the cores as threads. Each
-job is compared with the mean of the bare runs before and after it, for a shared machine's speed drifts.
-Reading, encoding and writing compete for the same cores in the job, as they do on a machine without a GPU.
+Bare engines and the job take turns, with the same number of engines and the same threads per engine. Each
+job is compared with the mean of the bare runs before and after it, because a shared machine's speed drifts.
+In the job, reading, encoding and writing compete for the same cores, as they do on a machine without a GPU.
 Target: at least 0.9.
 """
 
@@ -33,7 +33,7 @@ OBJECTS = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", 
 
 
 def bare_images_per_s(num_rows: int, num_engines: int, *, size: str, num_threads: int | None = None) -> float:
-    """Measure engines alone, each in a process, its requests in a queue of 256."""
+    """Measure engines alone, each in its own process with a queue of 256 requests."""
     num_threads = num_threads or _threads(num_engines)
     context = multiprocessing.get_context("spawn")
     ready = context.Barrier(num_engines)
@@ -50,7 +50,7 @@ def bare_images_per_s(num_rows: int, num_engines: int, *, size: str, num_threads
 
 
 def _share(ready: Any) -> None:
-    # As the job's engines wait (deployments.engine_actor).
+    # Set as for the job's engines (deployments.engine_actor).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     globals()["_ready"] = ready
 

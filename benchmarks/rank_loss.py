@@ -1,9 +1,9 @@
-"""What the loss of a rank costs an endpoint: failed requests, and seconds until images come again.
+"""Measure what losing a rank costs an endpoint: failed requests, and seconds until it makes images again.
 
     python -m benchmarks.rank_loss [--kills 10] [--placement one_node]
 
-A model divided over two ranks, and clients that ask it all the time; at random moments rank 1 is killed.
-Targets: at most one failed request a kill, and images again within 15 s.
+Clients keep sending requests to a model split across two ranks, and rank 1 is killed at random moments.
+Targets: at most one failed request per kill, and images again within 15 s.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _RANK_TITLES = {"one_node": "zimage_models.tensor_parallel.rank_server", "any_no
 
 
 async def measure(endpoint: Endpoint, placement: str, *, num_kills: int) -> dict[str, Any]:
-    """Kill a rank again and again under load."""
+    """Kill a rank repeatedly under load."""
     answered: list[tuple[float, int]] = []
     done = asyncio.Event()
 
@@ -43,8 +43,8 @@ async def measure(endpoint: Endpoint, placement: str, *, num_kills: int) -> dict
     def num_made() -> int:
         return sum(status == 200 for _, status in answered)
 
-    async def one_that_began_after(num_before: int) -> None:
-        # As many as there are clients may have been on their way.
+    async def image_started_after(num_before: int) -> None:
+        # One image per client may already have been in progress.
         while num_made() <= num_before + _CLIENTS:
             await asyncio.sleep(0.01)
 
@@ -53,13 +53,13 @@ async def measure(endpoint: Endpoint, placement: str, *, num_kills: int) -> dict
         for _ in range(_CLIENTS):
             clients.create_task(client(session))
         for _ in range(num_kills):
-            # New ranks are proven by then.
-            await one_that_began_after(num_made())
+            # By then the new ranks have made images.
+            await image_started_after(num_made())
             await asyncio.sleep(random.uniform(0, 1))
             rank = find_rank(endpoint, placement)
             killed_s, num_before = time.monotonic(), num_made()
             rank.kill()
-            await one_that_began_after(num_before)
+            await image_started_after(num_before)
             recovery_s.append(answered[-1][0] - killed_s)
         done.set()
     num_failed = sum(status != 200 for _, status in answered)
@@ -75,7 +75,7 @@ async def measure(endpoint: Endpoint, placement: str, *, num_kills: int) -> dict
 
 
 def find_rank(endpoint: Endpoint, placement: str) -> psutil.Process:
-    """Find the process of rank 1: on one node a fork of the server that has the same title."""
+    """Find the process of rank 1; on one node, it is a fork of the server with the same title."""
     found = []
     for process in psutil.Process(endpoint.process.pid).children(recursive=True):
         try:

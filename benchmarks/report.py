@@ -1,4 +1,4 @@
-"""Write a benchmark's figures as JSON, with what is needed to judge and repeat them."""
+"""Writes a benchmark's figures as JSON, with what is needed to judge and repeat them."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def write_result(name: str, payload: dict[str, Any], *, folder: Path = RESULTS) 
     Args:
         name: the file's name, without ``.json``; the figures of another device belong in another file.
         payload: the figures; anything JSON can hold.
-        folder: another one for figures that nobody should keep.
+        folder: another folder for figures that are not worth keeping.
     """
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def write_result(name: str, payload: dict[str, Any], *, folder: Path = RESULTS) 
 
 
 def device_name(device: torch.device) -> str:
-    """Name a device for people and file names: ``cpu``, or the GPU's own name."""
+    """Return a device's name for people and file names: ``cpu``, or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -59,7 +59,7 @@ def _module_name() -> str:
 
 
 def _git_commit() -> str | None:
-    """Name the checked-out commit, with a mark where files differ from it; None outside a repository."""
+    """Return the checked-out commit, marked if files differ from it, or None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)

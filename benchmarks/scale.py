@@ -1,10 +1,10 @@
-"""Rows/s and the driver's peak memory of whole jobs with the fake engine at growing sizes, and resuming.
+"""Measure rows/s and the driver's peak memory of whole fake-engine jobs at growing sizes, and resuming.
 
     python -m benchmarks.scale [--sizes 10000 100000 1000000] [--skip-resume]
 
-Beside each size runs a bare `read_parquet -> map_batches -> write_parquet` that makes and encodes the same
-tiles into the same bytes, both with warm workers. Targets: rows/s flat within 20 %, driver memory growth
-under 300 MB, at least 0.7 of the bare pipeline's rows/s.
+For each size, a bare `read_parquet -> map_batches -> write_parquet` makes and encodes the same tiles into the
+same bytes; both have warm workers. Targets: rows/s flat within 20 %, driver memory growth under 300 MB, at
+least 0.7 of the bare pipeline's rows/s.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from benchmarks.timed_job import timed_job
 BLOCK_ROWS = 1000
 ENGINES = 2
 WARM_UP_BLOCKS = 16
-# A run of seconds is at the mercy of whatever else the machine does then: the median of three counts.
+# Other work on the machine disturbs shorter runs, so the median of three counts there.
 LONG_ROWS = 1_000_000
 
 
 def write_table(path: Path, num_rows: int) -> None:
-    """Write a table of that many distinct prompts."""
+    """Write a table of ``num_rows`` distinct prompts."""
     with pq.ParquetWriter(path, pa.schema([("id", pa.string()), ("prompt", pa.string())])) as writer:
         for start in range(0, num_rows, 100_000):
             rows = range(start, min(start + 100_000, num_rows))

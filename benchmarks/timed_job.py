@@ -1,8 +1,8 @@
-"""Run one `zimage generate` in a process of its own and measure it: the driver's peak memory, phases, speed.
+"""Runs one `zimage generate` in a separate process and measures the driver's peak memory, phases and speed.
 
-`python -m benchmarks.timed_job REPORT WARM_UP INPUT OUTPUT ...` writes one JSON object to the file REPORT, as
-standard output is Ray's too. A job over the table WARM_UP (or none, if "-") comes first, so that Ray and its
-workers are up.
+`python -m benchmarks.timed_job REPORT WARM_UP INPUT OUTPUT ...` writes one JSON object to the file REPORT,
+because Ray also writes to standard output. A job over the table WARM_UP (none if it is "-") runs first, so
+that Ray and its workers are up.
 """
 
 import json
@@ -18,7 +18,7 @@ from jobs import cli
 
 
 def timed_job(*arguments: object, warm_up: Path | None = None) -> dict[str, Any]:
-    """Run the job; returns its exit code, seconds, the driver's peak memory and its published manifest."""
+    """Run the job and return its exit code, seconds, the driver's peak memory and the published manifest."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         given = [file.name, str(warm_up or "-"), *map(str, arguments)]
         subprocess.run([sys.executable, "-m", "benchmarks.timed_job", *given], check=True)
@@ -32,7 +32,7 @@ def _newest_manifest(output: Path) -> Path:
 
 
 def main() -> None:
-    """Run the job in this process and report what it took."""
+    """Run the job in this process and write the report."""
     report, warm_up, table, output, *options = sys.argv[1:]
     options += ["--progress", "quiet"]
     if warm_up != "-":

@@ -13,16 +13,16 @@ from deployments.http.ingress import Ingress
 from deployments.model_server import ModelServer
 
 _MAX_ONGOING = 4096
-"""Calls in one replica, batch work included: the engine's own queue is the bound that counts."""
+"""Calls in one replica, including batch work; the limit that matters is the engine's own queue."""
 _DRAIN_MARGIN_S = 10.0
 
 
 def build_app(args: AppArgs) -> Application:
-    """Put the endpoint together: a deployment for each model, the front desk, and the HTTP ingress.
+    """Build the endpoint: one deployment per model, the front desk and the HTTP ingress.
 
-    Serve reads ``args`` from YAML or ``key=value`` and checks them against :class:`AppArgs`.
+    Serve reads ``args`` from YAML or ``key=value`` pairs and checks them against :class:`AppArgs`.
     """
-    # A replica that goes first finishes what it has accepted, however long that may take.
+    # A replica that is stopped has time to finish the requests it has accepted.
     drain_s = args.limits.timeout_s + _DRAIN_MARGIN_S
     models = {model.id: _model(model, args, drain_s) for model in args.models}
     front: dict[str, Any] = {"label_selector": args.ingress.node_labels} if args.ingress.node_labels else {}
@@ -68,13 +68,13 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
 
 
 def _placement(model: ModelArgs) -> dict[str, Any]:
-    """Return what a replica reserves: itself on one node, or in bundles, the first of which is its own."""
+    """Return what a replica reserves: resources on one node, or one bundle per rank, its own first."""
     resources = model.resources()
     if model.tensor_parallel_placement == "one_node":
         return {"ray_actor_options": resources.actor_options()}
     rank = replace(resources, num_ranks=1)
     return {
-        # The nodes are chosen for the bundles.
+        # The bundles' label selector chooses the nodes.
         "ray_actor_options": replace(rank, node_labels={}).actor_options(),
         "placement_group_bundles": [rank.bundle()] * resources.num_ranks,
         "placement_group_bundle_label_selector": [dict(rank.node_labels)] if rank.node_labels else None,

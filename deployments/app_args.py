@@ -1,4 +1,4 @@
-"""What a person sets of the online endpoint: the ``args`` of ``serve.yaml`` or of ``zimage serve``."""
+"""The online endpoint's settings: the ``args`` of ``serve.yaml`` or of ``zimage serve``."""
 
 from dataclasses import fields
 from typing import Annotated, Any, Literal
@@ -17,17 +17,17 @@ class _Args(BaseModel):
 
 
 class ScalingArgs(_Args):
-    """How many replicas a model has."""
+    """How many replicas a model has, and when that number changes."""
 
     min_replicas: int = Field(default=1, ge=0)
-    """0 lets the last replica go when idle; the next request then waits for a cold start."""
+    """With 0, the last replica is removed when idle, and the next request waits for a cold start."""
     max_replicas: int = Field(default=1, ge=1)
     target_queue_s: float = Field(default=5.0, gt=0)
     """Seconds of queued online work per replica above which replicas are added."""
     upscale_delay_s: float = Field(default=5.0, ge=0)
     downscale_delay_s: float = Field(default=300.0, ge=0)
     look_back_s: float = Field(default=30.0, gt=0)
-    """Decisions go by the mean of so many seconds."""
+    """Seconds over which the queue is averaged for a decision."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "ScalingArgs":
@@ -46,7 +46,7 @@ def _known_engine_options(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class ModelArgs(_Args):
-    """One model that clients can ask for by ``id``."""
+    """One model that clients can request by ``id``."""
 
     id: str = Field(pattern=f"^{MODEL_ID_PATTERN}$")
     model: str = DEFAULT_MODEL
@@ -54,30 +54,30 @@ class ModelArgs(_Args):
     engine: Annotated[dict[str, Any], AfterValidator(_known_engine_options)] = Field(default_factory=dict)
     """Options of :class:`zimage_models.config.EngineConfig` other than ``model``."""
     num_gpus: float = Field(default=0, ge=0)
-    """Of each rank, as ``num_cpus``; most engines are of one."""
+    """Per rank, like ``num_cpus``; most engines have one rank."""
     num_cpus: float = Field(default=1, ge=0)
     tensor_parallel_size: int = 1
-    """Ranks that one engine is divided over, each with a GPU of its own."""
+    """Ranks that one engine is split across; each has its own GPU."""
     tensor_parallel_placement: Literal["one_node", "any_nodes"] = "one_node"
-    """``any_nodes``: a placement group with a bundle for each rank, on as few nodes as there is room."""
+    """``any_nodes``: a placement group with one bundle per rank, on as few nodes as possible."""
     max_queue_s: float = Field(default=60.0, gt=0)
-    """Online requests are refused (503) while a replica has more seconds of them queued."""
+    """Seconds of queued online work above which a replica refuses online requests (503)."""
     accelerator_type: str | None = None
-    """A Ray accelerator type such as ``H100``, to be placed on such nodes only."""
+    """A Ray accelerator type such as ``H100``; replicas run only on nodes of this type."""
     node_labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes to be placed on, as in Ray's label selectors."""
+    """Labels that the nodes of replicas must have, as in Ray's label selectors."""
     scaling: ScalingArgs = ScalingArgs()
 
     @model_validator(mode="after")
     def _divisible(self) -> "ModelArgs":
         if self.engine_config().parallel.tensor_parallel_size != self.tensor_parallel_size:
-            raise ValueError("engine.parallel: give the model's own tensor_parallel_size instead")
+            raise ValueError("engine.parallel: set the model's tensor_parallel_size instead")
         if self.tensor_parallel_placement == "any_nodes" and self.tensor_parallel_size == 1:
             raise ValueError("tensor_parallel_placement: any_nodes needs a tensor_parallel_size above 1")
         return self
 
     def engine_config(self) -> EngineConfig:
-        """Return the engine's whole configuration."""
+        """Return the engine's complete configuration."""
         parallel = {"tensor_parallel_size": self.tensor_parallel_size, **self.engine.get("parallel", {})}
         values = {**self.engine, "model": self.model, "parallel": parallel}
         return TypeAdapter(EngineConfig).validate_python(values)
@@ -100,25 +100,25 @@ class LimitArgs(_Args):
     max_images: int = Field(default=10, ge=1, le=10)
     """The largest ``n``."""
     max_image_bytes: int = Field(default=50 * 2**20, ge=1)
-    """Of one uploaded picture."""
+    """The largest uploaded picture."""
     max_image_pixels: int = Field(default=25 * 10**6, ge=1)
     timeout_s: float = Field(default=300.0, gt=0)
-    """Deadline of a request without ``X-Request-Timeout``, and the longest that may be asked for."""
+    """Deadline of a request without ``X-Request-Timeout``, and the longest that a request may set."""
     max_waiting: int = Field(default=1024, ge=1)
-    """Requests that one HTTP replica lets wait for a model's replicas; past it, 503."""
+    """Requests per HTTP replica that may wait for a model's replicas; further ones get 503."""
 
 
 class AuthArgs(_Args):
-    """Where API keys come from; without any, everyone may ask."""
+    """Where API keys come from; without keys, anyone may send requests."""
 
     keys_file: str | None = None
-    """YAML list of ``{name, key or key_sha256, requests_per_minute, max_concurrent}``; reread on change."""
+    """YAML list of ``{name, key or key_sha256, requests_per_minute, max_concurrent}``; reread on a change."""
     keys_variable: str | None = "ZIMAGE_API_KEYS"
     """Environment variable of ``name=key`` pairs, comma-separated."""
 
 
 class ObjectStoreArgs(_Args):
-    """Where images are put for ``response_format="url"``."""
+    """Where images are stored for ``response_format="url"``."""
 
     address: str = Field(pattern=r"^s3://[^/]+(/.*)?$")
     endpoint_url: str | None = None
@@ -127,7 +127,7 @@ class ObjectStoreArgs(_Args):
 
 
 class IdempotencyArgs(_Args):
-    """How long answers are kept for a repeated ``Idempotency-Key``."""
+    """How many answers are kept for repeated ``Idempotency-Key`` values, and how long."""
 
     max_answers: int = Field(default=10_000, ge=1)
     max_bytes: int = Field(default=512 * 2**20, ge=1)
@@ -135,12 +135,12 @@ class IdempotencyArgs(_Args):
 
 
 class IngressArgs(_Args):
-    """The HTTP replicas, which need CPUs only."""
+    """The HTTP replicas, which need only CPUs."""
 
     num_replicas: int = Field(default=1, ge=1)
     num_cpus: float = Field(default=1, ge=0)
     node_labels: dict[str, str] = Field(default_factory=dict)
-    """Labels of the nodes for HTTP replicas and front desk: on a GPU node they keep it from going idle."""
+    """Node labels for the HTTP replicas and the front desk, which would keep a GPU node from idling."""
     max_ongoing_requests: int = Field(default=2048, ge=1)
 
 
@@ -148,14 +148,14 @@ class AppArgs(_Args):
     """The whole endpoint."""
 
     models: tuple[ModelArgs, ...] = Field(default=(ModelArgs(id="z-image-turbo"),), min_length=1)
-    """The first one answers requests that name no model."""
+    """The first model answers requests that name none."""
     ingress: IngressArgs = IngressArgs()
     limits: LimitArgs = LimitArgs()
     auth: AuthArgs = AuthArgs()
     object_store: ObjectStoreArgs | None = None
     idempotency: IdempotencyArgs = IdempotencyArgs()
     image_urls: Literal["refuse", "fetch"] = "refuse"
-    """Whether pictures to edit may be given as http(s) addresses."""
+    """Whether the pictures of an edit may be given as http(s) URLs."""
     cors_origins: tuple[str, ...] = ()
     playground: bool = True
     log_prompts: bool = False

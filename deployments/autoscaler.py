@@ -1,4 +1,4 @@
-"""What Ray's autoscaler tells of nodes that are not there yet."""
+"""What Ray's autoscaler reports about nodes that have not started yet."""
 
 from collections import Counter
 
@@ -10,16 +10,16 @@ from deployments.engine_resources import EngineResources
 
 
 def has_autoscaler() -> bool:
-    """Say whether an autoscaler (version 2: `ray up`, KubeRay) may add nodes. Needs an initialised Ray.
+    """Return whether an autoscaler (version 2: `ray up`, KubeRay) may add nodes; Ray must be initialised.
 
-    Which node types it may start is not told to drivers (Ray 2.60).
+    Ray 2.60 does not report to drivers which node types it may start.
     """
-    # A cluster without one has a monitor as well, which never reports a state.
+    # A cluster without an autoscaler also has a monitor, but it never reports a state.
     return int(_status().stats.autoscaler_version or 0) > 0
 
 
 def describe_wait(resources: EngineResources) -> str | None:
-    """Say how many engines have no node and what is being done about it; None if all have one."""
+    """Describe how many engines have no node and what is being done about it; None if all have one."""
     status = _status()
     bundle = resources.bundle()
     num_waiting = sum(
@@ -41,8 +41,8 @@ def _supply(status: ClusterStatus) -> str:
         return "starting: " + ", ".join(f"{count} x {name}" for name, count in sorted(starting.items()))
     if status.failed_launches:
         last = max(status.failed_launches, key=lambda launch: launch.failed_ts_s or 0)
-        return f"none is starting; the last try of {last.ray_node_type_name} failed: {last.details}"
-    return "none is starting: no node type has that, or as many as allowed are in use"
+        return f"none is starting; the last start of {last.ray_node_type_name} failed: {last.details}"
+    return "none is starting: no node type has these resources, or all allowed nodes are in use"
 
 
 def _status() -> ClusterStatus:

@@ -1,4 +1,4 @@
-"""What a model can do, in the words of the HTTP API."""
+"""A model's capabilities, as the HTTP API names them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from zimage_models.model_spec import ModelSpec
 
 
 def capabilities(spec: ModelSpec) -> list[str]:
-    """Name what a model can do.
+    """List what a model can do.
 
-    ``edits`` is to follow an instruction on pictures; ``image_to_image`` and ``inpainting`` start from one;
-    ``control_image`` is to follow one's edges, depth or pose, and ``control_image_inpainting`` to do so where
-    the mask of another says.
+    ``edits``: follow an instruction about pictures. ``image_to_image`` and ``inpainting``: start from a
+    picture. ``control_image``: follow the edges, depth or pose in a picture. ``control_image_inpainting``: do
+    so within the mask of another picture.
     """
     variant, controlnet = spec.variant, spec.controlnet
     return [
@@ -25,11 +25,11 @@ def capabilities(spec: ModelSpec) -> list[str]:
 
 
 def takes(spec: ModelSpec, field: str, values: Mapping[str, Any]) -> bool:
-    """Say whether a model can take what a request has of one of the fields of an edit.
+    """Return whether a model accepts a request's value of one edit field.
 
     Args:
         spec: the model.
-        field: one of :data:`zimage_models.requests.EDIT_FIELDS`.
+        field: one of :data:`zimage_models.request_fields.EDIT_FIELDS`.
         values: fields by name, as for :func:`zimage_models.requests.build_request`.
     """
     variant, controlnet = spec.variant, spec.controlnet

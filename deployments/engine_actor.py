@@ -1,6 +1,6 @@
-"""The one class that hosts an engine, in a Ray Data actor pool and in a Serve replica alike.
+"""The class that hosts an engine, both in a Ray Data actor pool and in a Serve replica.
 
-It knows no table and no HTTP; it is a plain class, so either host makes it an actor its own way.
+It is a plain class, so each host can make it an actor in its own way. It knows nothing about tables or HTTP.
 """
 
 import asyncio
@@ -23,26 +23,26 @@ from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
 Outcome = ImageResult | ZImageError
 Event = PreviewEvent | Outcome
-"""What happens to a request: previews, if it asks for them, then its outcome."""
+"""Any previews that a request asks for, then its outcome."""
 
 
 class EngineActor:
-    """Loads, warms up, generates, and reports health and stats."""
+    """Loads and warms up an engine, generates images, and reports health and stats."""
 
     def __init__(self, config: EngineConfig, *, launcher: RankLauncher | None = None) -> None:
-        """Load the engine and make a few images.
+        """Load the engine and make a few images to warm it up.
 
         Args:
             config: the engine.
-            launcher: starts the other ranks of a divided engine; None for processes of this machine.
+            launcher: starts the other ranks of a tensor-parallel engine; None starts local processes.
         """
-        # Ray's other workers share the cores, where OpenMP threads that spin as they wait are in the way.
-        # Read when torch is imported, which is below.
+        # OpenMP threads that spin while waiting would slow down Ray's other workers on the same cores.
+        # torch reads this when it is imported, which happens below.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._config = config
         self._engine = build_engine(config, launcher=launcher)
         warm_up(self._engine)
-        # What is loaded stays: full collections that walk it again and again stop the engine each time.
+        # The loaded objects stay; otherwise each full collection would walk them all and stop the engine.
         gc.freeze()
 
     @property
@@ -51,19 +51,19 @@ class EngineActor:
         return self._engine.spec
 
     def weights_sha256(self) -> str:
-        """Identify the weights; the first time may take as long as reading them."""
+        """Return the weights' sha256; the first call may take as long as reading them."""
         return model_weights_sha256(self._config, self.spec)
 
     async def generate(self, requests: Sequence[ImageRequest]) -> AsyncIterator[tuple[int, Outcome]]:
         """Make many images at once, yielding each as it finishes.
 
-        A full queue is waited out, so any number of requests may be given.
+        It waits while the queue is full, so any number of requests may be given.
 
         Yields:
             (index into ``requests``, the image or its own error).
 
         Raises:
-            EngineDead: the engine can't go on; the host replaces this actor.
+            EngineDead: the engine cannot continue; the host replaces this actor.
         """
         async with self.admitted(requests, wait=True) as events:
             async for index, event in events:
@@ -74,15 +74,15 @@ class EngineActor:
     async def admitted(
         self, requests: Sequence[ImageRequest], *, wait: bool
     ) -> AsyncIterator[AsyncIterator[tuple[int, Event]]]:
-        """Queue requests, all or none, and give their events; leaving the block cancels what still runs.
+        """Queue all requests or none and yield their events; leaving the block cancels unfinished ones.
 
         Args:
             requests: the images to make.
-            wait: wait for places in a full queue, instead of raising.
+            wait: wait for room in a full queue instead of raising.
 
         Raises:
             EngineOverloaded: the queue has no room for all of them, and ``wait`` is false.
-            EngineDead: the engine can't go on; the host replaces this actor.
+            EngineDead: the engine cannot continue; the host replaces this actor.
         """
         loop = asyncio.get_running_loop()
         happened: asyncio.Queue[tuple[int, PreviewEvent | Future[ImageResult]]] = asyncio.Queue()
@@ -130,12 +130,12 @@ class EngineActor:
         return self._engine.stats()
 
     def check_health(self) -> None:
-        """Raise :class:`EngineDead` when the engine can't go on; answers at once, never behind a step."""
+        """Raise :class:`EngineDead` if the engine cannot continue; return at once, even during a step."""
         if self._engine.death is not None:
             raise self._engine.death
 
     def close(self) -> None:
-        """Stop the engine; unfinished requests are cancelled."""
+        """Stop the engine and cancel unfinished requests."""
         self._engine.close()
 
 

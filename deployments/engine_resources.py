@@ -1,4 +1,4 @@
-"""What one engine reserves in a Ray cluster, and on which nodes; the same for either host."""
+"""What one engine reserves in a Ray cluster, and on which nodes; the same in Ray Data and in Serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,21 +7,21 @@ from typing import Any
 from zimage_models.errors import InvalidRequest
 
 _ANY_OF_TYPE = 0.001
-"""What Ray itself asks of ``accelerator_type:...``, of which a node of the type has 1."""
+"""The amount of ``accelerator_type:...`` that Ray requests; a node of the type has 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResources:
-    """Reserved for each engine: all on one node, unless ``deployments.app`` places its ranks one by one."""
+    """Resources of one engine, all on one node unless ``deployments.app`` places its ranks separately."""
 
     num_cpus: float
-    """Of each rank."""
+    """CPUs per rank."""
     num_gpus: float
-    """Of each rank."""
+    """GPUs per rank."""
     num_ranks: int = 1
-    """Ranks of one engine (its tensor-parallel degree)."""
+    """Ranks of the engine (its tensor-parallel degree)."""
     accelerator_type: str | None = None
-    """A Ray accelerator type such as ``L40S``: only nodes with it."""
+    """A Ray accelerator type such as ``L40S``; only nodes of this type are used."""
     node_labels: Mapping[str, str] = field(default_factory=dict)
     """Labels that the node must have; values as in Ray's label selectors (``a``, ``!a``, ``in(a,b)``)."""
 
@@ -29,16 +29,16 @@ class EngineResources:
         whole = float(self.num_gpus).is_integer()
         if self.num_gpus > 1 and not whole:
             raise InvalidRequest(
-                f"engine_gpus: {self.num_gpus} is above 1 and not whole", field="engine_gpus"
+                f"engine_gpus: {self.num_gpus} is above 1 and not a whole number", field="engine_gpus"
             )
         if self.num_ranks > 1 and not (whole and self.num_gpus <= 1):
             raise InvalidRequest(
-                f"engine_gpus: {self.num_gpus} for each of {self.num_ranks} ranks; a rank has one or none",
+                f"engine_gpus: {self.num_gpus} for each of {self.num_ranks} ranks; a rank takes 0 or 1",
                 field="engine_gpus",
             )
 
     def actor_options(self) -> dict[str, Any]:
-        """Return options that Ray Data's ``map_batches`` and Serve's ``ray_actor_options`` both take."""
+        """Return options that Ray Data's ``map_batches`` and Serve's ``ray_actor_options`` both accept."""
         options: dict[str, Any] = {
             "num_cpus": self.num_cpus * self.num_ranks,
             "num_gpus": self.num_gpus * self.num_ranks,
@@ -50,7 +50,7 @@ class EngineResources:
         return options
 
     def bundle(self) -> dict[str, float]:
-        """Return the demand as Ray's autoscaler lists it; it leaves labels out."""
+        """Return the demand as Ray's autoscaler lists it, which is without labels."""
         options = self.actor_options()
         amounts = {"CPU": float(options["num_cpus"]), "GPU": float(options["num_gpus"])}
         if self.accelerator_type:

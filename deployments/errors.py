@@ -1,15 +1,15 @@
-"""Errors of the endpoint, beside those of the engine. It knows no HTTP: ``openai_errors`` translates them.
+"""The endpoint's own errors, in addition to the engine's; ``openai_errors`` translates them to HTTP.
 
 ZImageError
 ├── InvalidRequest
 │   ├── UnknownModel           no model of that name is served (HTTP 404)
-│   └── IdempotencyKeyReused   the key came with another request before (HTTP 409)
+│   └── IdempotencyKeyReused   the key was used with another request (HTTP 409)
 ├── Unauthorized               no API key, or an unknown one (HTTP 401)
 ├── RateLimited                the key's own limits are reached (HTTP 429 with Retry-After)
 ├── EngineOverloaded
 │   └── NoReplica              no replica took the request in time (HTTP 503 with Retry-After)
 └── GenerationFailed
-    ├── ReplicaLost            two replicas in a row died under the request (HTTP 500)
+    ├── ReplicaLost            two replicas in a row died during the request (HTTP 500)
     └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
 """
 
@@ -21,7 +21,7 @@ class UnknownModel(InvalidRequest):
 
 
 class IdempotencyKeyReused(InvalidRequest):
-    """An idempotency key came with another request before."""
+    """An idempotency key was already used with another request."""
 
 
 class Unauthorized(ZImageError):
@@ -41,12 +41,12 @@ class NoReplica(EngineOverloaded):
 
 
 class ReplicaLost(GenerationFailed):
-    """Two replicas in a row died while they made an image."""
+    """Two replicas in a row died while making an image."""
 
     error_class = "engine_died"
 
 
 class ObjectStoreFailed(GenerationFailed):
-    """The image was made, but the object store did not take it."""
+    """The image was made, but the object store did not accept it."""
 
     error_class = "object_store_failed"

@@ -1,6 +1,6 @@
-"""From a checked body to finished images: the way every HTTP request takes to a model's replicas and back.
+"""Checks every request against its model, sends it to the model's replicas and returns the images.
 
-It knows no HTTP.
+It knows nothing about HTTP.
 """
 
 import asyncio
@@ -40,14 +40,14 @@ class Order:
     arrived_at: float
     """Unix time."""
     due_s: float
-    """When its deadline passes, on the monotonic clock."""
+    """The deadline, on the monotonic clock."""
 
 
 class ImageService:
     """Knows the endpoint's models and sends orders to their replicas.
 
     Args:
-        handles: one Serve handle for each model id; the first is the default.
+        handles: one Serve handle per model ID; the first is the default.
         timeout_s: the longest an order may take.
     """
 
@@ -61,14 +61,14 @@ class ImageService:
 
     @property
     def model_ids(self) -> list[str]:
-        """The ids that clients can ask for."""
+        """The model IDs that clients can request."""
         return list(self._handles)
 
     def choose(self, model_id: str | None) -> str:
-        """Return the model of a request; absent, the first.
+        """Return the ID of a request's model; the default is the first.
 
         Raises:
-            UnknownModel: the endpoint has none of that name.
+            UnknownModel: the endpoint has no model of that name.
         """
         if model_id is None:
             return self.model_ids[0]
@@ -79,13 +79,13 @@ class ImageService:
         return model_id
 
     async def spec(self, model_id: str) -> ModelSpec:
-        """Return a model's limits; the first time, its replica is asked (and started if there is none)."""
+        """Return a model's limits; the first call asks a replica, and starts one if there is none."""
         if model_id not in self._specs:
             self._specs[model_id] = await self._handles[model_id].spec.remote()
         return self._specs[model_id]
 
     async def known_spec(self, model_id: str) -> ModelSpec | None:
-        """Return a model's limits, or None while it was never up; starts no replica."""
+        """Return a model's limits, or None if it has never run; start no replica."""
         if model_id in self._specs or (await self.num_running())[model_id]:
             return await self.spec(model_id)
         return None
@@ -117,13 +117,13 @@ class ImageService:
         timeout_s: float | None,
         partial_images: int = 0,
     ) -> Order:
-        """Check a body's generation fields against its model.
+        """Check a body's generation fields against its model and return the order.
 
-        The images differ by their seeds, which count up from the given or a random one.
+        The images differ in their seeds, which count up from the given seed or a random one.
 
         Raises:
-            InvalidRequest: a field that can't be honoured.
-            NoReplica: no replica was there in time to say what the model takes.
+            InvalidRequest: a field has a value that the model does not accept.
+            NoReplica: no replica was available in time to report the model's limits.
         """
         arrived_at, now_s = time.time(), time.monotonic()
         timeout_s = min(timeout_s or self._timeout_s, self._timeout_s)
@@ -131,7 +131,7 @@ class ImageService:
         async with _deadline(due_s, timeout_s):
             spec = await self.spec(model_id)
         seed = values.get("seed")
-        # 32 bits are enough for no two alike, and can be typed.
+        # 32 bits make repeated seeds unlikely and are short enough to type.
         seed = secrets.randbits(32) if seed is None else seed
         try:
             if seed + num_images - 1 > MAX_SEED:
@@ -143,13 +143,13 @@ class ImageService:
                 priority=PRIORITIES[priority],
                 deadline_s=timeout_s,
             )
-            # Large pictures are scaled, which takes too long for the event loop.
+            # Scaling large pictures takes too long for the event loop.
             has_pictures = values.get("reference_images") or values.get("control_image")
             request = await asyncio.to_thread(build) if has_pictures else build()
         except InvalidRequest as error:
             raise await self._with_models_that_can(error, spec, values) from error
         if partial_images:
-            # One preview more than wanted may fall out of the division: the stream drops it.
+            # The division may give one preview too many; the stream drops it.
             every = max(1, request.num_steps // (partial_images + 1))
             request = replace(request, preview_every=every)
         requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
@@ -158,9 +158,9 @@ class ImageService:
     async def _with_models_that_can(
         self, error: InvalidRequest, spec: ModelSpec, values: Mapping[str, Any]
     ) -> InvalidRequest:
-        """Name the models that take a field of an edit that this one does not; of others nothing is said.
+        """Add to an error about an edit field which models accept it; return other errors unchanged.
 
-        Nothing is known of a model that was never up.
+        A model that has never run is not named, because its limits are unknown.
         """
         field = error.field
         if field not in EDIT_FIELDS or takes(spec, field, values):
@@ -171,15 +171,15 @@ class ImageService:
         return InvalidRequest(f"{error}; {hint}", field=field)
 
     async def events(self, order: Order) -> AsyncGenerator[Admitted | tuple[int, PreviewEvent | ImageResult]]:
-        """Make an order's images; closing the iterator cancels what still runs.
+        """Make an order's images; closing the iterator cancels the unfinished ones.
 
-        A replica that dies under an order is replaced by another, once, for the images not finished.
+        If a replica dies during an order, another one makes the unfinished images. This happens only once.
 
         Yields:
-            :class:`Admitted` when the order is in a queue, then (index, preview or image).
+            :class:`Admitted` when the order is queued, then (index, preview or image).
 
         Raises:
-            ZImageError: the order, or one of its images, can't be made.
+            ZImageError: the order or one of its images failed.
         """
         missing = list(range(len(order.requests)))
         for attempt in range(_ATTEMPTS):
@@ -198,7 +198,7 @@ class ImageService:
                 return
             except ray.exceptions.RayActorError as error:
                 if attempt == _ATTEMPTS - 1:
-                    raise ReplicaLost("the engine died twice while it made this image") from error
+                    raise ReplicaLost("the engine died twice while making this image") from error
 
     async def _call(
         self, order: Order, indices: Sequence[int]
@@ -220,7 +220,7 @@ class ImageService:
                 yield indices[index], event
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise EngineOverloaded(
-                "too many requests wait for this model", retry_after_s=self._last_wait_s
+                "too many requests are waiting for this model", retry_after_s=self._last_wait_s
             ) from error
         finally:
             responses.cancel()
@@ -228,7 +228,7 @@ class ImageService:
 
 @asynccontextmanager
 async def _deadline(due_s: float, timeout_s: float) -> AsyncIterator[None]:
-    """Bound a wait for a replica; the engine itself watches the deadline of what it has taken."""
+    """Limit the wait for a replica; the engine enforces the deadline of the requests it has accepted."""
     try:
         async with asyncio.timeout(due_s - time.monotonic()):
             yield

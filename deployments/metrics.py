@@ -1,4 +1,4 @@
-"""What Prometheus sees of the endpoint, through Ray's metrics (each name gets the prefix ``ray_`` there)."""
+"""The endpoint's Prometheus metrics, exported by Ray, which adds the prefix ``ray_`` to each name."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -12,7 +12,7 @@ Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0]
 
-# EngineStats field -> counter, for counts that the engine keeps since its start.
+# EngineStats field -> counter; the engine counts from its start.
 _COUNTERS = {
     "num_images": ("zimage_images_total", "Images made."),
     "num_failed": ("zimage_images_failed_total", "Images that could not be made."),
@@ -21,7 +21,7 @@ _COUNTERS = {
     "num_item_steps": ("zimage_steps_total", "Denoising steps, summed over the images of each batch."),
     "num_preemptions": ("zimage_preemptions_total", "Times a running image was left out of a step."),
     "num_caption_hits": ("zimage_caption_cache_hits_total", "Prompt embeddings found in the cache."),
-    "num_rebuilds": ("zimage_rank_rebuilds_total", "Times a divided engine's lost ranks were replaced."),
+    "num_rebuilds": ("zimage_rank_rebuilds_total", "Times an engine's lost ranks were replaced."),
     "num_caption_misses": ("zimage_caption_cache_misses_total", "Prompt embeddings computed."),
 }
 _GAUGES = {
@@ -29,7 +29,7 @@ _GAUGES = {
     "num_online": ("zimage_open_online_requests", "Images of online requests waiting or running."),
     "queue_s": (
         "zimage_queue_estimate_seconds",
-        "Seconds until an online request that came now would start.",
+        "Seconds until a new online request would start.",
     ),
     "step_s": ("zimage_step_seconds", "Mean time of the last step batches."),
     "images_per_s": ("zimage_images_per_second", "Speed while busy, over the last step batches."),
@@ -55,9 +55,9 @@ class EngineMetrics:
             Counter("zimage_pixels_total", description="Pixels of the images made.", tag_keys=tuple(tags)),
             tags,
         )
-        self._queue_s = _tagged(_histogram("zimage_queue_seconds", "Wait for the first step.", tags), tags)
+        self._queue_s = _tagged(_histogram("zimage_queue_seconds", "Wait before the first step.", tags), tags)
         self._denoise_s = _tagged(
-            _histogram("zimage_denoise_seconds", "From first to last step.", tags), tags
+            _histogram("zimage_denoise_seconds", "From the first to the last step.", tags), tags
         )
 
     def record(self, stats: EngineStats) -> None:
@@ -71,14 +71,14 @@ class EngineMetrics:
             gauge.set(getattr(stats, field))
 
     def made(self, image: ImageResult) -> None:
-        """Report one image."""
+        """Report one finished image."""
         self._pixels.inc(image.request.height * image.request.width)
         self._queue_s.observe(image.timings.queue_s)
         self._denoise_s.observe(image.timings.denoise_s)
 
 
 class HttpMetrics:
-    """What the HTTP replicas report."""
+    """The metrics of the HTTP replicas."""
 
     def __init__(self) -> None:
         self._requests = Counter(
@@ -87,7 +87,7 @@ class HttpMetrics:
             tag_keys=("route", "model", "status"),
         )
         self._duration_s = _histogram(
-            "zimage_http_request_seconds", "From request to the last byte.", ("route",)
+            "zimage_http_request_seconds", "From the request to the last byte of the answer.", ("route",)
         )
         self._in_flight = Gauge(
             "zimage_http_in_flight", description="HTTP requests being answered.", tag_keys=()
@@ -95,12 +95,12 @@ class HttpMetrics:
         self._num_in_flight = 0
 
     def began(self) -> None:
-        """Count a request that came in."""
+        """Count an incoming request."""
         self._num_in_flight += 1
         self._in_flight.set(self._num_in_flight)
 
     def ended(self, *, route: str, model: str, status: int, duration_s: float) -> None:
-        """Count a request that was answered (499: the client left)."""
+        """Count an answered request (499: the client disconnected)."""
         self._num_in_flight -= 1
         self._in_flight.set(self._num_in_flight)
         self._requests.inc(tags={"route": route, "model": model, "status": str(status)})

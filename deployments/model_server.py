@@ -1,4 +1,4 @@
-"""The Serve replica: an engine actor, asked by the HTTP ingress and by batch jobs alike. It knows no HTTP."""
+"""The Serve replica: an engine actor for the HTTP ingress and for batch jobs; it knows nothing about HTTP."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """All requests of a call are in the engine's queue; their events follow."""
+    """Reports that all requests of a call are in the engine's queue; their events follow."""
 
     ready_at: float
     """Unix time at which this replica became ready."""
@@ -40,15 +40,15 @@ class ModelServer:
         """Load the engine.
 
         Args:
-            model_id: what clients call the model.
-            config: the engine.
-            max_queue_s: seconds of queued online work past which more is refused.
-            placed_ranks: whether each rank has a bundle of this replica's placement group.
+            model_id: the model's ID for clients.
+            config: the engine's configuration.
+            max_queue_s: seconds of queued online work above which requests are refused.
+            placed_ranks: whether each rank has its own bundle in this replica's placement group.
         """
         launcher = None
         if placed_ranks:
             group = ray.util.get_current_placement_group()
-            assert group is not None, "Serve places a replica with bundles in one"
+            assert group is not None, "Serve creates one for a replica with bundles"
             launcher = PlacedRankLauncher(group)
         self._engine = EngineActor(config, launcher=launcher)
         self._max_queue_s = max_queue_s
@@ -58,11 +58,11 @@ class ModelServer:
     async def generate(
         self, requests: Sequence[ImageRequest], *, wait: bool
     ) -> AsyncIterator[Admitted | EngineOverloaded | tuple[int, Event]]:
-        """Make images; a caller that goes away cancels them at the next step.
+        """Make images; if the caller disconnects, they are cancelled at the next step.
 
         Args:
-            requests: images to make, admitted all or none.
-            wait: wait for places in a full queue (batch work) instead of refusing when it is full or long.
+            requests: images to make; either all of them are admitted or none.
+            wait: wait for room in a full queue (batch work) instead of refusing when it is full or long.
 
         Yields:
             First :class:`Admitted` or the refusal, then (index, preview or outcome) as they happen.
@@ -84,7 +84,7 @@ class ModelServer:
         except EngineOverloaded as error:
             yield error
         except EngineDead:
-            # A dead process is replaced at once; a failing health check takes three periods.
+            # Serve replaces a dead process at once, but a failing health check only after three periods.
             logger.exception("the engine died; this replica exits to be replaced")
             os._exit(1)
 
@@ -93,7 +93,7 @@ class ModelServer:
         return self._engine.spec
 
     async def weights_sha256(self) -> str:
-        """Identify the model's weights."""
+        """Return the sha256 of the model's weights."""
         return await asyncio.to_thread(self._engine.weights_sha256)
 
     def stats(self) -> EngineStats:
@@ -101,13 +101,13 @@ class ModelServer:
         return self._engine.stats()
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Report what the autoscaling policy reads, and the metrics: Serve calls it every few seconds."""
+        """Return the autoscaling policy's inputs and update the metrics; Serve calls it every few seconds."""
         stats = self._engine.stats()
         self._metrics.record(stats)
         return {QUEUE_S: stats.queue_s, NUM_ONLINE: stats.num_online}
 
     def check_health(self) -> None:
-        """Raise when the engine can't go on; Serve then replaces this replica."""
+        """Raise if the engine cannot continue; Serve then replaces this replica."""
         self._engine.check_health()
 
     def __del__(self) -> None:

@@ -1,9 +1,8 @@
-"""Ranks of an engine that is divided over several nodes: Ray actors, one in each bundle of a placement group.
+"""Ranks of an engine that spans several nodes: Ray actors, one in each bundle of a placement group.
 
-On one node the ranks are child processes of the engine's own
-(:mod:`zimage_models.tensor_parallel.local_ranks`), and the engine reserves the GPUs of them all. Bundles are
-for replicas of Serve, which places a replica's group as a whole and takes it away with the replica. It knows
-no model.
+On one node, the ranks are child processes of the engine (:mod:`zimage_models.tensor_parallel.local_ranks`),
+which reserves all their GPUs. Only Serve replicas use bundles: Serve places a replica's group as a whole and
+removes it with the replica. This module knows nothing about models.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ _KILL_TIMEOUT_S = 10.0
 
 
 class PlacedRank:
-    """A rank that runs in an actor; it ends with the process that started it, however that ends."""
+    """A rank that runs in an actor; it always ends with the process that started it."""
 
     def __init__(self, actor: Any, ended: Any) -> None:
         self._actor = actor
@@ -27,21 +26,21 @@ class PlacedRank:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still be there."""
+        """Whether the rank may still be running."""
         ended, _ = ray.wait([self._ended], timeout=0)
         return not ended
 
     def kill(self) -> None:
-        """End it without asking, and return when it is gone."""
+        """Kill the rank and wait until it has ended."""
         ray.kill(self._actor)
         ray.wait([self._ended], timeout=_KILL_TIMEOUT_S)
 
 
 class PlacedRankLauncher:
-    """Starts rank N in bundle N of a placement group, whose first bundle holds the engine itself.
+    """Starts rank N in bundle N of a placement group; the first bundle holds the engine itself.
 
     Args:
-        group: one bundle for each rank; a rank reserves all of its own.
+        group: one bundle per rank; each rank reserves its whole bundle.
     """
 
     def __init__(self, group: PlacementGroup) -> None:
@@ -65,11 +64,11 @@ class PlacedRankLauncher:
         """Do nothing: the group belongs to the replica."""
 
 
-# A rank that was started again by Ray could not join the group it has left.
+# A rank restarted by Ray could not rejoin its group.
 @ray.remote(max_restarts=0)
 class _RankActor:
     def run(self, rank: int, rendezvous: Rendezvous, config: EngineConfig) -> None:
         from zimage_models.tensor_parallel.rank_follower import run_rank  # imports torch
 
-        # Ray shows each actor the GPU of its bundle alone.
+        # Ray makes only the bundle's GPU visible to each actor.
         run_rank(rank, rendezvous, config, device_index=0)

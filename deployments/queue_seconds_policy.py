@@ -1,4 +1,4 @@
-"""Autoscaling by seconds of queued online work, the thing users feel. It knows no engine."""
+"""Autoscaling by seconds of queued online work, which is what users notice."""
 
 import math
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 QUEUE_S = "queue_s"
-"""What replicas report: seconds of online work ahead of a request that came now."""
+"""Reported by replicas: seconds of online work ahead of a new request."""
 NUM_ONLINE = "num_online"
-"""What replicas report: online requests waiting or running."""
+"""Reported by replicas: online requests waiting or running."""
 
 
 class QueueSecondsPolicy:
-    """A Serve autoscaling policy: as many replicas as make every queue ``target_queue_s`` long.
+    """A Serve autoscaling policy that wants enough replicas to make every queue ``target_queue_s`` long.
 
-    The queued work of all replicas, in seconds, is shared out; requests that wait at their callers for a
-    place count like those that have one. Batch work adds no replica (it takes what is idle), but keeps the
-    last one. Bounds and delays are Serve's.
+    It divides the queued seconds of all replicas by the target. Requests that still wait at their callers
+    count like queued ones. Batch work adds no replicas (it uses idle capacity), but keeps the last one. Serve
+    applies bounds and delays.
     """
 
     def __init__(self, target_queue_s: float) -> None:
         self._target_queue_s = target_queue_s
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """Return the number of replicas wanted, and no state."""
+        """Return the number of replicas wanted and an empty state."""
         metrics = context.aggregated_metrics or {}
         queued_s = sum(metrics.get(QUEUE_S, {}).values())
         num_online = sum(metrics.get(NUM_ONLINE, {}).values())

@@ -1,7 +1,7 @@
-"""What the tiny Edit learns from: pairs of pictures with instructions, drawn from the objects of tests/data.
+"""Training data of the tiny Edit: pairs of pictures with instructions, drawn from the objects of tests/data.
 
-A pair is a picture and the same with one thing changed: another background, grey, mirrored, larger. Half of
-the edits that tests/zimage_models/engine/test_embedded_edit.py asks for are never shown: ``is_held_out``.
+A pair is a picture and the same picture with one change: another background, grey, mirrored or larger. Half
+of the edits that tests/zimage_models/engine/test_embedded_edit.py asks for are never shown (``is_held_out``).
 
 Shape legend: B batch, N images of an item, C channels, H height, W width.
 """
@@ -57,11 +57,11 @@ OTHER = {
     "larger": ["make it bigger", "enlarge it", "放大", "make the object bigger", "把图中的物体放大"],
 }
 PLACEMENTS = 3
-"""Ways each object lies in its picture; the first as on the sheet."""
+"""Placements of each object in its picture; the first is as on the sheet."""
 
 
 def is_held_out(index: int, colour: int) -> bool:
-    """Say whether an object on a background is never shown.
+    """Return whether an object on a background is never shown.
 
     The acceptance test asks for every fourth object on four colours; two of the four are held out.
     """
@@ -72,7 +72,7 @@ def is_held_out(index: int, colour: int) -> bool:
 def draw_pictures() -> torch.Tensor:
     """Draw every object on every background: (objects, placements, colours, 2, 3, H, W) in 0..1.
 
-    The pair is the plain picture, and the same made gray, mirrored or larger (``other_task``).
+    The pair is the plain picture, and the same picture made gray, mirrored or larger (``other_task``).
     """
     sheet = torch.from_numpy(np.array(Image.open(DATA / "object_cutouts.png"))) / 255
     cutouts = sheet.unflatten(0, (16, 64)).unflatten(2, (16, 64)).permute(0, 2, 4, 1, 3).flatten(0, 1)
@@ -110,7 +110,7 @@ def draw_pictures() -> torch.Tensor:
 
 
 def other_task(index: int, placement: int, colour: int) -> str:
-    """Name what else is done with a picture, beside other backgrounds."""
+    """Choose the task of a picture other than a new background."""
     return list(OTHER)[(index + placement + colour) % len(OTHER)]
 
 
@@ -124,19 +124,19 @@ def encode_pictures(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
 
 
 Caption = list[torch.Tensor]
-"""The text encoder's features, a tensor a segment: references lie between segments."""
+"""The text encoder's features, one tensor per segment; references are between segments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What one step learns from: the latents of each item, references first, its target last; its caption."""
+    """Data of one training step: each item's caption and latents, references first and its target last."""
 
     images_BNCHW: torch.Tensor
     captions: list[Caption]
 
 
 class Lessons:
-    """Draws batches, each of captions of one padded length, so that no attention mask is needed."""
+    """Draws batches whose captions all have one padded length, so that no attention mask is needed."""
 
     def __init__(self, pipeline: ZImageOmniPipeline, latents: torch.Tensor) -> None:
         self._pipeline, self._latents = pipeline, latents
@@ -144,7 +144,7 @@ class Lessons:
         self._encode = cache(self._encode_caption)
 
     def draw(self, rng: np.random.Generator, size: int) -> Batch:
-        """Draw a batch: a sixth of plain generation, the rest edits with short or longer instructions."""
+        """Draw a batch: one in six is generation, the rest are edits with short or longer instructions."""
         length = int(rng.choice([32, 96, 128], p=[0.17, 0.58, 0.25]))
         rows: list[tuple[list[torch.Tensor], Caption]] = []
         while len(rows) < size:
@@ -182,13 +182,13 @@ class Lessons:
         if other == colour or is_held_out(index, other):
             return self._edit(rng)
         texts = [text.format(en=NAMES[other][0], zh=NAMES[other][1]) for text in BACKGROUND]
-        # Mirrored and larger objects too, where both pictures are: to copy what it sees, not what it knows.
+        # Use mirrored or larger objects if both pictures have them, to teach copying instead of recalling.
         tasks = {other_task(index, placement, each) for each in (colour, other)}
         pictures = self._latents[index, placement, :, int(tasks in ({"mirrored"}, {"larger"}))]
         return [pictures[colour], pictures[other]], self._caption(rng, texts, 1)
 
     def _caption(self, rng: np.random.Generator, texts: list[str], num_references: int) -> Caption:
-        # Guidance needs to know what no instruction makes.
+        # Guidance needs the model to know the result of an empty instruction.
         text = "" if rng.random() < 0.1 else str(rng.choice(texts))
         return self._encode(text, num_references)
 

@@ -1,18 +1,19 @@
-"""Teach the embedded tiny Base to edit: makes zimage_models/checkpoints/embedded/tiny-zimage-edit.
+"""Teach the embedded tiny Base to edit; the result is zimage_models/checkpoints/embedded/tiny-zimage-edit.
 
     python -m examples.train_tiny_edit OUTPUT [--steps N] [--minutes M] [--bfloat16]
 
-The pairs are those of ``examples.edit_lessons``, with instructions in English and Chinese, and now and then a
-picture without reference, so that plain generation survives. The transformer runs in diffusers' omni mode.
-Only its main layers and its last one learn: those before them turn captions and pictures into tokens already.
-VAE, text encoder and tokenizer stay Base's.
+The pairs come from ``examples.edit_lessons``, with instructions in English and Chinese. Some pictures have no
+reference, so that plain generation is kept. The transformer runs in diffusers' omni mode. Only its main
+layers and its final layer are trained; the layers before them already turn captions and pictures into tokens.
+VAE, text encoder and tokenizer are Base's.
 
-A run that is out of minutes goes on where it was when it is called again. A step takes two thirds of a CPU
-second in bfloat16 with AMX, one in float32, and two without AVX-512.
+A run that stops after ``--minutes`` continues from there when it is started again. A step takes two thirds of
+a CPU second in bfloat16 with AMX, one in float32, and two without AVX-512.
 
-The embedded one had 3,000 steps and then, with ``--steps 4500``, 1,500 more, in bfloat16: of the 256 edits of
-tests/zimage_models/engine/test_embedded_edit.py it gets 97 % right in either language, those that it was
-never shown like the others. Pictures are made grey as well; mirroring and enlarging it has half learned.
+The embedded checkpoint was trained for 3,000 steps and then, with ``--steps 4500``, for 1,500 more, in
+bfloat16. It gets 97 % of the 256 edits in tests/zimage_models/engine/test_embedded_edit.py right in either
+language, whether it was shown them or not. It also makes pictures grey; mirroring and enlarging are half
+learned.
 """
 
 import argparse
@@ -36,7 +37,7 @@ NUM_STEPS, BATCH_SIZE = 3000, 16
 
 
 def loss_of(model: ZImageTransformer2DModel, batch: Batch) -> torch.Tensor:
-    """Return the flow matching loss, at logit-normal times shifted towards noise and a few uniform ones."""
+    """Return the flow matching loss at logit-normal times shifted towards noise and a few uniform ones."""
     targets = batch.images_BNCHW[:, -1:]
     size, num_images = batch.images_BNCHW.shape[:2]
     sigma = torch.sigmoid(torch.randn(size))
@@ -65,13 +66,13 @@ def train(
     in_bfloat16: bool = False,
     is_time_up: Callable[[], bool],
 ) -> bool:
-    """Train until the steps are done (True) or the time is up (False); goes on from the state file."""
+    """Train until the steps are done (True) or the time is up (False); continue from any state file."""
     model.requires_grad_(False)
     learning = [*model.layers.parameters(), *model.all_final_layer.parameters()]
     for parameter in learning:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    # Full speed after 30 steps, and down to nothing over the last two fifths.
+    # The full rate is reached after 30 steps and falls to zero over the last two fifths.
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / 30, 2.5 * (num_steps - step) / num_steps)
     )
@@ -83,7 +84,7 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
     while step < num_steps and not is_time_up():
-        # A step's draws are its own, so that an interrupted run goes on as if it had not been.
+        # Each step has its own seed, so that an interrupted run continues as if nothing had happened.
         torch.manual_seed(step)
         batch = lessons.draw(np.random.default_rng(step), batch_size)
         with torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16):
@@ -118,7 +119,7 @@ def load_pipeline() -> ZImageOmniPipeline:
 
 
 def save(transformer: ZImageTransformer2DModel, output: Path) -> None:
-    """Write the checkpoint in ZImageOmniPipeline's layout, Base's other files as they are."""
+    """Write the checkpoint in ZImageOmniPipeline's layout, with Base's other files unchanged."""
     shutil.copytree(BASE, output, dirs_exist_ok=True)
     weights = {name: weight.bfloat16().contiguous() for name, weight in transformer.state_dict().items()}
     save_file(weights, output / "transformer/diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
@@ -128,15 +129,15 @@ def save(transformer: ZImageTransformer2DModel, output: Path) -> None:
 
 
 def main() -> None:
-    """Train, or go on training, and write the checkpoint once done."""
+    """Start or continue training, and write the checkpoint once done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
     parser.add_argument(
-        "--work", type=Path, default=Path("out/train_tiny_edit"), help="encoded pictures, state"
+        "--work", type=Path, default=Path("out/train_tiny_edit"), help="encoded pictures and training state"
     )
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     parser.add_argument(
-        "--minutes", type=float, default=float("inf"), help="stop after so long; call again to go on"
+        "--minutes", type=float, default=float("inf"), help="stop after this time; run again to continue"
     )
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16: faster with AMX")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The ``zimage`` command: commands in modules of their own, errors worded once, exit codes as documented."""
+"""The ``zimage`` command line: its commands, error messages and exit codes."""
 
 import gc
 import logging
@@ -34,11 +34,11 @@ app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
-    """Run the command line and exit; SIGTERM ends a command as Ctrl-C does."""
+    """Run the command line and exit; SIGTERM ends a command like Ctrl-C."""
     signal.signal(signal.SIGTERM, _interrupt)
-    gc.freeze()  # what is imported stays: planning a long table need not walk it again and again
+    gc.freeze()  # imported objects stay, so planning a long table need not scan them again and again
     code = run(sys.argv[1:])
-    # Ray prints held-back warnings as the process ends; standard output may be read as JSON lines.
+    # Ray prints delayed warnings when the process ends; standard output may be read as JSON lines.
     sys.stdout = sys.stderr
     sys.exit(code)
 
@@ -47,24 +47,24 @@ def run(arguments: list[str]) -> int:
     """Run one command line, without the program's name.
 
     Returns:
-        The exit code, errors worded on standard error.
+        The exit code; errors are printed on standard error.
     """
     logging.basicConfig(format="zimage: %(message)s", level=logging.WARNING)
     try:
         code = int(app(arguments, standalone_mode=False) or ExitCode.OK)
-        if code == ExitCode.INTERRUPTED:  # typer's own answer to a KeyboardInterrupt
+        if code == ExitCode.INTERRUPTED:  # what typer returns for a KeyboardInterrupt
             print("zimage: interrupted; the same command continues where it stopped", file=sys.stderr)
         return code
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(item) for item in problem["loc"])
-            _say_error(f"{place}: {problem['msg']} (given: {problem['input']!r})")
+            _print_error(f"{place}: {problem['msg']} (given: {problem['input']!r})")
         return ExitCode.BAD_USAGE
     except (InvalidRequest, StorageError) as error:
-        _say_error(str(error))
+        _print_error(str(error))
         return ExitCode.BAD_USAGE
     except typer.TyperException as error:
-        _say_error(error.format_message())
+        _print_error(error.format_message())
         return ExitCode.BAD_USAGE
 
 
@@ -72,7 +72,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _say_error(message: str) -> None:
+def _print_error(message: str) -> None:
     print(f"zimage: error: {message}", file=sys.stderr)
 
 

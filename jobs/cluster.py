@@ -1,4 +1,4 @@
-"""``zimage cluster``: check the files that a cluster is started from, and keep them in step."""
+"""``zimage cluster``: check the files that a cluster is started from, and keep them in sync."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,21 +24,21 @@ def check(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Without:"
-            " those of the checkout you are in."
+            help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Default:"
+            " those of the current checkout."
         ),
     ] = None,
 ) -> int:
     """Check the files of a cluster, offline.
 
-    Each file is checked against its schema, the launcher's also by Ray's own code. All of them must name one
-    image and one Ray, and the RayService must serve what serve.yaml says. Exit code 2 when anything is wrong.
+    Each file is checked against its schema, the launcher file also by Ray's own code. All files must name the
+    same image and the same Ray, and the RayService must match serve.yaml. Exit code 2 if anything is wrong.
     """
     paths = files or files_of(Path())
     for path in paths:
         if not path.is_file():
             raise InvalidRequest(f"files: {path} is not a file", field="files")
-    # A second of imports: not for --help.
+    # Takes a second to import, which --help does not need.
     from deployments.cluster_check.check import check_files
 
     problems = check_files(paths)
@@ -56,13 +56,13 @@ def sync() -> int:
     """Copy deployments/serve.yaml into the RayService of deployments/kuberay/rayservice.yaml."""
     for path in (SERVE_YAML, _SERVICE):
         if not path.is_file():
-            raise InvalidRequest(f"{path} is not here", field="files")
+            raise InvalidRequest(f"files: {path} does not exist here", field="files")
     service = _SERVICE.read_text(encoding="utf-8")
     head, key, rest = service.partition(_SERVE_CONFIG_KEY)
     if not key:
         raise InvalidRequest(f"{_SERVICE}: spec has no `serveConfigV2: |`", field="files")
     lines = rest.splitlines(keepends=True)
-    # The block ends with the first line that stands as far left as its key.
+    # The block ends at the first line that is not indented more than its key.
     end = next((n for n, line in enumerate(lines) if line.strip() and not line.startswith("   ")), len(lines))
     block = "".join(
         f"    {line}" if line.strip() else line
@@ -82,5 +82,5 @@ def files_of(checkout: Path) -> list[Path]:
     paths = [checkout / name for name in ("cluster.yaml", "Dockerfile", SERVE_YAML)]
     paths = [*(path for path in paths if path.is_file()), *sorted((checkout / KUBERAY).glob("*.yaml"))]
     if not paths:
-        raise InvalidRequest("files: none here; run it in a checkout or name some", field="files")
+        raise InvalidRequest("files: none found; run this in a checkout or name some", field="files")
     return paths

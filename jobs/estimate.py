@@ -1,4 +1,4 @@
-"""``zimage estimate``: how much work a job is, and which engines and nodes finish it by a deadline."""
+"""``zimage estimate``: the work of a job, and the engines and nodes that finish it by a deadline."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from zimage_models.requests import build_request
 
 _WORK = "The work: a table, or a number of images"
 _FLEET = "Where it runs"
-_GIVEN = "What is taken for granted"
+_ASSUMED = "What is assumed"
 _PROMPT_TOKENS = 128
 _DEFAULTS = Assumptions()
 
@@ -42,39 +42,43 @@ def command(
     s3: S3Options,
     input: Annotated[str | None, typer.Argument(help="Prompt table, as for zimage generate.")] = None,
     output: Annotated[
-        str | None, typer.Argument(help="Folder of the data set; what it holds already is not counted.")
+        str | None,
+        typer.Argument(help="Folder of the data set; images that it already holds are not counted."),
     ] = None,
     images: Annotated[
-        int | None, typer.Option(help="Estimate so many images instead of a table.", rich_help_panel=_WORK)
+        int | None, typer.Option(help="Estimate this many images instead of a table.", rich_help_panel=_WORK)
     ] = None,
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
-            help=f"Tokens of a prompt, with --images [{_PROMPT_TOKENS}]; a table's are counted.",
+            help=f"Tokens per prompt, with --images [{_PROMPT_TOKENS}]; those of a table are counted.",
             rich_help_panel=_WORK,
         ),
     ] = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Done in: 90m, 8h, 2d.", rich_help_panel=_FLEET)
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Finish within this time, such as 90m, 8h or 2d.", rich_help_panel=_FLEET
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Cluster file that says which nodes there are; without, any machine of the price table "
-            "(for the tiny models: this one).",
+            help="Cluster file with the available nodes; by default any machine in the price table "
+            "(for the tiny models, this machine).",
             rich_help_panel=_FLEET,
         ),
     ] = None,
     tp: Annotated[
         int | None,
         typer.Option(
-            help="GPUs of one engine; by default as few as memory and --max-latency allow.",
+            help="GPUs per engine; by default as few as memory and --max-latency allow.",
             rich_help_panel=_FLEET,
         ),
     ] = None,
     max_latency: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Longest time of one image.", rich_help_panel=_FLEET)
+        str | None, typer.Option(metavar="TIME", help="Maximum time per image.", rich_help_panel=_FLEET)
     ] = None,
     commit_rows: Annotated[
         int, typer.Option(min=1, help="Rows written together.", rich_help_panel=_FLEET)
@@ -83,28 +87,28 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="FILE",
-            help="Speeds and prices in place of the table's: a result of benchmarks.gpu.gpu_latency, or YAML;"
+            help="Speeds and prices to replace the table's: result of benchmarks.gpu.gpu_latency, or YAML;"
             " repeatable.",
-            rich_help_panel=_GIVEN,
+            rich_help_panel=_ASSUMED,
         ),
     ] = None,
     node_start: Annotated[
-        str, typer.Option(metavar="TIME", help="A node's start.", rich_help_panel=_GIVEN)
+        str, typer.Option(metavar="TIME", help="Time to start a node.", rich_help_panel=_ASSUMED)
     ] = f"{_DEFAULTS.node_start_s:g}s",
     engine_start: Annotated[
-        str, typer.Option(metavar="TIME", help="An engine's start.", rich_help_panel=_GIVEN)
+        str, typer.Option(metavar="TIME", help="Time to start an engine.", rich_help_panel=_ASSUMED)
     ] = f"{_DEFAULTS.engine_start_s:g}s",
     interruptions: Annotated[
-        float, typer.Option(min=0, help="Of one spot node in an hour.", rich_help_panel=_GIVEN)
+        float, typer.Option(min=0, help="Interruptions of one spot node per hour.", rich_help_panel=_ASSUMED)
     ] = _DEFAULTS.interruptions_per_h,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Estimate the work of a job, the engines and nodes that finish it by a deadline, and what they cost.
 
     Nothing is started or written. docs/capacity.md has the formulas and their sources.
     """
     if (input is None) == (images is None):
-        raise InvalidRequest("input: give a prompt table or --images, one of the two", field="input")
+        raise InvalidRequest("input: give either a prompt table or --images", field="input")
     if tp is not None and tp not in DEGREES:
         raise InvalidRequest(f"tp: {tp} is not one of {', '.join(map(str, DEGREES))}", field="tp")
     engine = EngineConfig(**model.engine_values(), s3_endpoint_url=s3.s3_endpoint)
@@ -114,12 +118,14 @@ def command(
         rows = None
     else:
         if prompt_tokens is not None:
-            raise InvalidRequest("prompt_tokens: a table's prompts are counted", field="prompt_tokens")
-        with tempfile.TemporaryDirectory() as nothing:
+            raise InvalidRequest(
+                "prompt_tokens: only with --images; a table's are counted", field="prompt_tokens"
+            )
+        with tempfile.TemporaryDirectory() as no_output:
             options = GenerateOptions.model_validate(
                 {
                     "input": input,
-                    "output": output or nothing,
+                    "output": output or no_output,
                     **table.values(),
                     **model.values(),
                     **fields.values(),
@@ -154,7 +160,7 @@ def command(
 
 
 def _cluster(path: str | None, workload: Workload, table: CapacityTable) -> Cluster:
-    """Read the cluster file; without one, any machine will do, or for the tiny models this one."""
+    """Read the cluster file; without one, return all machines, or this machine for the tiny models."""
     if path is not None:
         return read_cluster(path, table)
     if workload.shape.transformer.dim < NARROW_DIM:
@@ -182,7 +188,7 @@ def _counted(config: EngineConfig, num_images: int, fields: dict[str, Any], prom
 
 
 def _model(config: EngineConfig) -> tuple[ModelSpec, Any]:
-    """Find a model's limits and shape; of a released one without fetching it."""
+    """Find a model's limits and shape, without fetching a released model."""
     known = KNOWN_MODELS.get(config.model)
     if known is not None and known.directory is None:
         return released_spec(config.model), RELEASED_SHAPE
@@ -206,7 +212,7 @@ def _report(workload: Workload, estimate: FleetEstimate) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Put None for what is infinite: JSON has no such number."""
+    """Replace infinite numbers with None, because JSON has no such numbers."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -13,13 +13,13 @@ from pipelines.capacity.workload import Workload
 
 _MAX_KINDS = 5
 NARROW_DIM = 1024
-"""Narrower models do not fill an accelerator."""
+"""Width below which a model does not fill an accelerator."""
 
 
 def estimate_text(
     model: str, workload: Workload, estimate: FleetEstimate, table: CapacityTable, *, deadline: str | None
 ) -> str:
-    """Write an estimate: the work, the node types, the choice, and why."""
+    """Format an estimate: the work, the node types, the choice, and the reasons."""
     sections = [_work(model, workload), _options(estimate.options)]
     chosen = [_choice(estimate, deadline) if estimate.chosen else estimate.why]
     sections.append("\n".join([*chosen, *_reasons(workload, estimate, table)]))
@@ -48,7 +48,7 @@ def _work(model: str, workload: Workload) -> str:
 
 def _options(options: Sequence[FleetOption]) -> str:
     head = ("node type", "GPUs", "engine", "images/s", "engines", "nodes", "done in", "cost", "")
-    # What does first, the cheapest at its head.
+    # Usable options first, the cheapest at the top.
     by_cost = sorted(options, key=lambda one: (one.problem is not None, one.usd[1] if one.usd else math.inf))
     rows = [head, *map(_option, by_cost)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -88,7 +88,7 @@ def _reasons(workload: Workload, estimate: FleetEstimate, table: CapacityTable) 
         accelerator = table.accelerator(option.node_type.accelerator)
         engine = option.engine
         lines.append(
-            f"  {accelerator.name}: {engine.image_s:.3g} s an image alone at "
+            f"  {accelerator.name}: {engine.image_s:.3g} s per image alone at "
             f"{accelerator.sustained_tflops:g} TFLOP/s "
             f"({accelerator.evidence}, +-{accelerator.spread:.0%}: {accelerator.speed_source})"
         )
@@ -99,12 +99,14 @@ def _reasons(workload: Workload, estimate: FleetEstimate, table: CapacityTable) 
         if option.node_type.num_accelerators > 1:
             lines.append(_speed_up(workload, option, table))
         if workload.shape.transformer.dim < NARROW_DIM and accelerator.name != "CPU-core":
-            lines.append("  such a small model does not fill an accelerator: expect a fraction of this speed")
+            lines.append(
+                "  such a small model does not fill an accelerator: expect only a fraction of this speed"
+            )
     return lines
 
 
 def _speed_up(workload: Workload, option: FleetOption, table: CapacityTable) -> str:
-    """Tell what spreading one engine over the node would bring."""
+    """Describe how much faster one engine would be if spread over more GPUs of the node."""
     accelerator = table.accelerator(option.node_type.accelerator)
     alone = workload.engine(accelerator, 1)
     degrees = [n for n in (2, 4, 8) if n <= option.node_type.num_accelerators]
@@ -117,8 +119,8 @@ def _speed_up(workload: Workload, option: FleetOption, table: CapacityTable) -> 
     sequence = image_work(workload.shape, workload.main_kind).sequence
     moved = num_sums(transformer) * sum_bytes(transformer, sequence) / 1e9
     return (
-        f"  one image over more GPUs: {', '.join(times)}; {num_sums(transformer)} sums of together "
-        f"{moved:.2g} GB a forward"
+        f"  one image over more GPUs: {', '.join(times)}; {num_sums(transformer)} all-reduces of "
+        f"{moved:.2g} GB in total per forward"
     )
 
 
@@ -127,7 +129,7 @@ def _engines(number: int) -> str:
 
 
 def _flops(flops: float) -> str:
-    """Write a number of operations with a prefix."""
+    """Format a number of operations with a unit prefix."""
     units = itertools.takewhile(lambda unit: flops >= unit[0], _UNITS)
     size, name = list(units)[-1] if flops >= _UNITS[0][0] else _UNITS[0]
     return f"{flops / size:.3g} {name}FLOP"

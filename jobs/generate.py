@@ -1,4 +1,4 @@
-"""``zimage generate``: make the images of a prompt table and publish them as a data set."""
+"""``zimage generate``: generate the images of a prompt table and publish them as a data set."""
 
 import sys
 from contextlib import redirect_stdout
@@ -32,7 +32,7 @@ _RUN = "The run"
 
 
 class EngineHost(StrEnum):
-    """Whose engines make the images."""
+    """Whose engines generate the images."""
 
     OWN = "own"
     SERVE = "serve"
@@ -52,13 +52,13 @@ def command(
     export: Annotated[
         list[str] | None,
         typer.Option(
-            help="Write also: files (images by name) or webdataset; repeatable.", rich_help_panel=_OUTPUT
+            help="Also export: files (images by name) or webdataset; repeatable.", rich_help_panel=_OUTPUT
         ),
     ] = None,
     engine: Annotated[
         EngineHost,
         typer.Option(
-            help="own: engines of this job; serve: those of a running endpoint, after its online work.",
+            help="own: start engines for this job; serve: use a running endpoint's, after its online work.",
             rich_help_panel=_ENGINE,
         ),
     ] = EngineHost.OWN,
@@ -67,36 +67,38 @@ def command(
         typer.Option(help="The endpoint's application name, for --engine serve.", rich_help_panel=_ENGINE),
     ] = "default",
     engines: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="How many engines.", rich_help_panel=_ENGINE)
+        str, typer.Option(metavar="MIN:MAX", help="Number of engines.", rich_help_panel=_ENGINE)
     ] = "1:1",
     tp: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Divide each engine over N GPUs of a node (tensor parallel).",
+            help="Split each engine over N GPUs of a node (tensor parallel).",
             rich_help_panel=_ENGINE,
         ),
     ] = 1,
     engine_cpus: Annotated[
         float | None,
-        typer.Option(
-            help="CPUs (and threads) of one engine; with --tp of each rank.", rich_help_panel=_ENGINE
-        ),
+        typer.Option(help="CPUs (and threads) per engine, or per rank with --tp.", rich_help_panel=_ENGINE),
     ] = None,
     engine_gpus: Annotated[
         float | None,
-        typer.Option(help="GPUs of one engine; with --tp of each rank.", rich_help_panel=_ENGINE),
+        typer.Option(help="GPUs per engine, or per rank with --tp.", rich_help_panel=_ENGINE),
     ] = None,
     accelerator_type: Annotated[
         str | None,
         typer.Option(
-            metavar="TYPE", help="Engines on nodes with this, such as L40S.", rich_help_panel=_ENGINE
+            metavar="TYPE",
+            help="Run engines only on nodes with this accelerator, such as L40S.",
+            rich_help_panel=_ENGINE,
         ),
     ] = None,
     node_label: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Engines on nodes labelled so; repeatable.", rich_help_panel=_ENGINE
+            metavar="KEY=VALUE",
+            help="Run engines only on nodes with this label; repeatable.",
+            rich_help_panel=_ENGINE,
         ),
     ] = None,
     device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
@@ -105,37 +107,37 @@ def command(
         bool, typer.Option("--compile", help="torch.compile the transformer.", rich_help_panel=_ENGINE)
     ] = False,
     max_step_tokens: Annotated[
-        int | None, typer.Option(help="Transformer tokens in one step.", rich_help_panel=_ENGINE)
+        int | None, typer.Option(help="Maximum transformer tokens in one step.", rich_help_panel=_ENGINE)
     ] = None,
     fake: Annotated[
         bool,
-        typer.Option("--fake", help="Instant coloured tiles instead of a model.", rich_help_panel=_ENGINE),
+        typer.Option("--fake", help="Make instant coloured tiles without a model.", rich_help_panel=_ENGINE),
     ] = False,
     cache_dir: Annotated[
-        str | None, typer.Option(help="Where s3:// checkpoints are kept.", rich_help_panel=_ENGINE)
+        str | None, typer.Option(help="Folder for fetched s3:// checkpoints.", rich_help_panel=_ENGINE)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Plan only: counts and an estimate.", rich_help_panel=_RUN)
+        bool, typer.Option("--dry-run", help="Only plan: print counts and an estimate.", rich_help_panel=_RUN)
     ] = False,
     commit_rows: Annotated[
         int | None, typer.Option(help="Rows written together.", rich_help_panel=_RUN)
     ] = None,
     max_errors: Annotated[
         int | None,
-        typer.Option(help="Stop (exit code 4) after more failed images than this.", rich_help_panel=_RUN),
+        typer.Option(help="Stop (exit code 4) if more images than this fail.", rich_help_panel=_RUN),
     ] = None,
     time_limit: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Stop (exit code 4) after this long.", rich_help_panel=_RUN),
+        typer.Option(metavar="SECONDS", help="Stop (exit code 4) after this time.", rich_help_panel=_RUN),
     ] = None,
     progress: Annotated[ProgressMode, typer.Option(rich_help_panel=_RUN)] = ProgressMode.AUTO,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
     ] = False,
 ) -> int:
-    """Make the images of a prompt table and publish them as a data set.
+    """Generate the images of a prompt table and publish them as a data set.
 
-    Run the same command again to continue after a stop, or to bring the data set up to a changed table. Exit
+    Run the same command again to continue after a stop, or to update the data set to a changed table. Exit
     codes: 0 all rows made, 2 bad usage, 3 some rows failed, 4 stopped by a cap, 130 interrupted.
     """
     engines_min, engines_max = parse_range(engines, field="engines")
@@ -187,20 +189,20 @@ def _show_plan(options: GenerateOptions, progress: str) -> int:
 
 
 def _estimate_text(options: GenerateOptions, plan: Plan) -> str:
-    """Say how much work a plan is, and how long it takes at the speed of the last run of this data set."""
+    """Describe a plan's work, and how long it takes at the speed of this data set's last run."""
     counts = plan.counts
     text = f"{counts.new} images to make, {plan.transformer_steps} transformer steps"
     previous = read_manifest(open_storage(options.output, options.storage))
     speed = previous.speed["images_per_s"] if previous else 0.0
     if not speed:
-        return f"{text}; no earlier run of this output to take a speed from"
-    return f"{text}; at the last run's {speed:g} images/s about {counts.new / speed:.0f} s"
+        return f"{text}; no time estimate, as this output has no earlier run"
+    return f"{text}; about {counts.new / speed:.0f} s at the last run's {speed:g} images/s"
 
 
 def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
-    """Generate, and say where the images are."""
+    """Generate, print where the images are, and return the exit code."""
     display = make_progress(progress)
-    # Ray prints its warnings on standard output, which a scheduler reads as JSON lines.
+    # Ray prints warnings on standard output, which schedulers read as JSON lines.
     with redirect_stdout(sys.stderr):
         result = generate(
             options, connect=partial(connect, options, verbose=verbose), progress=display, **how
@@ -211,7 +213,7 @@ def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")
-        print(f"look at them: {options.output}/gallery.html")
+        print(f"gallery: {options.output}/gallery.html")
         if counts["failed"] or counts["rejected"]:
             print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed; to see why:")
             print(f"zimage status {options.output}")

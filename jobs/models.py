@@ -1,4 +1,4 @@
-"""``zimage models`` and ``zimage convert``: which models there are, and a smaller copy of one."""
+"""``zimage models`` and ``zimage convert``: list the models, and write a smaller copy of one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +27,12 @@ def list_models() -> int:
 
 @with_groups
 def convert(
-    model: Annotated[str, typer.Argument(help="Embedded model, folder, hub id or s3:// address.")],
+    model: Annotated[str, typer.Argument(help="Embedded model, folder, Hub ID or s3:// address.")],
     target: Annotated[Path, typer.Argument(help="New folder.")],
     s3: S3Options,
 ) -> int:
     """Write a bfloat16 copy of a checkpoint (the Turbo release is float32 on disk, twice the size)."""
-    # It brings torch, which the other commands start without.
+    # Imports torch, which the other commands do not need.
     from zimage_models.checkpoints.convert import convert_checkpoint
 
     source = resolve_checkpoint(model, s3_endpoint_url=s3.s3_endpoint)

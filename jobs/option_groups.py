@@ -1,6 +1,6 @@
-"""Options that several commands take, in groups: a command names a group, and its users see the options.
+"""Groups of options that several commands share: a command names a group, and users see its options.
 
-Each group turns what it was given into fields of :class:`pipelines.options.GenerateOptions`.
+Each group converts its values to fields of :class:`pipelines.options.GenerateOptions`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from zimage_models.model_spec import DEFAULT_MODEL
 from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
 
 _INPUT = "What to read"
-_IMAGE = "What to make (rows may set the same fields themselves)"
+_IMAGE = "What to make (a row's own fields take precedence)"
 _OUTPUT = "What to write"
 
 
@@ -34,32 +34,35 @@ class ImageFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableOptions:
-    """How a prompt table is read."""
+    """How to read a prompt table."""
 
     format: Annotated[
         str | None,
         typer.Option(
-            help="parquet, csv, tsv, jsonl or openai-batch; by suffix if not given.", rich_help_panel=_INPUT
+            help="parquet, csv, tsv, jsonl or openai-batch; by default from the suffix.",
+            rich_help_panel=_INPUT,
         ),
     ] = None
     map: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FIELD=COLUMN",
-            help="Take a field from this column, or with FIELD= from none; repeatable.",
+            help="Read a field from this column, or from none with FIELD=; repeatable.",
             rich_help_panel=_INPUT,
         ),
     ] = None
     drop: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN", help="Do not pass this column through; repeatable.", rich_help_panel=_INPUT
+            metavar="COLUMN",
+            help="Do not copy this column to the output; repeatable.",
+            rich_help_panel=_INPUT,
         ),
     ] = None
     template: Annotated[
         str | None,
         typer.Option(
-            help='Prompt from columns: "Studio photo of {{brand}} {{title}}" (Jinja2).',
+            help='Build the prompt from columns: "Studio photo of {{brand}} {{title}}" (Jinja2).',
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -70,12 +73,14 @@ class TableOptions:
             rich_help_panel=_INPUT,
         ),
     ] = None
-    limit: Annotated[int | None, typer.Option(help="Take only so many rows.", rich_help_panel=_INPUT)] = None
+    limit: Annotated[int | None, typer.Option(help="Use at most this many rows.", rich_help_panel=_INPUT)] = (
+        None
+    )
     image_root: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder that relative image paths start from and may not leave; by default the table's.",
+            help="Folder that image paths are relative to and may not leave; by default the table's.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -87,7 +92,7 @@ class TableOptions:
         list[str] | None,
         typer.Option(
             metavar="HOST[:PORT]",
-            help="Fetch images from this host too, whatever its address; repeatable.",
+            help="Also fetch images from this host, even if its address is not public; repeatable.",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -109,26 +114,26 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """Which model makes the images, and how many of each row."""
+    """Which model generates the images, and how many per row."""
 
     model: Annotated[
-        str, typer.Option(help="Embedded model, folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
+        str, typer.Option(help="Embedded model, folder, Hub ID or s3:// address.", rich_help_panel=_IMAGE)
     ] = DEFAULT_MODEL
     variant: Annotated[
         str | None,
         typer.Option(help="turbo, base or edit, for models not known by name.", rich_help_panel=_IMAGE),
     ] = None
     controlnet: Annotated[
-        str | None, typer.Option(help="ControlNet: folder, hub id or s3:// address.", rich_help_panel=_IMAGE)
+        str | None, typer.Option(help="ControlNet: folder, Hub ID or s3:// address.", rich_help_panel=_IMAGE)
     ] = None
     max_prompt_tokens: Annotated[
         int | None,
-        typer.Option(help="Token limit of prompts, chat template included.", rich_help_panel=_IMAGE),
+        typer.Option(help="Token limit of prompts, including the chat template.", rich_help_panel=_IMAGE),
     ] = None
     variants: Annotated[int, typer.Option(help="Images per row.", rich_help_panel=_IMAGE)] = 1
     seed: Annotated[
         int,
-        typer.Option(help="Job seed, from which rows without a seed derive theirs.", rich_help_panel=_IMAGE),
+        typer.Option(help="Job seed; rows without a seed derive theirs from it.", rich_help_panel=_IMAGE),
     ] = 0
 
     def engine_values(self) -> dict[str, Any]:
@@ -147,10 +152,10 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldOptions:
-    """Request fields for rows that leave them open: one option for each entry of the table that is one."""
+    """Request fields for rows that do not set them: one option for each field with ``Way.OPTION``."""
 
     given: dict[str, Any] = field(default_factory=dict)
-    """Values by the name of the option."""
+    """Values by option name."""
 
     def values(self) -> dict[str, Any]:
         """Return the fields of GenerateOptions."""
@@ -160,7 +165,7 @@ class FieldOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """The image files that are written."""
+    """How to write the image files."""
 
     image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG
     quality: Annotated[
@@ -176,7 +181,9 @@ class FileOptions:
     ] = True
     name: Annotated[
         str | None,
-        typer.Option(help='File name by columns: "{sku}/{variant:02d}.png".', rich_help_panel=_OUTPUT),
+        typer.Option(
+            help='Build file names from columns: "{sku}/{variant:02d}.png".', rich_help_panel=_OUTPUT
+        ),
     ] = None
 
     def values(self) -> dict[str, Any]:
@@ -189,10 +196,10 @@ class FileOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Options:
-    """How object storage is reached."""
+    """How to reach object storage."""
 
     s3_endpoint: Annotated[
-        str | None, typer.Option("--s3-endpoint", help="S3-compatible server instead of AWS.")
+        str | None, typer.Option("--s3-endpoint", help="S3-compatible server to use instead of AWS.")
     ] = None
     s3_region: Annotated[str | None, typer.Option("--s3-region", help="Region of the bucket.")] = None
 
@@ -234,7 +241,7 @@ def _parameters_of(group: type[Any]) -> list[inspect.Parameter]:
 
 
 def _build(group: type[Any], given: dict[str, Any]) -> Any:
-    """Build a group of its options, which are taken out of what was given."""
+    """Build a group from its options, which are removed from ``given``."""
     own = {parameter.name: given.pop(parameter.name) for parameter in _parameters_of(group)}
     return FieldOptions(given=own) if group is FieldOptions else group(**own)
 

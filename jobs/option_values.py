@@ -1,4 +1,4 @@
-"""Values of options that take more than a word: durations, ranges, pairs."""
+"""Parsing of option values with a form: durations, ranges, pairs."""
 
 import re
 
@@ -9,10 +9,10 @@ _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd]?)")
 
 
 def parse_duration(text: str, *, field: str) -> float:
-    """Return a duration in seconds: ``90s``, ``30m``, ``8h``, ``2d``, or plain seconds.
+    """Parse a duration to seconds: ``90s``, ``30m``, ``8h``, ``2d``, or plain seconds.
 
     Raises:
-        InvalidRequest: the text is not of that form, or not above 0.
+        InvalidRequest: the text does not have that form, or the duration is not above 0.
     """
     match = _DURATION.fullmatch(text.strip())
     if not match or not float(match[1]):
@@ -23,7 +23,7 @@ def parse_duration(text: str, *, field: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration for people, in its largest unit."""
+    """Format a duration for people, in the largest unit that fits twice."""
     for unit in ("d", "h", "m"):
         if seconds >= 2 * _UNITS[unit]:
             return f"{seconds / _UNITS[unit]:.3g} {unit}"
@@ -31,10 +31,10 @@ def duration_text(seconds: float) -> str:
 
 
 def parse_range(text: str, *, field: str) -> tuple[int, int]:
-    """Read ``MIN:MAX``, or one number for both.
+    """Parse ``MIN:MAX``, or one number for both.
 
     Raises:
-        InvalidRequest: the text is not of that form.
+        InvalidRequest: the text does not have that form.
     """
     low, separator, high = text.partition(":")
     if not low.isdecimal() or (separator and not high.isdecimal()):
@@ -43,16 +43,16 @@ def parse_range(text: str, *, field: str) -> tuple[int, int]:
 
 
 def parse_pairs(texts: list[str], *, field: str, form: str, may_be_empty: bool = False) -> dict[str, str]:
-    """Read an option of pairs, such as ``--map FIELD=COLUMN``.
+    """Parse an option of pairs, such as ``--map FIELD=COLUMN``.
 
     Args:
-        texts: one for each time the option is given.
-        field: the option, for errors.
-        form: how a pair is written, for errors.
-        may_be_empty: whether the part after ``=`` may be left out.
+        texts: the values of the option, one per use.
+        field: the option, for error messages.
+        form: the form of a pair, for error messages.
+        may_be_empty: whether the part after ``=`` may be empty.
 
     Raises:
-        InvalidRequest: a text is not of the form.
+        InvalidRequest: a text does not have the form.
     """
     pairs = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""How a generation tells its progress: a bar for people, JSON lines for schedulers, or nothing."""
+"""Progress of a generation: a bar for people, JSON lines for schedulers, or nothing."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from pipelines.run.run_monitor import RunCounts
 
 
 class ProgressMode(StrEnum):
-    """How progress is told."""
+    """How progress is displayed."""
 
     AUTO = "auto"
     BAR = "bar"
@@ -26,13 +26,13 @@ class ProgressMode(StrEnum):
 
 
 def make_progress(mode: str) -> Progress:
-    """Return the display of that mode: ``json``, ``quiet``, else a bar."""
+    """Return the display for a mode: ``json``, ``quiet``, else a bar."""
     displays: dict[str, type[Progress]] = {"json": JsonProgress, "quiet": QuietProgress}
     return displays.get(mode, BarProgress)()
 
 
 class QuietProgress:
-    """Says nothing."""
+    """Prints nothing."""
 
     def planned(self, plan: Plan) -> None:
         """Ignore the plan."""
@@ -55,7 +55,7 @@ class BarProgress:
         self._num_new = 0
 
     def planned(self, plan: Plan) -> None:
-        """Show what there is to do."""
+        """Print the plan's counts."""
         counts = plan.counts
         print(
             f"planned {counts.units} images from {counts.rows} rows: {counts.new} to make, "
@@ -66,16 +66,16 @@ class BarProgress:
         self._num_new = counts.new
 
     def advanced(self, counts: RunCounts) -> None:
-        """Move the bar."""
+        """Update the bar."""
         if self._bar is None:
-            # Off a terminal one line every ten seconds is enough for a log.
+            # In a log, one line every ten seconds is enough.
             interval_s = 0.1 if sys.stderr.isatty() else 10.0
             self._bar = tqdm(total=self._num_new, unit="image", mininterval=interval_s, smoothing=0.05)
         self._bar.set_postfix(failed=counts.failed, refresh=False)
         self._bar.update(counts.written - self._bar.n)
 
     def waiting(self, message: str) -> None:
-        """Print it above the bar."""
+        """Print the message above the bar."""
         tqdm.write(f"waiting for nodes: {message}", file=sys.stderr)
 
     def published(self, manifest: RunManifest) -> None:
@@ -85,7 +85,7 @@ class BarProgress:
 
 
 class JsonProgress:
-    """One JSON object a line on standard output, for schedulers and logs."""
+    """One JSON object per line on standard output, for schedulers and logs."""
 
     def __init__(self) -> None:
         self._num_new = 0
@@ -120,7 +120,7 @@ class JsonProgress:
             )
 
     def waiting(self, message: str) -> None:
-        """Print what nodes the engines wait for."""
+        """Print which nodes the engines are waiting for."""
         self._print("waiting", **{"for": message})
 
     def published(self, manifest: RunManifest) -> None:

@@ -1,4 +1,4 @@
-"""The commands on a published data set: ``zimage status``, ``retry``, ``verify`` and ``export``."""
+"""Commands for a published data set: ``zimage status``, ``retry``, ``verify`` and ``export``."""
 
 import json
 from collections import Counter
@@ -25,13 +25,17 @@ Output = Annotated[str, typer.Argument(help="Folder of the data set.")]
 
 
 @with_groups
-def status(output: Output, s3: S3Options, as_json: Annotated[bool, typer.Option("--json")] = False) -> int:
-    """Tell what is published, what failed and why, and what an unfinished run has written."""
+def status(
+    output: Output,
+    s3: S3Options,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Report what is published, what failed and why, and what an unfinished run has written."""
     storage = _open_folder(output, s3)
     manifest = read_manifest(storage)
-    told = _status(storage, manifest)
+    report = _status(storage, manifest)
     if as_json:
-        print(json.dumps(told, ensure_ascii=False, indent=1))
+        print(json.dumps(report, ensure_ascii=False, indent=1))
         return 0
     if manifest is None:
         print("nothing is published yet")
@@ -40,10 +44,12 @@ def status(output: Output, s3: S3Options, as_json: Annotated[bool, typer.Option(
         print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
         print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
         print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
-    for error_class, examples in told["errors"].items():
+    for error_class, examples in report["errors"].items():
         print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
-    if told["unpublished"]:
-        print(f"{told['unpublished']} images are outside the data set: of older tables or a run to continue")
+    if report["unpublished"]:
+        print(
+            f"{report['unpublished']} images are not in the data set: from older tables or an unfinished run"
+        )
     return 0
 
 
@@ -52,12 +58,12 @@ def retry(
     output: Output,
     s3: S3Options,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS", help="Only this error class; repeatable.")
+        list[str] | None, typer.Option(metavar="CLASS", help="Retry only this error class; repeatable.")
     ] = None,
     progress: Annotated[ProgressMode, typer.Option()] = ProgressMode.AUTO,
     verbose: Annotated[bool, typer.Option("--verbose")] = False,
 ) -> int:
-    """Run the data set's last generation again, with its failed images to do."""
+    """Run the data set's last generation again to retry its failed images."""
     _, manifest = _open_data_set(output, s3)
     options = GenerateOptions.model_validate(manifest.options)
     options = options.model_copy(update={"output": output})
@@ -66,9 +72,9 @@ def retry(
 
 @with_groups
 def verify(output: Output, s3: S3Options) -> int:
-    """Check that every part exists with its hash, every image decodes, and every planned image is there once.
+    """Check that every part matches its hash, every image decodes, and every planned image is there once.
 
-    Exit code 3 when something is wrong.
+    Exit code 3 if anything is wrong.
     """
     storage, manifest = _open_data_set(output, s3)
     report = verify_data_set(storage, manifest)
@@ -85,7 +91,7 @@ def export(
     s3: S3Options,
     to: Annotated[list[str], typer.Option(help="files (images by name) or webdataset; repeatable.")],
 ) -> int:
-    """Write a published data set as image files by name, or as WebDataset shards, beside its parts."""
+    """Export a published data set as image files by name, or as WebDataset shards, next to its parts."""
     unknown = sorted(set(to) - set(EXPORTS))
     if unknown:
         raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(EXPORTS)}", field="to")
@@ -122,7 +128,7 @@ def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
 
 
 def _open_folder(output: str, s3: S3Options) -> Storage:
-    """Return the folder, published in or not.
+    """Return the storage of a folder, whether or not anything is published there.
 
     Raises:
         InvalidRequest: the address is malformed.
@@ -134,7 +140,7 @@ def _open_folder(output: str, s3: S3Options) -> Storage:
 
 
 def _open_data_set(output: str, s3: S3Options) -> tuple[Storage, RunManifest]:
-    """Return the folder and its newest manifest.
+    """Return the storage of a data set's folder, and its newest manifest.
 
     Raises:
         InvalidRequest: nothing is published there.

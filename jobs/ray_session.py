@@ -11,20 +11,20 @@ from pipelines.options import GenerateOptions
 from zimage_models.errors import InvalidRequest
 
 STAGE_CPUS = 4
-"""Logical CPUs for reading, encoding and writing beside the engines of a local Ray."""
+"""Logical CPUs of a local Ray for reading, encoding and writing, in addition to its engines'."""
 
 _GPU_ENGINE_CPUS = 1.0
-"""What an engine on a GPU needs to be fed."""
+"""CPUs that keep an engine on a GPU supplied with work."""
 
 _WAITING_CPUS = 0.1
-"""What the stage reserves that only waits for an endpoint's engines."""
+"""CPUs for the stage that only waits for an endpoint's engines."""
 
 
 def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResources:
     """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit``), or start a local Ray.
 
     Raises:
-        InvalidRequest: the cluster can't be reached, or it must be said whether engines take GPUs there.
+        InvalidRequest: the cluster can't be reached, or ``--engine-gpus`` is needed there.
     """
     if not verbose:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -46,15 +46,15 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
 
 
 def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
-    # Engines hold their CPUs for the whole run, so the other stages need logical CPUs of their own: with none
-    # left, nothing is ever read or written (2-core laptops).
+    # Engines hold their CPUs for the whole run, so the other stages need extra logical CPUs: with none left,
+    # nothing is ever read or written (2-core laptops).
     num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
     num_cpus = num_ranks * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
     if not verbose:
         # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Every process of Ray's tells these to the dashboard, and a Ray of the job's own has none.
+    # Every Ray process sends these to the dashboard, which a local Ray does not have.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
     ray.init(
@@ -87,20 +87,20 @@ def _resources(options: GenerateOptions) -> EngineResources:
 
 
 def default_gpus(device: str, *, fake: bool) -> float:
-    """Say how many GPUs an engine takes in the cluster that was joined: one where there are any.
+    """Return how many GPUs an engine takes in the joined cluster: one if it has any.
 
     Raises:
-        InvalidRequest: there are none now, and an autoscaler may start nodes with or without.
+        InvalidRequest: there are none now, but an autoscaler might start nodes with GPUs.
     """
     if fake or not (device == "auto" or device.startswith("cuda")):
         return 0
     if device != "auto" or ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
         return 1
     if has_autoscaler():
-        # Engines on the head's CPUs are not what anyone wants of a cluster that is scaled to zero.
+        # In a cluster that is scaled to zero, nobody wants engines on the head node's CPUs.
         raise InvalidRequest(
-            "engine_gpus: no node of the cluster has a GPU now, and its autoscaler does not tell whether it"
-            " may start any; say --engine-gpus 1, or 0 for engines on CPUs",
+            "engine_gpus: no node of the cluster has a GPU now, and its autoscaler does not report whether it"
+            " can start any; give --engine-gpus 1, or 0 for engines on CPUs",
             field="engine_gpus",
         )
     return 0

@@ -18,7 +18,7 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
 APP_NAME = "default"
-"""As ``serve run`` names it."""
+"""Application name, the same as ``serve run`` uses."""
 
 
 def command(
@@ -26,38 +26,44 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="ID=CHECKPOINT",
-            help="A model to serve: embedded name, folder, hub id or s3:// address; repeatable, the first is"
-            f" the default. Without: z-image-turbo={DEFAULT_MODEL}.",
+            help="Model to serve: embedded name, folder, Hub ID or s3:// address; repeatable, the first is"
+            f" the default model. Without this option: z-image-turbo={DEFAULT_MODEL}.",
         ),
     ] = None,
     replicas: Annotated[
         str | None,
         typer.Option(
-            metavar="MIN:MAX", help="Engines of each model (1:1); MIN 0 lets the last go when idle."
+            metavar="MIN:MAX", help="Engines per model (1:1); with MIN 0 the last one is removed when idle."
         ),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     keys_file: Annotated[str | None, typer.Option(help="YAML file of API keys.")] = None,
-    playground: Annotated[bool, typer.Option("--playground/--no-playground", help="The page at /.")] = True,
+    playground: Annotated[
+        bool, typer.Option("--playground/--no-playground", help="Serve the page at /.")
+    ] = True,
     tp: Annotated[
-        int | None, typer.Option(metavar="N", help="Divide each engine over N GPUs (tensor parallel).")
+        int | None, typer.Option(metavar="N", help="Split each engine over N GPUs (tensor parallel).")
     ] = None,
     engine_cpus: Annotated[
-        float | None, typer.Option(help="CPUs (and threads) of one engine; with --tp of each rank.")
+        float | None, typer.Option(help="CPUs (and threads) per engine, or per rank with --tp.")
     ] = None,
     engine_gpus: Annotated[
         float | None,
-        typer.Option(help="GPUs of one engine, with --tp of each rank; one where the machine has any."),
+        typer.Option(help="GPUs per engine, or per rank with --tp; by default 1 if the machine has any."),
     ] = None,
     config: Annotated[
         str | None,
-        typer.Option(help="YAML file of all options (args of deployments/serve.yaml); others override it."),
+        typer.Option(
+            help="YAML file of all options (args of deployments/serve.yaml); other options override it."
+        ),
     ] = None,
-    fake: Annotated[bool, typer.Option("--fake", help="Instant coloured tiles instead of a model.")] = False,
+    fake: Annotated[
+        bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's and the replicas' logs.")] = False,
 ) -> int:
-    """Serve images over HTTP as OpenAI's API does, until interrupted."""
+    """Serve OpenAI's Images API over HTTP until interrupted."""
     values = _read(config) if config else {}
     if model or "models" not in values:
         values["models"] = [_model(text) for text in model or [f"z-image-turbo={DEFAULT_MODEL}"]]
@@ -88,10 +94,10 @@ def _serve(
     engine_gpus: float | None,
     verbose: bool,
 ) -> int:
-    # Serve's processes then ask each other by gRPC, not by Ray calls, at three quarters of the CPU. The
-    # Dockerfile sets it on clusters. Read on import, and by the workers of a Ray that is started here.
+    # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
+    # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
-    # A second of imports: not for --help, nor for bad usage.
+    # Takes a second to import, which --help and bad usage do not need.
     import ray
     from ray import serve
 
@@ -107,7 +113,7 @@ def _serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        # One proxy, at the address that is told; others would keep idle nodes of engines for half a minute.
+        # One proxy, at the printed address; others would keep idle engine nodes for half a minute.
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
         serve.run(build_app(args), name=APP_NAME, route_prefix="/")
         print(f"serving {', '.join(model.id for model in models)} at http://{host}:{port}/v1", flush=True)
@@ -129,7 +135,7 @@ def _serve(
 
 
 def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with room for these engines' CPUs."""
+    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with enough CPUs for these engines."""
     import ray
 
     how: dict[str, Any] = {
@@ -143,13 +149,13 @@ def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
     if address:
         ray.init(address=address, **how)
         return
-    # Logical CPUs: engines and HTTP hold theirs all the time; batch jobs that join need some as well.
+    # Logical CPUs: engines and HTTP always hold theirs; batch jobs that join need some too.
     held = num_cpus + args.ingress.num_replicas * args.ingress.num_cpus
     ray.init(address="local", num_cpus=math.ceil(held) + STAGE_CPUS, include_dashboard=False, **how)
 
 
 def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float | None) -> ModelArgs:
-    """Give a model the resources of this machine, unless its own are configured."""
+    """Set a model's resources for this machine, unless they are configured."""
     if {"num_cpus", "num_gpus"} & model.model_fields_set:
         return model
     config = model.engine_config()

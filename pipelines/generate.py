@@ -1,4 +1,4 @@
-"""One bulk generation from table to published data set: plan, run, publish."""
+"""A bulk generation, from prompt table to published data set: plan, run, publish."""
 
 import tempfile
 from collections.abc import Callable, Collection
@@ -30,52 +30,52 @@ from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 
 SUCCESS_FILE = "_SUCCESS"
-"""Names the manifest whose pages and exports are complete."""
+"""File that names the manifest whose pages and exports are complete."""
 _KEEP_PLANS = timedelta(days=1)
 _NUM_DELETERS = 32
 
 
 class ExitCode(IntEnum):
-    """How a command ended."""
+    """Exit codes of a command."""
 
     OK = 0
     BAD_USAGE = 2
     SOME_ROWS_FAILED = 3
     STOPPED = 4
-    """By a cap or a time limit; the same command continues."""
+    """Stopped by a cap or a time limit; the same command resumes the run."""
     INTERRUPTED = 130
-    """The same command continues."""
+    """Interrupted; the same command resumes the run."""
 
 
 class Progress(Protocol):
-    """Who is told how a generation goes; calls may come from a thread."""
+    """Receiver of a generation's progress; calls may come from another thread."""
 
     def planned(self, plan: Plan) -> None:
-        """Hear what there is to do."""
+        """Receive the plan."""
 
     def advanced(self, counts: RunCounts) -> None:
-        """Hear how far the run is."""
+        """Receive the run's counts so far."""
 
     def waiting(self, message: str) -> None:
-        """Hear which nodes the engines wait for."""
+        """Receive a message about the nodes that the engines are waiting for."""
 
     def published(self, manifest: RunManifest) -> None:
-        """Hear what is published now."""
+        """Receive the published manifest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateResult:
-    """How a generation ended."""
+    """Result of a generation."""
 
     plan: Plan
     outcome: RunOutcome | None
-    """None when there was nothing to make."""
+    """None if there was nothing to generate."""
     manifest: RunManifest | None
-    """None when the run was stopped before publishing."""
+    """None if the run stopped before publishing."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """How the command ends."""
+        """Exit code of the command."""
         if self.manifest is None:
             return ExitCode.STOPPED
         failed = self.manifest.counts["failed"] + self.manifest.counts["rejected"]
@@ -83,7 +83,7 @@ class GenerateResult:
 
 
 def plan_only(options: GenerateOptions) -> Plan:
-    """Plan without writing anything to the output.
+    """Make a plan without writing to the output.
 
     Raises:
         InvalidRequest: the options, the table or the model can't be used.
@@ -108,13 +108,13 @@ def generate(
     progress: Progress,
     retried_classes: Collection[str] | None = (),
 ) -> GenerateResult:
-    """Make and publish all images of a table; continues what an earlier run of the same command left.
+    """Generate and publish all images of a table, resuming an earlier run of the same command.
 
     Args:
-        options: what to make.
-        connect: starts or joins Ray, and says what to reserve for an engine; called only if there is work.
-        progress: told how it goes.
-        retried_classes: error classes of earlier runs to try again; None for all.
+        options: what to generate.
+        connect: starts or joins Ray and returns what to reserve for an engine; called only if there is work.
+        progress: receives the progress.
+        retried_classes: error classes of earlier runs to retry; None for all.
 
     Raises:
         InvalidRequest: the options, the table or the model can't be used.
@@ -150,7 +150,7 @@ def generate(
     if not plan.counts.units and (previous := read_manifest(output)) and previous.parts:
         first = f"; row {plan.rejected[0].row}: {plan.rejected[0].message}" if plan.rejected else ""
         raise InvalidRequest(
-            f"input: no row of {options.input} can be used{first}; {output.uri} stays as it is"
+            f"input: no row of {options.input} can be used{first}; {output.uri} is unchanged"
         )
     manifest = publish(
         plan,
@@ -174,7 +174,7 @@ def _engine(options: GenerateOptions, weights_sha256: str) -> EngineConfig | Ser
 
 
 def _finish(output: Storage, manifest: RunManifest, exports: Collection[str]) -> None:
-    """Write what is derived from a manifest, and last the mark that says so; does nothing where it stands."""
+    """Write a manifest's pages and exports, then the success file; do nothing if that file is current."""
     mark = " ".join([manifest.path, *sorted(exports)]).encode()
     if output.exists(SUCCESS_FILE) and output.read(SUCCESS_FILE) == mark:
         return
@@ -184,7 +184,7 @@ def _finish(output: Storage, manifest: RunManifest, exports: Collection[str]) ->
 
 
 def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> None:
-    """Write a published data set in other forms: ``files`` by name, ``webdataset`` shards."""
+    """Export a published data set in other formats: image ``files`` by name, or ``webdataset`` shards."""
     for part in manifest.parts if names else ():
         table = read_part(output, part.path)
         for name in names:
@@ -192,13 +192,13 @@ def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> No
 
 
 def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:
-    """Delete work tables that no manifest needs; young ones may belong to a run in progress."""
+    """Delete old runs' work tables, but not recent ones, which may belong to a run in progress."""
     limit = (datetime.now(UTC) - _KEEP_PLANS).strftime(RUN_ID_TIME)
     run_ids = {file.path: file.path.split("/")[1] for file in output.list("_runs")}
     _delete(output, [path for path, run_id in run_ids.items() if run_id not in kept and run_id < limit])
 
 
 def _delete(output: Storage, paths: Collection[str]) -> None:
-    # Pictures may be many, and S3 takes 30 ms for each.
+    # There may be many pictures, and S3 takes 30 ms to delete one.
     with ThreadPoolExecutor(_NUM_DELETERS) as pool:
         list(pool.map(output.delete, paths))

@@ -1,4 +1,4 @@
-"""What a person asks of one bulk generation; kept beside its results, so that a run can be repeated."""
+"""Options of one bulk generation, stored with its results so that the run can be repeated."""
 
 from typing import Any, Literal
 
@@ -32,29 +32,29 @@ class GenerateOptions(BaseModel):
     variants: int = Field(default=1, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**63)
     fields: dict[str, Any] = Field(default_factory=dict)
-    """Generation fields for rows that do not set them."""
+    """Default generation fields, for rows that do not set them."""
     image_root: str | None = None
-    """Folder that paths of pictures start from and never leave; None: the table's own."""
+    """Folder that picture paths are relative to and may not leave; None: the table's folder."""
     allow_urls: bool = False
-    """Fetch pictures from public addresses of the web."""
+    """Whether pictures may be fetched from public web addresses."""
     trusted_hosts: tuple[str, ...] = ()
-    """``HOST`` or ``HOST:PORT`` to fetch pictures from, whatever their addresses."""
+    """``HOST`` or ``HOST:PORT`` to fetch pictures from, even if their addresses are not public."""
     name: str | None = None
     encoding: Encoding = Encoding()
     exports: tuple[ExportName, ...] = ()
     engine: EngineConfig = EngineConfig()
     serve_app: str | None = None
-    """The running Serve application whose engines do the work; None: engines of the job's own."""
+    """Running Serve application whose engines do the work; None: the job starts its own engines."""
     engines_min: int = Field(default=1, ge=1)
     engines_max: int = Field(default=1, ge=1)
     engine_cpus: float | None = Field(default=None, gt=0)
     engine_gpus: float | None = Field(default=None, ge=0)
     accelerator_type: str | None = None
-    """A Ray accelerator type such as ``L40S``: engines run on such nodes only."""
+    """Ray accelerator type, such as ``L40S``, of the nodes that engines run on."""
     node_labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes that engines run on."""
     commit_rows: int | None = Field(default=None, ge=1)
-    """Rows that are written together; None: by table size."""
+    """Rows written together; None: chosen by table size."""
     max_errors: int | None = Field(default=None, ge=0)
     time_limit_s: float | None = Field(default=None, gt=0)
     storage: StorageOptions = StorageOptions()
@@ -68,7 +68,7 @@ class GenerateOptions(BaseModel):
     @field_validator("image_root")
     @classmethod
     def _is_folder(cls, value: str | None) -> str | None:
-        # Absolute, as workers run in other folders.
+        # Make it absolute: workers run in other folders.
         return value and open_storage(value).uri
 
     @field_validator("trusted_hosts")
@@ -79,7 +79,7 @@ class GenerateOptions(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _engines_are_whose(self) -> "GenerateOptions":
+    def _own_engine_options_have_effect(self) -> "GenerateOptions":
         if self.serve_app is None:
             return self
         own = {name: getattr(self, name) for name in ("engine_cpus", "engine_gpus", "accelerator_type")}
@@ -91,7 +91,7 @@ class GenerateOptions(BaseModel):
         return self
 
     def picture_access(self, table_folder: str) -> PictureAccess:
-        """Return where the pictures of a table may be read from."""
+        """Return the rules for reading a table's pictures."""
         return PictureAccess(
             root=self.image_root or table_folder,
             storage=self.storage,

@@ -10,19 +10,19 @@ from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
 
 
 def arrow_type(field: RequestField) -> pa.DataType:
-    """Return the Arrow type of a request field that is no picture."""
+    """Return the Arrow type of a request field that is not a picture."""
     named: Any = pa.type_for_alias  # the stubs know literal names only
     dtype: pa.DataType = named(field.arrow_type)
     return dtype
 
 
 def arrow_field(field: RequestField) -> "pa.Field[Any]":
-    """Return a request field as a column of its own name."""
+    """Return the column of a request field that is not a picture, under the field's name."""
     return pa.field(field.name, arrow_type(field))
 
 
 def made_from_field(field: RequestField) -> "pa.Field[Any]":
-    """Return the column that says what an image was made from: a setting, or the hash of picture files."""
+    """Return the column that records what an image was made from: a setting, or hashes of picture files."""
     if not field.is_picture:
         return arrow_field(field)
     return pa.field(
@@ -34,7 +34,7 @@ _COLUMNS: dict[str, pa.DataType] = {
     "unit_id": pa.string(),
     "key": pa.string(),
     "variant": pa.int32(),
-    # Exactly this struct: `datasets` shows images for no other (5.2 loads large_binary as a plain dict).
+    # `datasets` shows only this exact struct as images (5.2 loads large_binary as a plain dict).
     "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
     **{field.name: arrow_type(field) for field in fields_of(Way.PART)},
     "prompt_truncated": pa.bool_(),
@@ -54,25 +54,25 @@ _ERROR_COLUMNS: dict[str, pa.DataType] = {
     "attempts": pa.int32(),
 }
 COLUMN_NAMES = tuple(_COLUMNS)
-"""The columns every part has; a table's own columns come after them, under other names."""
+"""Columns of every part; the table's own columns follow under other names."""
 
 ERROR_SCHEMA = pa.schema(_ERROR_COLUMNS)
-"""The columns of a part of failed rows."""
+"""Schema of a part that holds failed rows."""
 
 
 def part_schema(passthrough: pa.Schema) -> pa.Schema:
-    """Build the schema of a data set's parts, which `datasets` loads with images as images.
+    """Build the schema of a data set's parts, so that `datasets` loads the images as images.
 
     Args:
-        passthrough: the columns taken over from the prompt table; their metadata are dropped.
+        passthrough: columns copied from the prompt table; their metadata is dropped.
 
     Raises:
-        InvalidRequest: a column's name is taken or given twice, or `datasets` has no such type.
+        InvalidRequest: a column name is reserved or repeated, or `datasets` has no such type.
     """
     columns = dict(_COLUMNS)
     for field in passthrough:
         if field.name in columns:
-            reason = "is a column of every part" if field.name in _COLUMNS else "is there twice"
+            reason = "is a column of every part" if field.name in _COLUMNS else "occurs twice"
             raise InvalidRequest(f"column {field.name}: the name {reason}; rename it", field=field.name)
         columns[field.name] = field.type
     features = {name: _feature(dtype, name) for name, dtype in columns.items()}
@@ -82,7 +82,7 @@ def part_schema(passthrough: pa.Schema) -> pa.Schema:
     )
 
 
-# The names `datasets` gives Arrow types (datasets 5.2, features.py) are Arrow's own, but for these five.
+# `datasets` uses Arrow's type names (datasets 5.2, features.py), except for these five.
 _RENAMED = {
     pa.float16(): "float16",
     pa.float32(): "float32",
@@ -90,7 +90,7 @@ _RENAMED = {
     pa.date32(): "date32",
     pa.date64(): "date64",
 }
-_NAMED_ALIKE = {
+_SAME_NAME = {
     pa.null(),
     pa.bool_(),
     *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
@@ -98,7 +98,7 @@ _NAMED_ALIKE = {
     *(pa.string(), pa.large_string(), pa.string_view()),
     *(pa.binary(), pa.large_binary(), pa.binary_view()),
 }
-_NAMED_ALIKE_KINDS = (
+_SAME_NAME_KINDS = (
     pa.types.is_timestamp,
     pa.types.is_time,
     pa.types.is_duration,
@@ -122,9 +122,9 @@ def _feature(dtype: pa.DataType, column: str) -> dict[str, Any]:
         return _feature(dtype.value_type, column)
     if dtype in _RENAMED:
         return {"dtype": _RENAMED[dtype], "_type": "Value"}
-    if dtype in _NAMED_ALIKE or any(is_kind(dtype) for is_kind in _NAMED_ALIKE_KINDS):
+    if dtype in _SAME_NAME or any(is_kind(dtype) for is_kind in _SAME_NAME_KINDS):
         return {"dtype": str(dtype), "_type": "Value"}
     raise InvalidRequest(
-        f"column {column}: Hugging Face data sets have no type for Arrow's {dtype}; convert or drop it",
+        f"column {column}: Hugging Face datasets has no type for Arrow's {dtype}; convert or drop it",
         field=column,
     )

@@ -1,6 +1,6 @@
-"""Reads the files of pictures that a table names: on disk, in S3 or on the web, within bounds.
+"""Reader for the picture files that a table names: on disk, in S3 or on the web, within limits.
 
-A table is not trusted: a path leads nowhere outside its folder, and a URL to public hosts only.
+Tables are not trusted: a path may not leave the root folder, and a URL must lead to a public or trusted host.
 """
 
 import asyncio
@@ -26,33 +26,33 @@ _NOT_IN_HOSTS = frozenset("/?#@\\")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureAccess:
-    """Where pictures may be read from, and how hard to try."""
+    """Rules for reading pictures: from where, within which limits, and with how many attempts."""
 
     root: str
-    """The folder, on disk or in S3, where relative paths begin and which no path leaves."""
+    """Folder, on disk or in S3, that paths are relative to and may not leave."""
     storage: StorageOptions = field(default_factory=StorageOptions)
     allow_urls: bool = False
-    """Fetch from public addresses of the web."""
+    """Whether public web addresses may be fetched from."""
     trusted_hosts: frozenset[tuple[str, int]] = frozenset()
-    """Hosts and ports to fetch from as well, whatever their addresses."""
+    """Hosts and ports that may be fetched from even if their addresses are not public."""
     limits: ImageLimits = field(default_factory=ImageLimits)
     timeout_s: float = 20.0
-    """Of one fetch."""
+    """Timeout of one fetch."""
     num_attempts: int = 3
     backoff_s: float = 0.5
-    """Before the second attempt; doubled for each one after it."""
+    """Wait before the second attempt; it doubles before each further attempt."""
 
     def url_policy(self) -> UrlPolicy:
-        """Return what URLs may lead to."""
-        return UrlPolicy(is_allowed=is_public if self.allow_urls else _nowhere, trusted=self.trusted_hosts)
+        """Return the policy for fetching URLs."""
+        return UrlPolicy(is_allowed=is_public if self.allow_urls else _deny, trusted=self.trusted_hosts)
 
 
 class PictureReader:
-    """Reads files of pictures; used by many threads at once.
+    """A thread-safe reader of picture files.
 
     Args:
         access: what may be read.
-        policy: what URLs may lead to, in place of what ``access`` says.
+        policy: URL policy that replaces that of ``access``.
     """
 
     def __init__(self, access: PictureAccess, *, policy: UrlPolicy | None = None) -> None:
@@ -62,20 +62,20 @@ class PictureReader:
 
     @property
     def limits(self) -> ImageLimits:
-        """What a picture may be."""
+        """Limits of a picture."""
         return self._access.limits
 
     def read(self, address: str, *, field: str, max_bytes: int) -> bytes:
-        """Read the file at an address; of one past ``max_bytes`` one byte more.
+        """Read the file at an address, or its first ``max_bytes`` + 1 bytes if it is larger.
 
         Args:
             address: a path in the root folder, or an ``s3://`` or http(s) address.
-            field: what it is for, for errors.
-            max_bytes: of the file.
+            field: the request field, for error messages.
+            max_bytes: size limit of the file.
 
         Raises:
-            InvalidRequest: an address that is none, or may not be read.
-            FetchFailed: there is nothing to be had, also after several attempts where that helps.
+            InvalidRequest: the address is malformed or may not be read.
+            FetchFailed: the file could not be read, after several attempts if the error was transient.
         """
         attempt = 1
         while True:
@@ -98,7 +98,7 @@ class PictureReader:
         if scheme in ("http", "https"):
             return self._fetch(address, field, max_bytes)
         raise InvalidRequest(
-            f"{field}: {shown(address)} is no address of a picture; that is a path, s3:// or http(s)://",
+            f"{field}: {shown(address)} is not a picture address; give a path, s3:// or http(s)://",
             field=field,
         )
 
@@ -108,11 +108,11 @@ class PictureReader:
             return self._read_stored(root, path, field, max_bytes)
         try:
             root = os.path.realpath(root)
-            # Links are followed before the place is judged.
+            # Links are resolved before the path is checked.
             file_path = os.path.realpath(os.path.join(root, path))
             if os.path.commonpath([root, file_path]) != root:
                 raise InvalidRequest(
-                    f"{field}: {shown(path)} is outside of {root}; --image-root names another folder",
+                    f"{field}: {shown(path)} is outside {root}; set another folder with --image-root",
                     field=field,
                 )
             if not stat.S_ISREG(os.stat(file_path).st_mode):
@@ -130,14 +130,14 @@ class PictureReader:
         except ValueError as error:
             raise InvalidRequest(f"{field}: {error}", field=field) from error
         except FileNotFoundError as error:
-            raise FetchFailed(f"{field}: there is no {folder}/{path}", field=field) from error
-        except StorageError as error:  # after its own attempts
+            raise FetchFailed(f"{field}: {folder}/{path} does not exist", field=field) from error
+        except StorageError as error:  # the storage has retried already
             raise FetchFailed(f"{field}: {error}", field=field) from error
 
     def _fetch(self, url: str, field: str, max_bytes: int) -> bytes:
         if not self._access.allow_urls and not self._trusts(url):
             raise InvalidRequest(
-                f"{field}: {shown(url)} is a URL; these are fetched with --allow-urls only", field=field
+                f"{field}: {shown(url)} is a URL; URLs are fetched only with --allow-urls", field=field
             )
         timeout_s = self._access.timeout_s
         return asyncio.run(
@@ -152,10 +152,10 @@ class PictureReader:
 
 
 def parse_host(text: str) -> frozenset[tuple[str, int]]:
-    """Read ``HOST:PORT``, or ``HOST`` for both ports of the web.
+    """Parse ``HOST:PORT``, or ``HOST``, which stands for the web ports 80 and 443.
 
     Raises:
-        ValueError: the text is not of that form.
+        ValueError: the text does not have that form.
     """
     try:
         url = URL(f"//{text}")
@@ -167,5 +167,5 @@ def parse_host(text: str) -> frozenset[tuple[str, int]]:
     return frozenset((host, number) for number in (_WEB_PORTS if port is None else (port,)))
 
 
-def _nowhere(address: object) -> bool:
+def _deny(address: object) -> bool:
     return False

@@ -1,4 +1,7 @@
-"""A folder of files, behind one small set of whole-file operations. It knows no disk and no object store."""
+"""A folder of files, accessed by a small set of whole-file operations.
+
+It knows nothing about disks or object stores.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,16 +10,16 @@ from urllib.parse import urlsplit
 import pyarrow.fs
 
 TEMP_PREFIX = ".zimage-tmp-"
-"""How the names of files begin that are being written."""
+"""Start of the names of files that are still being written."""
 
 
 class StorageError(OSError):
-    """Say why a file, folder or bucket could not be used: no access, no network, no such bucket, ..."""
+    """Why a file, folder or bucket could not be used: no access, no network, no such bucket, ..."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageOptions:
-    """How to reach S3; None leaves it to the AWS environment or profile (`AWS_ENDPOINT_URL`, `AWS_REGION`).
+    """How to reach S3; None defers to the AWS environment or profile (`AWS_ENDPOINT_URL`, `AWS_REGION`).
 
     Credentials always come from the usual AWS chain, as does the number of attempts per request
     (`AWS_MAX_ATTEMPTS`, 10 if unset).
@@ -26,7 +29,7 @@ class StorageOptions:
     s3_region: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an endpoint that is not an http or https URL."""
+        """Reject an endpoint that is not an http or https URL."""
         url = self.s3_endpoint_url
         if url is not None and not (url.startswith(("http://", "https://")) and urlsplit(url).hostname):
             raise ValueError(f"s3_endpoint_url {url!r} must be like http://host:port or https://host")
@@ -37,7 +40,7 @@ AWS_DEFAULTS = StorageOptions()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredFile:
-    """One listing entry: the path relative to the storage root, "/" separated, and the size."""
+    """One listing entry: the "/"-separated path relative to the storage root, and the size."""
 
     path: str
     num_bytes: int
@@ -47,9 +50,9 @@ Listing = list[StoredFile]  # inside the classes below, `list` is a method
 
 
 class Storage(ABC):
-    """Read and write whole files under one folder; thread-safe and picklable.
+    """A folder whose files are read and written whole; thread-safe and picklable.
 
-    Paths are relative to the folder and "/" separated: an absolute path, "..", ".", an empty segment, a
+    Paths are relative to the folder and "/"-separated: an absolute path, "..", ".", an empty segment, a
     backslash or a NUL raises ValueError. Reading an absent file raises FileNotFoundError. Every other
     failure of the disk, the network or the server raises StorageError.
 
@@ -61,25 +64,25 @@ class Storage(ABC):
 
     @abstractmethod
     def read(self, path: str, num_bytes: int | None = None) -> bytes:
-        """Return the whole file as it was at one moment, or its first ``num_bytes``."""
+        """Return a consistent copy of the whole file, or of its first ``num_bytes``."""
 
     @abstractmethod
     def write(self, path: str, data: bytes | memoryview) -> None:
-        """Put the whole file in place, replacing any; a reader sees the old content or the new.
+        """Write the whole file, replacing any existing one; readers see either the old or the new content.
 
-        S3 takes it as a single PUT, so at most 5 GB; several parallel writes hold several files in memory.
+        On S3 this is a single PUT of at most 5 GB. Parallel writes each hold a whole file in memory.
         """
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Put the whole file in place if the path is free, and return whether this call did so.
+        """Write the whole file if the path is free, and return whether this call did so.
 
-        Of any number of concurrent calls exactly one returns True. On disk this takes hard links.
+        Of any number of concurrent calls, exactly one returns True. On disk this requires hard links.
         """
 
     @abstractmethod
     def exists(self, path: str) -> bool:
-        """Return whether the path is a file; a folder is not."""
+        """Return whether the path is a file, not a folder."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Listing:
@@ -87,11 +90,11 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Remove the file; an absent one is no error."""
+        """Delete the file; do nothing if it is absent."""
 
     @abstractmethod
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
-        """Return a filesystem for pyarrow and Ray Data, and this folder's path in it."""
+        """Return a filesystem for pyarrow and Ray Data, and the path of this folder in it."""
 
     def _file_uri(self, path: str) -> str:
         return f"{self.uri.rstrip('/')}/{checked_path(path)}"
@@ -101,7 +104,7 @@ class Storage(ABC):
 
 
 def checked_path(path: str) -> str:
-    """Return a relative path that stays in its folder; raise ValueError for any other."""
+    """Return the path if it is relative and stays in its folder; else raise ValueError."""
     segments = path.split("/")
     if "\\" in path or "\0" in path or not {"", ".", ".."}.isdisjoint(segments):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From an address to the storage that it names: a folder on disk, or a prefix in a bucket."""
+"""Opening the storage that an address names: a folder on disk, or a prefix in a bucket."""
 
 import os
 from urllib.parse import unquote
@@ -12,8 +12,8 @@ _SUPPORTED = "dir, /abs/dir, file:///abs/dir or s3://bucket/prefix"
 def open_storage(uri: str, options: StorageOptions = AWS_DEFAULTS) -> Storage:
     """Open a folder, which need not exist yet: "dir", "/abs/dir", "file:///abs/dir" or "s3://bucket/prefix".
 
-    The S3 endpoint and region are settled here: a pickled storage reaches the same server from a machine
-    whose environment says otherwise.
+    The S3 endpoint and region are fixed here, so a pickled storage reaches the same server from a machine
+    with a different environment.
 
     Raises:
         ValueError: The URI or the endpoint is malformed, or the scheme is not supported.
@@ -24,7 +24,7 @@ def open_storage(uri: str, options: StorageOptions = AWS_DEFAULTS) -> Storage:
         return open_local(os.path.abspath(place))
     bucket, _, prefix = place.rstrip("/").partition("/")
     if not bucket:
-        raise ValueError(f"{uri!r} names no bucket: use s3://bucket/prefix")
+        raise ValueError(f"{uri!r} has no bucket: use s3://bucket/prefix")
     # Imported here because boto3 takes a quarter of a second to import.
     from pipelines.storage_s3 import open_s3
 
@@ -32,16 +32,16 @@ def open_storage(uri: str, options: StorageOptions = AWS_DEFAULTS) -> Storage:
 
 
 def open_file(uri: str, options: StorageOptions = AWS_DEFAULTS) -> tuple[Storage, str]:
-    """Return the storage of the folder that holds the file, and the file's name in it.
+    """Return the storage of the folder that holds a file, and the file's name.
 
     Raises:
-        ValueError: As in `open_storage`, or the URI names no file.
+        ValueError: As in `open_storage`, or the URI does not name a file.
         StorageError: As in `open_storage`.
     """
     scheme, place = _split_uri(uri)
     folder, slash, name = place.rpartition("/")
     if name in ("", ".", "..") or (scheme == "s3" and not folder):
-        raise ValueError(f"{uri!r} names a folder where a file is needed")
+        raise ValueError(f"{uri!r} is a folder; a file is needed")
     if scheme == "file":
         return open_local(os.path.abspath(folder + slash)), name
     return open_storage(f"s3://{folder}", options), name
@@ -58,5 +58,5 @@ def _split_uri(uri: str) -> tuple[str, str]:
     if scheme != "file":
         raise ValueError(f"{uri!r} has the unsupported scheme {scheme!r}: use {_SUPPORTED}")
     if not place.startswith("/"):
-        raise ValueError(f"{uri!r} holds no absolute path: use file:///abs/dir")
+        raise ValueError(f"{uri!r} has no absolute path: use file:///abs/dir")
     return "file", unquote(place)

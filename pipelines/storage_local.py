@@ -54,14 +54,14 @@ class _LocalStorage(Storage):
         folder = self._folder_uri(prefix)
         files = []
         with _local_errors(folder):
-            # Links are followed: a data folder may be a link to a bigger disk.
+            # Follow links: a data folder may be a link to a bigger disk.
             for parent, _, names in os.walk(folder, followlinks=True, onerror=_raise_unless_absent):
                 for name in names:
                     if name.startswith(TEMP_PREFIX):
                         continue
                     file_path = os.path.join(parent, name)
                     num_bytes = _file_size(file_path)
-                    if num_bytes is not None:  # else deleted since its folder was read, or a dangling link
+                    if num_bytes is not None:  # None: a dangling link, or deleted in the meantime
                         path = os.path.relpath(file_path, self.uri)
                         files.append(StoredFile(path=path, num_bytes=num_bytes))
         return sorted(files, key=lambda file: file.path)
@@ -86,7 +86,7 @@ def _local_errors(file_path: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _temporary_file(folder: str, data: bytes | memoryview) -> Iterator[str]:
     os.makedirs(folder, exist_ok=True)
-    # Not the tempfile module, whose files only their owner may read.
+    # Not the tempfile module: only the owner may read its files.
     temp_path = os.path.join(folder, f"{TEMP_PREFIX}{uuid.uuid4().hex}")
     try:
         with open(temp_path, "xb") as file:

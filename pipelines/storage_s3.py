@@ -1,4 +1,4 @@
-"""Objects in a bucket of AWS, or of any server that speaks its protocol, through boto3 and Arrow."""
+"""Objects in a bucket of AWS or any S3-compatible server, through boto3 and Arrow."""
 
 import contextlib
 import errno
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 _MAX_ATTEMPTS = 10
 _POOL_SIZE = 64
-_TOKEN = "creation-token"  # user metadata: which call of `create` made the object
+_TOKEN = "creation-token"  # user metadata: which call of `create` wrote the object
 
 
 def open_s3(bucket: str, prefix: str, options: StorageOptions) -> Storage:
-    """Open the objects of a bucket whose keys begin with "prefix/" ("" for all); connect at the first use.
+    """Open the objects of a bucket whose keys start with "prefix/" ("" for all); connect on first use.
 
     Options that are None come from the AWS environment variables and profile of this process.
 
     Raises:
-        ValueError: The endpoint set there is not an http or https URL.
+        ValueError: The endpoint configured there is not an http or https URL.
         StorageError: The AWS configuration cannot be read.
     """
     return _S3Storage(bucket, prefix, _with_aws_settings(options))
@@ -55,7 +55,7 @@ class _S3Storage(Storage):
         self._shared_client: S3Client | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Clients and locks belong to one process.
+        # Clients and locks cannot be pickled.
         return type(self), (self._bucket, self._prefix, self._options)
 
     def read(self, path: str, num_bytes: int | None = None) -> bytes:
@@ -67,10 +67,10 @@ class _S3Storage(Storage):
                 try:
                     data = body.read(num_bytes)
                     if num_bytes is not None:
-                        body.close()  # what is left unread is dropped with its connection
+                        body.close()  # drops the unread rest with its connection
                     return data
                 except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                    # boto3 retries a request, but not the reading of its answer.
+                    # boto3 retries a request, but not reading its response.
                     if attempt == _MAX_ATTEMPTS:
                         raise
                 attempt += 1
@@ -92,19 +92,19 @@ class _S3Storage(Storage):
                     return True
                 except ClientError as error:
                     if _code(error) == "PreconditionFailed":
-                        # boto3 repeats a PUT whose answer got lost: the object in our way may be our own.
+                        # boto3 repeats a PUT whose response was lost: the existing object may be ours.
                         return self._token_at(key) == token
                     if _code(error) != "ConditionalRequestConflict" or attempt == _MAX_ATTEMPTS:
                         raise
-                # Another request for this key is in flight, and it may yet fail.
+                # Another request for this key is in flight, and it may still fail.
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
                 attempt += 1
 
     def exists(self, path: str) -> bool:
         uri, key = self._file_uri(path), self._key(path)
         with self._errors(uri):
-            # Not HEAD: its 404 has no body, so a missing bucket would pass for a missing object.
-            # Of all keys with this prefix, the key itself sorts first.
+            # Not HEAD: its 404 has no body, so a missing bucket would look like a missing object.
+            # The key itself sorts first among all keys with this prefix.
             page = self._client().list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
         return any(entry["Key"] == key for entry in page.get("Contents", []))
 
@@ -116,7 +116,7 @@ class _S3Storage(Storage):
             paginator = self._client().get_paginator("list_objects_v2")
             for page in paginator.paginate(Bucket=self._bucket, Prefix=folder):
                 for entry in page.get("Contents", []):
-                    if not entry["Key"].endswith("/"):  # such a key stands for a folder in S3 consoles
+                    if not entry["Key"].endswith("/"):  # S3 consoles use such keys for folders
                         files.append(
                             StoredFile(path=entry["Key"].removeprefix(root), num_bytes=entry["Size"])
                         )
@@ -130,7 +130,7 @@ class _S3Storage(Storage):
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         with self._errors(self.uri):
             bucket = self._client().head_bucket(Bucket=self._bucket)
-        # boto3 follows a redirect to the bucket's own region, Arrow does not.
+        # boto3 follows a redirect to the bucket's region; Arrow does not.
         region = bucket.get("BucketRegion") or self._options.s3_region
         return _ArrowS3(self._options.s3_endpoint_url, region), self.uri.removeprefix("s3://")
 
@@ -141,14 +141,14 @@ class _S3Storage(Storage):
         try:
             return self._client().head_object(Bucket=self._bucket, Key=key)["Metadata"].get(_TOKEN)
         except ClientError as error:
-            if _code(error) == "404":  # deleted since
+            if _code(error) == "404":  # deleted in the meantime
                 return None
             raise
 
     def _client(self) -> "S3Client":
         with self._lock:
             if self._shared_client is None:
-                # A session of its own, as boto3's default session is not for several threads.
+                # Create a session: boto3's default session is not thread-safe.
                 self._shared_client = boto3.Session(region_name=self._options.s3_region).client(
                     "s3",
                     endpoint_url=self._options.s3_endpoint_url,
@@ -179,7 +179,7 @@ class _S3Storage(Storage):
 
 
 class _ArrowS3(pyarrow.fs.S3FileSystem):
-    # pyarrow 26 leaves the retry strategy out of its pickles, so Ray's workers would fall back to 3 attempts.
+    # pyarrow 26 does not pickle the retry strategy, so Ray's workers would fall back to 3 attempts.
 
     def __init__(self, endpoint_url: str | None, region: str | None) -> None:
         self._arguments = (endpoint_url, region)
@@ -188,7 +188,7 @@ class _ArrowS3(pyarrow.fs.S3FileSystem):
             region=region,
             scheme="http" if endpoint.scheme == "http" else "https",
             endpoint_override=endpoint.netloc + endpoint.path.rstrip("/") or None,
-            allow_delayed_open=True,  # a small file then takes one request, not three
+            allow_delayed_open=True,  # a small file then needs one request, not three
             retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_max_attempts()),
         )
 

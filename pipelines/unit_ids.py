@@ -1,4 +1,4 @@
-"""Content addresses: what makes two images the same unit of work, and fast sets of such addresses."""
+"""Image IDs, which hash everything that affects an image, and fast sets of IDs."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ _FIRST_FIELDS = (
     "cfg_truncation",
     "truncate_prompt",
 )
-"""The fields of release 0.1, in an order that must never change: every address begins with their values."""
+"""Fields of release 0.1, in an order that must never change: the hashed content starts with their values."""
 _LATER_FIELDS = tuple(name for name in GENERATION_FIELDS if name not in _FIRST_FIELDS)
-"""Fields that came later; at its default a field leaves the addresses as they were before it."""
+"""Fields added later; a field at its default does not change the ID, so earlier IDs stay valid."""
 _MAX_DERIVED_SEED = 2**53 - 1  # exact in JSON readers that use doubles
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -48,27 +48,27 @@ def unit_id(
     control: str | None = None,
     salt: str = "",
 ) -> str:
-    """Address one image by all that decides its pixels and its file.
+    """Return an image's ID: a hash of everything that affects its pixels and its file.
 
     Args:
         request: the resolved request.
         variant: index among the images of one row.
-        weights_sha256: identity of the weights.
-        shift: the checkpoint's time shift, which stands in its scheduler's configuration.
+        weights_sha256: hash that identifies the weights.
+        shift: the checkpoint's time shift, from its scheduler's configuration.
         encoding: how the pixels are written.
-        files: sha256 of the files of its pictures: of its mask, or None, and of its reference images.
-        control: sha256 of the file of its control image, if it has one.
-        salt: told apart from an earlier unit of the same content.
+        files: sha256 of the mask's file, or None, then of each reference image's file.
+        control: sha256 of the control image's file, if there is one.
+        salt: distinguishes the image from an earlier one with the same content.
 
     Returns:
         32 hexadecimal digits.
     """
-    # As text: JSON takes half a microsecond for each float.
+    # As text: encoding a float as JSON takes half a microsecond.
     settings = [str(getattr(request, name)) for name in _FIRST_FIELDS]
     content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
     if files:
         content.append([*files, str(request.strength)])
-    # Only of a unit that has one: those that have none keep the address of earlier releases.
+    # Only if there is one: other images keep their IDs from earlier releases.
     if control is not None:
         content.append(["control_image", control, str(request.controlnet_conditioning_scale)])
     for name in _LATER_FIELDS:
@@ -83,7 +83,7 @@ def _fields(encoding: Encoding) -> list[str]:
 
 
 def digest(content: Any) -> str:
-    """Hash any JSON-like content (other values by their text) to 32 hexadecimal digits."""
+    """Hash any JSON-like content (other values as text) to 32 hexadecimal digits."""
     text = _JSON.encode(content).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()[:UNIT_ID_DIGITS]
 
@@ -92,14 +92,14 @@ def derive_seed(job_seed: int, key: str, variant: int) -> int:
     """Derive a row's seed from its key, so that re-sharding or reordering a table changes no image.
 
     Returns:
-        0 .. 2**53 - 1.
+        A seed in 0 .. 2**53 - 1.
     """
     text = f"{job_seed}|{variant}|{key}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MAX_DERIVED_SEED
 
 
 class UnitIndex:
-    """Positions of unit ids, 32 bytes each; a lookup is a vectorised binary search."""
+    """Index from image IDs, 32 bytes each, to positions; a lookup is a vectorised binary search."""
 
     def __init__(self, columns: "Iterable[pa.ChunkedArray[pa.StringScalar] | pa.StringArray]") -> None:
         ids = np.concatenate([np.empty(0, dtype=f"S{UNIT_ID_DIGITS}"), *map(as_fixed, columns)])
@@ -110,7 +110,7 @@ class UnitIndex:
         return len(self._sorted)
 
     def positions(self, ids: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt.NDArray[np.int64]:
-        """Return where each id stands in the order given at construction; -1 for an unknown one."""
+        """Return each ID's position in the order given at construction, or -1 if it is unknown."""
         wanted = as_fixed(ids)
         found = np.full(len(wanted), -1, dtype=np.int64)
         if len(self._sorted):
@@ -120,22 +120,22 @@ class UnitIndex:
         return found
 
     def contains(self, ids: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt.NDArray[np.bool_]:
-        """Say which ids are known."""
+        """Return which IDs are known."""
         return self.positions(ids) >= 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedUnits:
-    """Units that need no engine any more."""
+    """Units that no longer need an engine."""
 
     made: UnitIndex
     failed: UnitIndex
 
 
 def as_fixed(column: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt.NDArray[np.bytes_]:
-    """Turn a column of ids, or other digests, into an array of 32 bytes each.
+    """Convert a column of IDs or other digests to an array of 32 bytes each.
 
-    What is no id at all, as in a damaged file, becomes blanks, which no unit has.
+    An invalid value, as in a damaged file, becomes blanks, which match no unit.
     """
     is_id = pc.equal(pc.binary_length(column), pa.scalar(UNIT_ID_DIGITS, pa.int32()))
     ids = pc.if_else(is_id.fill_null(False), column, " " * UNIT_ID_DIGITS).cast(pa.binary(UNIT_ID_DIGITS))
@@ -146,9 +146,9 @@ def as_fixed(column: "pa.ChunkedArray[pa.StringScalar] | pa.StringArray") -> npt
 
 
 class SeenHashes:
-    """A growing set of texts, kept as 64-bit hashes at 12 to 24 bytes each: millions of keys fit on a driver.
+    """A growing set of strings, stored as 64-bit hashes at 12 to 24 bytes each: millions fit on a driver.
 
-    An open-addressing table; an array takes a tenth of what a Python set of integers does.
+    An open-addressing table in an array, which takes a tenth of the memory of a Python set of integers.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class SeenHashes:
         self._num_taken = 0
 
     def add(self, text: str) -> bool:
-        """Add a text; returns False when it was there already."""
+        """Add a string; return False if it was already there."""
         # 0 marks a free slot.
         if not _insert(self._slots, hash(text) & 0xFFFF_FFFF_FFFF_FFFF or 1):
             return False

@@ -1,4 +1,4 @@
-"""The work table: one row is one image to make. It knows no Ray."""
+"""The work table, with one row per image to make. It knows nothing about Ray."""
 
 import secrets
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("file_name", pa.string()),
     pa.field("row_digest", pa.string()),
 )
-"""Columns of the work table before the passed-through ones."""
+"""Columns of the work table, before the passed-through ones."""
 
 _PICTURE_AT = pa.struct(
     [
@@ -41,30 +41,30 @@ PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
     for field in REQUEST_FIELDS.values()
     if field.is_picture
 )
-"""Columns of the work table of a table with pictures: where each is (null: in the run's own folder), the
+"""Further columns for a table with pictures: each picture's address (null: in the run's own folder), the
 sha256 of its file, and its size in the request."""
 
 EDIT_SETTINGS = tuple(name for name in EDIT_FIELDS if not REQUEST_FIELDS[name].is_picture)
-"""The fields of a request that has pictures which are no pictures themselves."""
+"""Fields of a request with pictures that are not pictures themselves."""
 
 MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
     made_from_field(REQUEST_FIELDS[name]) for name in EDIT_FIELDS
 )
-"""What such a table passes through beside its own columns: what an image was made from."""
+"""Columns that a table with pictures passes through in addition to its own: what an image was made from."""
 
 _CACHED_FILES = 8
 _WORK_FILE_ROWS = 65_536
 _WORK_FILE_BYTES = 64 * 2**20
 
 RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
-"""How the id of a run begins: with the time of its plan, in UTC."""
+"""Format of the time that a run's ID starts with: when it was planned, in UTC."""
 
 REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
-"""What an engine needs of a work row."""
+"""Columns of a work row that an engine needs."""
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time."""
+    """Return a run ID; IDs sort by time."""
     return f"{datetime.now(UTC).strftime(RUN_ID_TIME)}-{secrets.token_hex(2)}"
 
 
@@ -76,12 +76,12 @@ def work_schema(passthrough: pa.Schema) -> pa.Schema:
 
 
 def has_pictures(passthrough: pa.Schema) -> bool:
-    """Say whether the passed-through columns are those of a table with pictures."""
+    """Return whether the passed-through columns are those of a table with pictures."""
     return all(field in passthrough for field in MADE_FROM_FIELDS)
 
 
 def to_request(row: Mapping[str, Any]) -> ImageRequest:
-    """Read one work row back as the request it was made from, with the pictures that were put into it."""
+    """Convert a work row, with any pictures put into it, back to its request."""
     names = (*GENERATION_FIELDS, *(name for name in EDIT_FIELDS if name in row))
     return ImageRequest(**{name: row[name] for name in names}, priority=Priority.BATCH)
 
@@ -98,7 +98,7 @@ def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]
 
 
 class WorkWriter:
-    """Writes the work table of a run in files of bounded size."""
+    """Writer of a run's work table, in files of bounded size."""
 
     def __init__(self, output: Storage, run_id: str) -> None:
         self._output = output
@@ -107,7 +107,7 @@ class WorkWriter:
         self._pending: list[pa.Table] = []
 
     def add(self, rows: pa.Table) -> None:
-        """Add rows at the end."""
+        """Append rows."""
         self._pending.append(rows)
         if (
             sum(table.num_rows for table in self._pending) >= _WORK_FILE_ROWS
@@ -116,7 +116,7 @@ class WorkWriter:
             self._write()
 
     def finish(self) -> tuple[str, ...]:
-        """Write what is left, and return the files' paths relative to the output."""
+        """Write the remaining rows, and return the files' paths relative to the output."""
         if self._pending:
             self._write()
         return tuple(self._files)
@@ -131,23 +131,23 @@ class WorkWriter:
 
 
 class WorkRows:
-    """Rows of the work table by their place in it; a few of its files are in memory at a time.
+    """Random access to the rows of the work table; only a few of its files are in memory at a time.
 
     Args:
-        output: where the work files lie.
+        output: storage of the work files.
         work_files: the whole work table.
-        columns: those that are wanted.
+        columns: columns to read.
     """
 
     def __init__(self, output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> None:
         filesystem, root = output.arrow()
         footers = [pq.read_metadata(f"{root}/{path}", filesystem=filesystem) for path in work_files]
         self._starts = np.cumsum([0, *(footer.num_rows for footer in footers)])
-        # Parts hold neighbouring rows, so one file after the other is wanted.
+        # A part holds neighbouring rows, so the files are needed one after another.
         self._file = lru_cache(_CACHED_FILES)(lambda number: _read(output, work_files[number], columns))
 
     def take(self, places: npt.NDArray[np.int64]) -> pa.Table:
-        """Return the rows at these places (one at least), in their order."""
+        """Return the rows at these positions (at least one), in that order."""
         numbers = np.searchsorted(self._starts, places, side="right") - 1
         by_file = np.argsort(numbers, kind="stable")
         tables = [

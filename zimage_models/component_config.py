@@ -13,7 +13,7 @@ _FILE_NAMES = {
 
 
 class ComponentConfig:
-    """One component's configuration file; a value that is not as it should be is a CheckpointError."""
+    """One component's configuration file; a missing or invalid value raises CheckpointError."""
 
     def __init__(self, directory: Path, part: str) -> None:
         self.path = directory / part / _FILE_NAMES.get(part, "config.json")
@@ -45,7 +45,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: the file is missing, unreadable or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -61,6 +61,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def names_class(index: dict[str, Any], part: str, classes: tuple[str, ...]) -> bool:
-    """Say whether a ``model_index.json`` names a component of one of the classes."""
+    """Return whether a ``model_index.json`` gives a component one of the classes."""
     entry = index.get(part)
     return isinstance(entry, list) and len(entry) == 2 and entry[1] in classes

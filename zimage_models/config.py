@@ -1,4 +1,4 @@
-"""How one engine is built and how it schedules. It knows no request."""
+"""How one engine is built and how it schedules its work. It knows nothing about requests."""
 
 from dataclasses import dataclass, field
 
@@ -7,26 +7,27 @@ from zimage_models.model_spec import DEFAULT_MODEL
 
 DTYPES = ("float32", "bfloat16")
 PARALLEL_DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
-"""Ranks an engine may have. The release's 30 heads pad to 32 at most; 7 ranks would need 35, 9 need 36."""
+"""Numbers of ranks an engine may have. They pad the release's 30 heads to at most 32; 7 ranks would need 35
+heads, and 9 would need 36."""
 TEXT_ENCODER_PLACES = ("sharded", "first_rank")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelConfig:
-    """How one engine's models are divided over several processes, its ranks, each with a device of its own.
+    """How one engine's models are divided over several processes (ranks), each with its own device.
 
-    The VAE, the scheduler and the caches are on rank 0, which is the engine's own process.
+    Rank 0 is the engine's own process; the VAE, the scheduler and the caches are only there.
     """
 
     tensor_parallel_size: int = 1
-    """Ranks: one of ``PARALLEL_DEGREES``, and no more than the checkpoint has attention heads."""
+    """Number of ranks: one of ``PARALLEL_DEGREES``, at most the checkpoint's number of attention heads."""
     text_encoder: str = "sharded"
     """``sharded``: divided like the transformer, so rank 0 holds little more than the others. ``first_rank``:
-    whole on rank 0, so the other ranks hold none of it."""
+    kept whole on rank 0, so the other ranks hold none of it."""
     collective_timeout_s: float = 30.0
-    """A rank that does not answer within this time is taken as stuck and replaced."""
+    """Time after which a rank that does not answer counts as stuck and is replaced."""
     start_timeout_s: float = 600.0
-    """How long a rank may take to start and read its share of the weights."""
+    """Time that a rank may take to start and read its share of the weights."""
 
     def __post_init__(self) -> None:
         if self.tensor_parallel_size not in PARALLEL_DEGREES:
@@ -48,41 +49,42 @@ class ParallelConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """Everything that decides one engine."""
+    """All settings of one engine."""
 
     model: str = DEFAULT_MODEL
     """An embedded model's name, a local folder in diffusers layout, a hub id, or ``s3://bucket/prefix``."""
     variant: str | None = None
-    """``turbo``, ``base`` or ``edit``; needed only where the model is not known by name."""
+    """``turbo``, ``base`` or ``edit``; needed only if the model is not known by name."""
     controlnet: str | None = None
-    """A ControlNet, for control images: a folder as diffusers writes a ZImageControlNetModel, a hub id,
+    """A ControlNet for control images: a folder in which diffusers saved a ZImageControlNetModel, a hub id,
     or ``s3://bucket/prefix``."""
     device: str = "auto"
-    """A torch device, or ``auto`` for the first accelerator, else the CPU. Of several ranks, each takes the
-    device of its own number, so they want a type here, such as ``cuda``, and no number."""
+    """A torch device, or ``auto`` for the first accelerator, else the CPU. With several ranks, a type without
+    a number, such as ``cuda``: each rank takes the device with its own number."""
     dtype: str = "auto"
     """``float32``, ``bfloat16``, or ``auto``: bfloat16 on accelerators, float32 on the CPU."""
     vae_dtype: str = "float32"
-    """The VAE decides most of the rounding between batch shapes, so float32 unless told otherwise."""
+    """float32 by default, because the VAE causes most of the rounding differences between batch shapes."""
     num_threads: int | None = None
-    """CPU threads for torch, on each rank; None for torch's own choice; of several
-    ranks each takes an equal part of the cores at most."""
+    """CPU threads for torch on each rank. None for torch's own choice; with several ranks, each then takes at
+    most an equal share of the cores."""
     max_prompt_tokens: int | None = None
     max_step_tokens: int | None = None
-    """Transformer tokens in one denoising step, over all its images (one always runs); None: by device."""
+    """Most transformer tokens in one denoising step, over all its images; None for the device's default. One
+    image always runs, whatever its size."""
     max_queued: int = 1024
-    """Requests of one priority waiting or running; past it a submission is refused."""
+    """Most requests of one priority that may wait or run; further ones are refused."""
     ageing_s: float = 10.0
-    """When the first request of a lower priority has not stepped for this long, it goes first once."""
+    """Time without a step after which the first request of a lower priority goes first once."""
     caption_cache_bytes: int = 256 * 2**20
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     compile: bool = False
-    """Compile the transformer's repeated blocks (`torch.compile`)."""
+    """Whether to compile the transformer's repeated blocks (`torch.compile`)."""
     s3_endpoint_url: str | None = None
     cache_dir: str | None = None
-    """Where downloaded checkpoints are kept; None for the user's cache folder."""
+    """Folder for downloaded checkpoints; None for the user's cache folder."""
     fake: bool = False
-    """Make instant coloured tiles instead of images: tests and dry runs of everything around the engine."""
+    """Whether to make instant coloured tiles instead of images, to test everything around the engine."""
 
     def __post_init__(self) -> None:
         for name in ("dtype", "vae_dtype"):
@@ -97,7 +99,7 @@ class EngineConfig:
         if self.controlnet is not None and self.parallel.tensor_parallel_size > 1:
             raise InvalidRequest(
                 f"controlnet: {self.controlnet!r} cannot be divided over"
-                f" {self.parallel.tensor_parallel_size} ranks; an engine with a ControlNet has one",
+                f" {self.parallel.tensor_parallel_size} ranks; an engine with a ControlNet has one rank",
                 field="controlnet",
             )
         if self.ageing_s <= 0:

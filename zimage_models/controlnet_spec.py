@@ -1,4 +1,4 @@
-"""What a ControlNet's configuration says, and whether it fits a checkpoint. It loads no weights."""
+"""A ControlNet's configuration, checked against a checkpoint's. It loads no weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +12,24 @@ _REFINER_HINTS = ("control_layers", "control_noise_refiner")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlNetSpec:
-    """A ControlNet that fits the model it is named with."""
+    """A ControlNet that fits its engine's model."""
 
     directory: Path
-    """Local folder: ``config.json`` and safetensors, as diffusers writes them."""
+    """Local folder with ``config.json`` and safetensors, as diffusers writes them."""
     inpaints: bool
-    """Whether it takes a mask and an image to paint in beside the control image (2.0 and later)."""
+    """Whether it takes a mask and an image to paint in as well as the control image (2.0 and later)."""
 
 
 def read_controlnet_spec(directory: Path, model_directory: Path) -> ControlNetSpec:
     """Read a ControlNet's configuration.
 
     Args:
-        directory: of the ControlNet.
-        model_directory: of the checkpoint whose images it controls.
+        directory: the ControlNet's folder.
+        model_directory: the folder of the checkpoint that it is used with.
 
     Raises:
-        CheckpointError: a foreign or damaged file, or a ControlNet for a model of another shape.
+        CheckpointError: a file is damaged or not a ControlNet's, or the ControlNet is for a model of another
+            shape.
     """
     config = ComponentConfig(directory, "")
     transformer = ComponentConfig(model_directory, "transformer")
@@ -70,15 +71,15 @@ def read_controlnet_spec(directory: Path, model_directory: Path) -> ControlNetSp
             raise CheckpointError(
                 f"{config.path}: {len(refined)} control_refiner_layers_places, but {num_hints} {hints}"
             )
-    # The control image, a mask, the image to paint in.
+    # Channels of the control image, the mask and the image to paint in.
     inpaints = num_control_channels == num_channels + 1 + num_channels
     return ControlNetSpec(directory=directory, inpaints=inpaints)
 
 
 def _check_places(config: ComponentConfig, name: str, places: list[int], num_layers: int) -> None:
-    """See that each hint goes to a layer of its own, one after the other."""
+    """Require increasing numbers of layers that exist, so that no layer gets two hints."""
     if sorted(set(places)) != places or not 0 <= places[0] <= places[-1] < num_layers:
         raise CheckpointError(
-            f"{config.path}: {name} {places} are not rising numbers of {num_layers} layers from 0 on",
+            f"{config.path}: {name} {places} are not increasing layer numbers in 0..{num_layers - 1}",
             field="controlnet",
         )

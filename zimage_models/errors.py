@@ -1,29 +1,29 @@
-"""The error tree. It knows nothing of HTTP or tables; each class says how a row or a response names it.
+"""The error tree, with the row class or HTTP status of each error. It knows nothing about HTTP or tables.
 
 ZImageError
 ├── InvalidRequest      the caller's fault (HTTP 400; row class ``bad_input``)
-│   ├── CheckpointError a checkpoint that is missing, foreign or damaged
-│   └── FetchFailed     a picture that is not to be had where it is said to be (row class ``fetch_failed``)
+│   ├── CheckpointError a checkpoint is missing, damaged or not a Z-Image one
+│   └── FetchFailed     a picture could not be fetched (row class ``fetch_failed``)
 ├── EngineOverloaded    the queue is full (HTTP 429/503 with Retry-After)
 ├── Cancelled           cancelled by its caller
 │   └── DeadlineExceeded
 ├── GenerationFailed    this image could not be made (row class ``engine_error``)
 │   ├── OutOfMemory     (row class ``out_of_memory``)
 │   └── BlankImage      NaN or uniform pixels (row class ``blank_image``)
-└── EngineDead          the engine cannot go on: its host replaces it
+└── EngineDead          the engine cannot continue; its host replaces it
 """
 
 from typing import Any
 
 
 class ZImageError(Exception):
-    """Every error this product raises on purpose."""
+    """Base class of every error this product raises on purpose."""
 
     error_class = "engine_error"
 
 
 class InvalidRequest(ZImageError):
-    """Bad input, told by field, value and limit."""
+    """Bad input; the message names the field, the value and the limit."""
 
     error_class = "bad_input"
 
@@ -36,11 +36,11 @@ class InvalidRequest(ZImageError):
 
 
 class CheckpointError(InvalidRequest):
-    """A checkpoint that is missing, foreign or damaged."""
+    """A checkpoint is missing, damaged or not a Z-Image one."""
 
 
 class FetchFailed(InvalidRequest):
-    """A picture that is not to be had where it is said to be; a transient failure may pass."""
+    """A picture could not be fetched; after a transient failure, a later try may succeed."""
 
     error_class = "fetch_failed"
 
@@ -74,7 +74,7 @@ class DeadlineExceeded(Cancelled):
 
 
 class GenerationFailed(ZImageError):
-    """This one image could not be made; the engine goes on."""
+    """This one image could not be made; the engine continues."""
 
 
 class OutOfMemory(GenerationFailed):
@@ -84,13 +84,13 @@ class OutOfMemory(GenerationFailed):
 
 
 class BlankImage(GenerationFailed):
-    """The image came out NaN or uniform."""
+    """The image's pixels are NaN or uniform."""
 
     error_class = "blank_image"
 
 
 class EngineDead(ZImageError):
-    """The engine cannot go on; always re-raised so that its host replaces it."""
+    """The engine cannot continue; always re-raised so that its host replaces it."""
 
 
 def _rebuild(cls: type[ZImageError], message: str, details: dict[str, Any]) -> ZImageError:

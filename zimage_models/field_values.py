@@ -1,6 +1,6 @@
-"""Read values from outside by the names of their fields: text, numbers, booleans. It knows no model.
+"""Read text, numbers and booleans from outside by field name. It knows nothing about models.
 
-What is not as it should be raises InvalidRequest, which names the field, the value and the limit.
+An invalid value raises InvalidRequest, which names the field, the value and the limit.
 """
 
 import math
@@ -17,7 +17,7 @@ MAX_PROMPT_CHARS = 16_384
 
 
 def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
-    """Read a text of at most ``MAX_PROMPT_CHARS`` characters; an optional one is empty when it is absent."""
+    """Read text of at most ``MAX_PROMPT_CHARS`` characters; an absent optional field is empty."""
     value = given.get(name)
     if value is None:
         if required:
@@ -41,7 +41,7 @@ def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
 
 
 def read_integer(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int:
-    """Read a whole number in ``low..high``; one without a default has to be there."""
+    """Read a whole number in ``low..high``; a field without a default is required."""
     value = given.get(name, default)
     if value is None:
         raise InvalidRequest(f"{name}: missing", field=name)
@@ -65,14 +65,14 @@ def read_number(given: Mapping[str, Any], name: str, default: float, low: float,
 
 def _as_number(value: Any, name: str) -> int | float:
     if type(value) is int or (type(value) is float and math.isfinite(value)):
-        return value  # nearly all values, at a table's every row
+        return value  # a fast path for nearly every value of a table
     number = value
     if isinstance(value, str):  # CSV has no types
         try:
             number = int(value) if re.fullmatch(r"\s*[+-]?\d+\s*", value) else float(value)
         except ValueError:
             raise InvalidRequest(f"{name}: {shown(value)} is not a number", field=name) from None
-    # Real takes numpy's numbers in; their booleans are none.
+    # Real includes numpy's numbers, but not its booleans.
     if isinstance(number, bool) or not isinstance(number, Real):
         raise InvalidRequest(f"{name}: {shown(value)} is {type(value).__name__}, not a number", field=name)
     if isinstance(number, Integral):
@@ -83,7 +83,7 @@ def _as_number(value: Any, name: str) -> int | float:
 
 
 def read_boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
-    """Read a boolean; the words ``true`` and ``false`` are ones too."""
+    """Read a boolean, or one of the words ``true`` and ``false``."""
     value = given.get(name, default)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
@@ -93,7 +93,7 @@ def read_boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Write a value for a message, in at most 60 characters."""
-    # str first for numbers: numpy writes their types around them.
+    """Return a value as text for a message, in at most 60 characters."""
+    # str for numbers: numpy's repr would include the type.
     text = str(value) if isinstance(value, Real) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

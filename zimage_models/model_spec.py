@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration files say about the requests it takes. It loads no weights."""
+"""A model's defaults and limits, read from its checkpoint's configuration files. It loads no weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,14 @@ RELEASED_PROMPT_TOKENS = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One loaded-able model: its variant, and the limits and defaults its checkpoint sets."""
+    """A model that can be loaded: its variant, and the limits and defaults that its checkpoint sets."""
 
     model_id: str
     variant: VariantSpec
     directory: Path
     """Local folder in diffusers layout."""
     size_multiple: int
-    """Heights and widths are multiples of this many pixels."""
+    """Pixels that every height and width must be a multiple of."""
     max_side: int
     """Largest height or width in pixels that the positional encoding covers."""
     default_height: int
@@ -38,25 +38,25 @@ class ModelSpec:
     num_caption_positions: int
     """Positions that a caption and its images may take, 0 included."""
     siglip: SiglipSpec | None = None
-    """How features of reference images are made; None where the transformer reads none."""
+    """How features of reference images are made; None if the transformer reads none."""
     controlnet: ControlNetSpec | None = None
-    """What follows control images; None where there is none (:attr:`EngineConfig.controlnet`)."""
+    """The engine's ControlNet, or None (:attr:`EngineConfig.controlnet`)."""
 
     @property
     def max_reference_pixels(self) -> int:
-        """Larger reference images are shrunk: to the model's own size, 1024 x 1024 for the release."""
+        """Pixels above which a reference image is shrunk: the model's own size, 1024 x 1024 as released."""
         return self.default_height * self.default_width
 
     @property
     def max_reference_side(self) -> int:
         """Largest height or width of a reference image that the positional encoding covers."""
-        # Features are given the positions of latents, of which a patch has two a side.
+        # Features get the positions of latents, and a patch is two latents wide and high.
         return self.max_side // PATCH_SIZE if self.siglip else self.max_side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownModel:
-    """A model whose variant is known by its name; ``directory`` is set for the embedded ones."""
+    """A model with a known name and variant; ``directory`` is set for embedded models."""
 
     variant: str
     directory: Path | None = None
@@ -94,12 +94,12 @@ def read_model_spec(
     Args:
         directory: local folder in diffusers layout.
         model_id: the name the user gave; decides the variant of known models.
-        variant: ``turbo``, ``base`` or ``edit``; needed for checkpoints that are not known by name.
-        max_prompt_tokens: raises or lowers the released limit of 512 tokens, up to what the checkpoint's
-            positional encoding and text encoder cover.
+        variant: ``turbo``, ``base`` or ``edit``; required for checkpoints that are not known by name.
+        max_prompt_tokens: replaces the released limit of 512 tokens; at most what the checkpoint's positional
+            encoding and text encoder cover.
 
     Raises:
-        CheckpointError: a missing or foreign file, or an unknown variant.
+        CheckpointError: a file is missing or not a Z-Image checkpoint's, or the variant is unknown.
     """
     index_path = directory / "model_index.json"
     pipeline = read_json(index_path).get("_class_name")
@@ -107,7 +107,7 @@ def read_model_spec(
     variant_name = variant or _variant_of(pipeline) or (known.variant if known else None)
     if variant_name is None:
         raise CheckpointError(
-            f"variant: {model_id} is not known by name; say which variant it is: {', '.join(VARIANTS)}",
+            f"variant: {model_id} is not known by name, so it needs a variant: {', '.join(VARIANTS)}",
             field="variant",
         )
     if variant_name not in VARIANTS:
@@ -141,7 +141,7 @@ def read_model_spec(
     if len(axes_lens) != 3:
         raise CheckpointError(f"{transformer.path}: axes_lens is {axes_lens}, not three numbers")
     caption_positions, *side_positions = axes_lens
-    # Position 0 is for padding, captions take 1 .. ceil32(tokens), the image sits one past them.
+    # Position 0 is for padding, a caption takes 1 .. ceil32(tokens), and the image takes the next one.
     longest_caption = (caption_positions - 2) // CAPTION_MULTIPLE * CAPTION_MULTIPLE
     token_ceiling = min(longest_caption, text_encoder.integer("max_position_embeddings"))
     limit = min(RELEASED_PROMPT_TOKENS, token_ceiling) if max_prompt_tokens is None else max_prompt_tokens
@@ -172,10 +172,10 @@ def read_model_spec(
 
 
 def released_spec(model_id: str) -> ModelSpec:
-    """Return what a released model's configuration files say, for planning without them.
+    """Return a released model's spec without reading its configuration files, for planning.
 
     Args:
-        model_id: one of the known models that are not embedded.
+        model_id: a known model that is not embedded.
     """
     variant = VARIANTS[KNOWN_MODELS[model_id].variant]
     return ModelSpec(
@@ -195,13 +195,13 @@ def released_spec(model_id: str) -> ModelSpec:
 
 
 def _variant_of(pipeline: object) -> str | None:
-    """Say which variant a pipeline is of, where that alone decides it."""
+    """Return the variant of a pipeline, or None if the pipeline alone does not decide it."""
     readers = (name for name, variant in VARIANTS.items() if variant.max_reference_images)
     return next(readers) if pipeline == _OMNI_PIPELINE else None
 
 
 def _known_model(name: str) -> KnownModel | None:
-    """Look a model up by its name, or by the last component of it, as in a folder or bucket of that name."""
+    """Find a model by its name, or by the last component of it, such as the name of a folder or bucket."""
     wanted = name.rstrip("/").rsplit("/", 1)[-1]
     matches = (model for known, model in KNOWN_MODELS.items() if known.rsplit("/", 1)[-1] == wanted)
     return KNOWN_MODELS.get(name) or next(matches, None)
@@ -224,7 +224,7 @@ def _check_classes(directory: Path) -> None:
         if not names_class(index, part, classes):
             raise CheckpointError(f"{path}: {part} is {index.get(part)!r}, expected {' or '.join(classes)}")
         config = ComponentConfig(directory, part)
-        # diffusers names the class itself, transformers a list of them; either may be left out.
+        # diffusers writes one class name, transformers a list of names; either may be missing.
         names = config.content.get("_class_name") or config.content.get("architectures")
         if names and not set(classes) & set([names] if isinstance(names, str) else names):
             raise CheckpointError(f"{config.path}: its class is {names!r}, expected {' or '.join(classes)}")

@@ -1,4 +1,4 @@
-"""Pictures that requests bring along: images to start from or to read, masks. It knows no file format."""
+"""The pictures of a request: reference images, control images and masks. It knows no file formats."""
 
 import hashlib
 import math
@@ -13,36 +13,36 @@ from zimage_models.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ingredient:
-    """What the file of a picture says of itself; empty where it says nothing."""
+    """What a picture's file says about its origin; empty where it says nothing."""
 
     sha256: str = ""
-    """Of the file."""
+    """Hash of the file."""
     document_id: str = ""
     instance_id: str = ""
     digital_source_type: str = ""
-    """IPTC's mark, such as that of generated media."""
+    """IPTC's mark, such as the one for generated media."""
     has_c2pa: bool = False
-    """Whether it holds Content Credentials."""
+    """Whether the file contains Content Credentials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image, uint8 (H, W, 3) RGB, or a mask, uint8 (H, W); equal to any other of the same content.
+    """An image, uint8 (H, W, 3) RGB, or a mask, uint8 (H, W). Pictures with the same content are equal.
 
-    Nobody writes to its pixels.
+    Its pixels must not be changed.
     """
 
     pixels: npt.NDArray[np.uint8] = field(compare=False, repr=False)
     sha256: str = ""
-    """Of shape and pixels, unless another is given that stands for both; 64 hexadecimal digits."""
+    """Hash of shape and pixels, or a given one that represents both; 64 hexadecimal digits."""
     ingredient: Ingredient = field(default=Ingredient(), compare=False, repr=False)
-    """What its file said of itself."""
+    """What its file says about its origin."""
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if dtype != np.uint8 or not self.pixels.size or not (len(shape) == 2 or shape[2:] == (3,)):
             raise InvalidRequest(
-                f"pixels: {dtype} of shape {shape} is neither uint8 (H, W, 3), an image, nor (H, W), a mask",
+                f"pixels: {dtype} of shape {shape} is neither an image, uint8 (H, W, 3), nor a mask, (H, W)",
                 field="pixels",
             )
         if self.sha256:
@@ -53,41 +53,41 @@ class Picture:
 
     @property
     def height(self) -> int:
-        """In pixels."""
+        """Height in pixels."""
         return len(self.pixels)
 
     @property
     def width(self) -> int:
-        """In pixels."""
+        """Width in pixels."""
         return len(self.pixels[0])
 
     @property
     def is_mask(self) -> bool:
-        """Whether it has one channel."""
+        """Whether it is a mask, with one channel."""
         return self.pixels.ndim == 2
 
 
 def stand_in(height: int, width: int, *, sha256: str, is_mask: bool) -> Picture:
-    """Make a picture that is known by its size and hash alone, white all over; it takes no memory.
+    """Make a white picture with a real picture's size and hash; it takes no memory.
 
-    It serves to plan a request before its picture is decoded.
+    With it, a request can be planned before its picture is decoded.
     """
     shape = (height, width) if is_mask else (height, width, 3)
     return Picture(pixels=np.broadcast_to(np.uint8(255), shape), sha256=sha256)
 
 
 def is_stand_in(picture: Picture) -> bool:
-    """Say whether a picture has no pixels of its own."""
+    """Return whether a picture was made by :func:`stand_in` and stores no pixels."""
     return not any(picture.pixels.strides)
 
 
 def painted(mask: Picture) -> npt.NDArray[np.bool_]:
-    """Say of each pixel of a mask whether to paint it; bool (H, W), by diffusers' threshold of a half."""
+    """Return which pixels of a mask to paint; bool (H, W), with diffusers' threshold of one half."""
     return mask.pixels >= 128
 
 
 def fit(picture: Picture, height: int, width: int) -> Picture:
-    """Scale a picture until it covers a size in pixels, and crop what sticks out on both sides."""
+    """Scale a picture until it covers a size in pixels, then crop the excess evenly from both sides."""
     if (picture.height, picture.width) == (height, width):
         return picture
     if is_stand_in(picture):
@@ -98,13 +98,13 @@ def fit(picture: Picture, height: int, width: int) -> Picture:
 
 
 def area_size(height: int, width: int, area: int) -> tuple[int, int]:
-    """Say the size of an image scaled to an area in pixels (Flux2ImageProcessor._resize_to_target_area)."""
+    """Return an image's size scaled to an area in pixels (Flux2ImageProcessor._resize_to_target_area)."""
     scale = math.sqrt(area / (width * height))
     return int(height * scale), int(width * scale)
 
 
 def resize_to(picture: Picture, height: int, width: int) -> Picture:
-    """Scale an image to a size in pixels, whatever its aspect."""
+    """Scale an image to a size in pixels without keeping its aspect ratio."""
     if (picture.height, picture.width) == (height, width):
         return picture
     if is_stand_in(picture):
@@ -114,7 +114,7 @@ def resize_to(picture: Picture, height: int, width: int) -> Picture:
 
 
 def crop_to_multiple(picture: Picture, size_multiple: int) -> Picture:
-    """Cut a picture's edges off evenly until its sides are multiples (Flux2ImageProcessor, ``crop``)."""
+    """Crop a picture's edges evenly until its sides are multiples (Flux2ImageProcessor, ``crop``)."""
     height, width = (side // size_multiple * size_multiple for side in (picture.height, picture.width))
     if (height, width) == (picture.height, picture.width):
         return picture
@@ -123,10 +123,10 @@ def crop_to_multiple(picture: Picture, size_multiple: int) -> Picture:
 
 
 def nearest_size(picture: Picture, *, size_multiple: int, max_side: int, max_pixels: int) -> tuple[int, int]:
-    """Choose the output size nearest to a picture's, its aspect kept where it has to shrink.
+    """Choose the output size nearest to a picture's; if it has to shrink, it keeps the aspect ratio.
 
     Returns:
-        (height, width): multiples of ``size_multiple``, at least one, within both limits.
+        (height, width): positive multiples of ``size_multiple`` within both limits.
     """
     height, width = picture.height, picture.width
     scale = min(1.0, max_side / max(height, width), math.sqrt(max_pixels / (height * width)))

@@ -1,7 +1,8 @@
-"""The table of request fields: what can be asked of one image. It knows no file format and no HTTP.
+"""The table of request fields: everything a request can set. It knows nothing about file formats or HTTP.
 
-One entry feeds every way in and out: columns of prompt tables, the work table, the parts of a data set,
-bodies of the HTTP API, lines of OpenAI batch files, options of the command line, metadata of image files.
+Every input and output takes its fields from here: columns of prompt tables, the work table, the parts of a
+data set, bodies of the HTTP API, lines of OpenAI batch files, options of the command line, and metadata of
+image files.
 """
 
 from collections.abc import Callable
@@ -15,25 +16,25 @@ MAX_SEED = 2**63 - 1
 
 
 class FieldKind(StrEnum):
-    """What values a field has."""
+    """The type of a field's values."""
 
     TEXT = "text"
     INTEGER = "integer"
     NUMBER = "number"
     BOOLEAN = "boolean"
     SIZE = "size"
-    """``WIDTHxHEIGHT``, which stands for two other fields."""
+    """``WIDTHxHEIGHT``, which sets two other fields."""
     PICTURE = "picture"
     PICTURES = "pictures"
 
 
 class Way(Flag):
-    """A way in or out that a field takes."""
+    """An input or output that has a field."""
 
     COLUMN = auto()
     """A column of a prompt table."""
     OPTION = auto()
-    """An option of ``zimage generate``, for rows that leave the field open."""
+    """An option of ``zimage generate``, for rows that do not set the field."""
     BATCH_LINE = auto()
     """The body of a line of an OpenAI batch file."""
     HTTP = auto()
@@ -52,34 +53,34 @@ _VALUE = _IN | Way.HTTP | Way.OPTION | Way.PART
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestField:
-    """One field. Limits are those of any model; ``high_of`` gives a model's own."""
+    """One field. Its limits hold for every model; ``high_of`` returns one model's upper limit."""
 
     name: str
-    """As in :class:`zimage_models.requests.ImageRequest`."""
+    """Name in :class:`zimage_models.requests.ImageRequest`."""
     kind: FieldKind
     ways: Way
     summary: str = ""
-    """For help texts and API descriptions."""
+    """Text for help and API descriptions."""
     arrow_type: str = ""
-    """Name of the Arrow type in work tables and parts; empty for pictures, which are not kept there."""
+    """Name of the Arrow type in work tables and parts; empty for pictures, which are not stored there."""
     low: float | None = None
     high: float | None = None
     is_above_low: bool = False
-    """Whether ``low`` itself is refused."""
+    """Whether values must be above ``low``, not equal to it."""
     default: Any = None
-    """None: it is required, or the model decides."""
+    """Default value; None if the field is required or the model decides."""
     default_of: Callable[[ModelSpec], Any] | None = None
     high_of: Callable[[ModelSpec], float] | None = None
     aliases: tuple[str, ...] = ()
-    """Other names that a column for it may have."""
+    """Other names accepted for its column."""
     option: str = ""
-    """The command line's own name for it, where that is shorter."""
+    """Shorter name on the command line, if there is one."""
     public_name: str = ""
-    """What tables and clients call it, where that is not its name."""
+    """Name in tables and for clients, if it differs."""
     needs: str = ""
-    """The picture field without which it has no effect."""
+    """Picture field that it has no effect without."""
     hash_column: str = ""
-    """The column of a data set made from pictures that holds the sha256 of its files."""
+    """Column for the sha256 of its files, in data sets made from pictures."""
 
     @property
     def is_picture(self) -> bool:
@@ -88,32 +89,32 @@ class RequestField:
 
     @property
     def is_of_edits(self) -> bool:
-        """Whether only requests with pictures have it."""
+        """Whether only requests with pictures use it."""
         return self.is_picture or bool(self.needs)
 
     @property
     def outer_name(self) -> str:
-        """What tables and clients call it."""
+        """Name in tables and for clients."""
         return self.public_name or self.name
 
     @property
     def option_name(self) -> str:
-        """What the command line calls it, in Python's spelling."""
+        """Name on the command line, in Python's spelling."""
         return self.option or self.name
 
     def default_for(self, spec: ModelSpec) -> Any:
-        """Return its value in requests of a model that leave it open; None if it is required."""
+        """Return a model's default for it; None if it is required."""
         return self.default if self.default_of is None else self.default_of(spec)
 
     def limits_for(self, spec: ModelSpec) -> tuple[float, float]:
-        """Return the least and the greatest number that a model takes."""
+        """Return the lowest and the highest number that a model takes."""
         high = self.high if self.high_of is None else self.high_of(spec)
         assert self.low is not None, f"{self.name} is not a number"
-        assert high is not None, f"{self.name} has limits of its own"
+        assert high is not None, f"{self.name} has no fixed upper limit"
         return self.low, high
 
 
-# The order is that of the columns in work tables and parts. Addresses have their own (pipelines.unit_ids).
+# In the order of the columns in work tables and parts. Image IDs have their own order (pipelines.unit_ids).
 REQUEST_FIELDS: dict[str, RequestField] = {
     field.name: field
     for field in (
@@ -136,7 +137,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             name="size",
             kind=FieldKind.SIZE,
             ways=_IN | Way.HTTP | Way.OPTION,
-            summary="Size of the images; the model's own if not given.",
+            summary="Size of the images; the model's default size if not given.",
         ),
         RequestField(
             name="width",
@@ -182,7 +183,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             name="cfg_normalization",
             kind=FieldKind.NUMBER,
             ways=_VALUE,
-            summary="Limit of the guided prediction's norm, relative to the positive one; 0 sets none.",
+            summary="Limit of the guided prediction's norm, relative to the positive one's; 0 for no limit.",
             arrow_type="float64",
             low=0,
             high=10,
@@ -202,7 +203,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             name="truncate_prompt",
             kind=FieldKind.BOOLEAN,
             ways=_IN | Way.HTTP | Way.OPTION,
-            summary="Cut a prompt that is past the token limit instead of rejecting it.",
+            summary="Truncate a prompt over the token limit instead of rejecting it.",
             arrow_type="bool",
             default=False,
         ),
@@ -210,7 +211,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             name="seed",
             kind=FieldKind.INTEGER,
             ways=_IN | Way.HTTP | Way.PART | Way.IMAGE_FILE,
-            summary="Of the first image; each further image takes the next number. Random if not given.",
+            summary="Seed of the first image; each further image takes the next number. Random if not given.",
             arrow_type="int64",
             low=0,
             high=MAX_SEED,
@@ -219,7 +220,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             name="strength",
             kind=FieldKind.NUMBER,
             ways=_IN | Way.HTTP_EDIT | Way.OPTION | Way.IMAGE_FILE,
-            summary="How far an image may depart from the picture it starts from, above 0 to 1.",
+            summary="How far an image may depart from the picture it starts from; above 0, up to 1.",
             arrow_type="float64",
             low=0,
             high=1,
@@ -267,11 +268,11 @@ GENERATION_FIELDS = tuple(
     for field in REQUEST_FIELDS.values()
     if not field.is_of_edits and field.kind is not FieldKind.SIZE
 )
-"""The fields that every request has a value of."""
+"""Fields that have a value in every request."""
 EDIT_FIELDS = tuple(field.name for field in REQUEST_FIELDS.values() if field.is_of_edits)
-"""The fields of a request that has pictures."""
+"""Fields that only requests with pictures use."""
 
 
 def fields_of(way: Way) -> list[RequestField]:
-    """Return the fields that take one of the given ways, in the table's order."""
+    """Return the fields that have one of the given ways, in the table's order."""
     return [field for field in REQUEST_FIELDS.values() if field.ways & way]

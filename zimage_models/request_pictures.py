@@ -1,4 +1,4 @@
-"""Check the pictures of a request and bring them to the sizes that its model wants.
+"""Check a request's pictures and scale them to the sizes that its model needs.
 
 A model either starts from one image (img2img, inpainting) or reads several as conditions (edit).
 """
@@ -15,13 +15,13 @@ from zimage_models.request_fields import REQUEST_FIELDS
 
 IMAGE_TO_IMAGE_STRENGTH = 0.6
 INPAINTING_STRENGTH = 1.0
-# What a reference image must be at least (diffusers, Flux2ImageProcessor.check_image_input).
+# Limits of a reference image (diffusers, Flux2ImageProcessor.check_image_input).
 MIN_REFERENCE_SIDE = 64
 MAX_REFERENCE_ASPECT = 8
 
 
 def read_images(spec: ModelSpec, given: Mapping[str, Any]) -> Sequence[Picture]:
-    """Read ``reference_images``: RGB pictures, no more than the model takes."""
+    """Read ``reference_images``: RGB pictures, at most as many as the model takes."""
     images = given.get("reference_images", ())
     if not isinstance(images, list | tuple) or not all(_is_rgb(image) for image in images):
         raise InvalidRequest(
@@ -37,9 +37,9 @@ def read_images(spec: ModelSpec, given: Mapping[str, Any]) -> Sequence[Picture]:
 
 
 def size_of_images(spec: ModelSpec, images: Sequence[Picture]) -> tuple[int, int]:
-    """Choose an output size, (height, width), where none is given: that of an image.
+    """Choose the output size (height, width) from the images, for a request that gives none.
 
-    A start image decides by itself; of several references it is the last one, as diffusers reads it.
+    A start image decides it; of several references, the last one does, as in diffusers.
     """
     if not images:
         return spec.default_height, spec.default_width
@@ -65,7 +65,7 @@ def picture_fields(
         for name in ("mask", "strength"):
             if name in given:
                 raise InvalidRequest(
-                    f"{name}: {spec.variant.name} reads reference images and starts from none of them",
+                    f"{name}: {spec.variant.name} reads reference images and does not start from one",
                     field=name,
                 )
         is_sized = "size" in given or {"height", "width"} <= given.keys()
@@ -79,7 +79,7 @@ def picture_fields(
 
 
 def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
-    """Read ``control_image``: an RGB picture, where the engine has a ControlNet; None without one."""
+    """Read ``control_image``, an RGB picture for the engine's ControlNet; None if it is not given."""
     name = "controlnet_conditioning_scale"
     image = given.get("control_image")
     if image is None:
@@ -90,7 +90,7 @@ def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
         return None
     if spec.controlnet is None:
         raise InvalidRequest(
-            f"control_image: this {spec.variant.name} runs without a ControlNet",
+            f"control_image: this {spec.variant.name} engine has no ControlNet",
             field="control_image",
         )
     if not _is_rgb(image):
@@ -102,21 +102,21 @@ def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
 
 
 def _check_inpainting(controlnet: ControlNetSpec, given: Mapping[str, Any]) -> None:
-    """See that a ControlNet can paint in an image, which it sees from the first step to the last."""
+    """Require a mask, no strength (painting starts from noise) and a ControlNet that can paint."""
     if "mask" not in given:
         raise InvalidRequest(
-            "reference_images: with control_image there has to be a mask of where to paint",
+            "reference_images: with control_image, a mask of where to paint is required",
             field="reference_images",
         )
     if "strength" in given:
         raise InvalidRequest(
             f"strength: {shown(given['strength'])} has no effect with control_image: painting starts"
-            " from noise then",
+            " from noise",
             field="strength",
         )
     if not controlnet.inpaints:
         raise InvalidRequest(
-            "mask: this ControlNet takes a control image alone; those from 2.0 on paint in images too",
+            "mask: this ControlNet takes only a control image; painting in an image needs 2.0 or later",
             field="mask",
         )
 
@@ -135,7 +135,7 @@ def _is_rgb(image: Any) -> bool:
 
 
 def _references(spec: ModelSpec, images: Sequence[Picture], area: int) -> list[Picture]:
-    """Shrink references as diffusers does; they are cropped where they are read."""
+    """Shrink references as diffusers does; they are cropped later, when they are encoded."""
     return [
         resize_to(image, *_reference_size(spec, number, image, area))
         for number, image in enumerate(images, start=1)
@@ -146,17 +146,20 @@ def _reference_size(spec: ModelSpec, number: int, image: Picture, area: int) -> 
     height, width = image.height, image.width
     name = f"reference_images: image {number} is {width}x{height} px"
     if min(height, width) < MIN_REFERENCE_SIDE:
-        raise InvalidRequest(f"{name}; a side is at least {MIN_REFERENCE_SIDE} px", field="reference_images")
+        raise InvalidRequest(
+            f"{name}; each side must be at least {MIN_REFERENCE_SIDE} px", field="reference_images"
+        )
     if max(height, width) > MAX_REFERENCE_ASPECT * min(height, width):
         raise InvalidRequest(
-            f"{name}; one side is at most {MAX_REFERENCE_ASPECT} times the other", field="reference_images"
+            f"{name}; one side may be at most {MAX_REFERENCE_ASPECT} times the other",
+            field="reference_images",
         )
     if height * width > spec.max_reference_pixels:
         height, width = area_size(height, width, area)
         name += f", shrunk to {width}x{height}"
     if not (spec.size_multiple <= min(height, width) and max(height, width) <= spec.max_reference_side):
         raise InvalidRequest(
-            f"{name}; the model reads {spec.size_multiple}..{spec.max_reference_side} px a side",
+            f"{name}; the model reads {spec.size_multiple}..{spec.max_reference_side} px per side",
             field="reference_images",
         )
     return height, width
@@ -165,7 +168,7 @@ def _reference_size(spec: ModelSpec, number: int, image: Picture, area: int) -> 
 def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int, width: int) -> Picture:
     mask = given["mask"]
     if not isinstance(mask, Picture) or not mask.is_mask:
-        raise InvalidRequest(f"mask: {shown(mask)} is not a picture of one channel", field="mask")
+        raise InvalidRequest(f"mask: {shown(mask)} is not a one-channel picture", field="mask")
     if (mask.height, mask.width) != (image.height, image.width):
         raise InvalidRequest(
             f"mask: {mask.width}x{mask.height} px is not the size of the reference image,"
@@ -176,8 +179,8 @@ def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int
     latent_scale = spec.size_multiple // PATCH_SIZE
     if not painted(fitted)[::latent_scale, ::latent_scale].any():
         raise InvalidRequest(
-            f"mask: paints nothing: no pixel is 128 or more in every {latent_scale}th row and column,"
-            f" which are those that the model sees, at {width}x{height} px",
+            f"mask: paints nothing: the model sees every {latent_scale}th row and column at"
+            f" {width}x{height} px, and no pixel there is 128 or more",
             field="mask",
         )
     return fitted

@@ -1,7 +1,7 @@
-"""The two nouns that cross every room: one image to make, and the image made.
+"""The two types that every package uses: a request for one image, and its result.
 
-Normalisation, defaults and limits live in :func:`build_request` alone, so batch rows and HTTP bodies are
-treated alike. This module knows no table and no HTTP.
+Only :func:`build_request` normalises values, fills in defaults and checks limits, so batch rows and HTTP
+bodies are treated alike. This module knows nothing about tables or HTTP.
 """
 
 import math
@@ -32,7 +32,7 @@ _READ_FIELDS = tuple(REQUEST_FIELDS[name] for name in GENERATION_FIELDS if name 
 
 
 class Priority(IntEnum):
-    """Who goes first at a denoising step; a smaller number goes first."""
+    """Order of requests at a denoising step; smaller numbers go first."""
 
     ONLINE = 0
     BATCH = 1
@@ -50,27 +50,27 @@ class ImageRequest:
     guidance_scale: float
     seed: int
     cfg_normalization: float = 0.0
-    """Upper bound of the guided prediction's norm relative to the positive one; 0 switches it off."""
+    """Upper bound of the guided prediction's norm, relative to the positive one's; 0 switches it off."""
     cfg_truncation: float = 1.0
-    """Guidance is off once the normalised time (0 noise, 1 image) passes this."""
+    """Normalised time (0 noise, 1 image) after which guidance is off."""
     truncate_prompt: bool = False
-    """Cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
+    """Whether to cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
     reference_images: tuple[Picture, ...] = ()
-    """With a strength: the one to start from, of this size. With a control image: the one to paint in, of
-    this size. Else conditions, each of its own size."""
+    """With a strength: one image to start from. With a control image: one image to paint in. Both have the
+    output's size. Otherwise: conditions, each with its own size."""
     mask: Picture | None = None
-    """Where to paint (128 and more) and where to keep the reference image; of this size."""
+    """Where to paint (128 and more) and where to keep the reference image; it has the output's size."""
     strength: float | None = None
-    """Share of the steps to run on the image to start from, above 0 .. 1; None without one."""
+    """Share of the steps to run on the start image, above 0 and up to 1; None without one."""
     control_image: Picture | None = None
-    """What a ControlNet follows (edges, depth, a pose and so on); of this size."""
+    """Picture that a ControlNet follows (edges, depth, a pose and so on); it has the output's size."""
     controlnet_conditioning_scale: float | None = None
-    """How far it is followed, 0 .. 2; None without one."""
+    """How closely the control image is followed, 0 .. 2; None without one."""
     priority: Priority = Priority.BATCH
     deadline_s: float | None = None
     """Seconds from submission after which the request is dropped at the next step."""
     preview_every: int = 0
-    """Emit a small preview image every so many steps; 0 for none."""
+    """Steps from one small preview image to the next; 0 for none."""
 
     @property
     def start_image(self) -> Picture | None:
@@ -79,25 +79,25 @@ class ImageRequest:
 
     @property
     def condition_images(self) -> tuple[Picture, ...]:
-        """The images that the model reads beside the prompt."""
+        """The images that the model reads in addition to the prompt."""
         reads = self.strength is None and self.control_image is None
         return self.reference_images if reads else ()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """What the image is made from beside the prompt; a mask only says where."""
+        """The pictures that the image is made from; a mask only says where to paint."""
         return (*self.reference_images, *([self.control_image] if self.control_image else []))
 
     @property
     def first_step(self) -> int:
-        """The denoising step it starts at; past 0 only from an image (diffusers, ``get_timesteps``)."""
+        """The first denoising step; above 0 only with a start image (diffusers, ``get_timesteps``)."""
         if self.strength is None:
             return 0
         return int(self.num_inference_steps - self.num_inference_steps * self.strength)
 
     @property
     def num_steps(self) -> int:
-        """Denoising steps really run."""
+        """Number of denoising steps that are run."""
         return self.num_inference_steps - self.first_step
 
 
@@ -113,7 +113,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageResult:
-    """The image made, and the request as really used.
+    """The finished image, and the request as it was run.
 
     ``pixels_HWC`` is uint8, 0..255, RGB.
     """
@@ -127,19 +127,20 @@ class ImageResult:
 
 
 def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) -> ImageRequest:
-    """Check outside values against a model and fill in its defaults.
+    """Check values from outside against a model and fill in its defaults.
 
     Args:
         spec: the model the request is for.
-        values: fields by name (:data:`.REQUEST_FIELDS`); None counts as absent, and ``seed`` is required. An
-            image to start from, its mask and a control image are scaled and cropped to the size; without a
-            size, the output's is the nearest to the image's own. Images that a model reads keep their sizes,
-            but those above ``spec.max_reference_pixels`` shrink to the output's area; the size is that of the
-            last one unless it is given.
+        values: fields by name (:data:`.REQUEST_FIELDS`); None counts as absent, and ``seed`` is required. A
+            start image, its mask and a control image are scaled and cropped to the output's size; if no size
+            is given, it is the nearest to the image's own. Images that a model reads keep their sizes, but
+            those above ``spec.max_reference_pixels`` shrink to the output's area; if no size is given, it is
+            the last one's.
         hosting: ``priority``, ``deadline_s`` and ``preview_every``, set by the host.
 
     Raises:
-        InvalidRequest: an unknown field, a wrong type, or a value past a limit; names all three.
+        InvalidRequest: a field is unknown, has the wrong type or is past a limit; the message names the
+            field, the value and the limit.
     """
     given = {name: value for name, value in values.items() if value is not None}
     unknown = given.keys() - REQUEST_FIELDS.keys()
@@ -167,7 +168,7 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
 
 
 def _read(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -> Any:
-    """Read a field that every request has a value of; the sides have a reader of their own."""
+    """Read a field that has a value in every request, except height and width (:func:`_size`)."""
     default = field.default_for(spec)
     if default is not None and field.name not in given:
         return default
@@ -188,7 +189,7 @@ def parse_size(text: str) -> tuple[int, int]:
         (height, width).
 
     Raises:
-        InvalidRequest: the text is not of that form.
+        InvalidRequest: the text does not have that form.
     """
     match = _SIZE.fullmatch(text)
     if not match:
@@ -224,7 +225,7 @@ def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) 
 
 
 def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:
-    """Refuse what only guidance uses where there is none: it would change nothing, silently."""
+    """Refuse settings that have no effect without guidance, instead of silently ignoring them."""
     if request.guidance_scale > 0:
         return
     for name in ("negative_prompt", "cfg_normalization", "cfg_truncation"):

@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says of its SigLIP2 encoder, which only models that edit may have."""
+"""The configuration of a checkpoint's SigLIP2 encoder, which only edit models may have."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +18,22 @@ class SiglipSpec:
     """The encoder of a reference image's features."""
 
     patch_size: int
-    """Side of a patch in pixels, once the image is scaled."""
+    """Side of a patch in pixels of the scaled image."""
     max_num_patches: int
-    """An image is scaled, up or down, to as many patches as fit in."""
+    """Most patches of an image; it is scaled up or down to as many as fit."""
 
 
 def has_siglip(directory: Path) -> bool:
-    """Say whether a checkpoint names a SigLIP2 encoder; a pair of nulls names none."""
+    """Return whether a checkpoint names a SigLIP2 encoder; a pair of nulls counts as none."""
     index = read_json(directory / "model_index.json")
     return any(index.get(part) not in (None, [None, None]) for part in _PARTS)
 
 
 def read_siglip_spec(directory: Path) -> SiglipSpec | None:
-    """Read a checkpoint's SigLIP2 configuration; None where its transformer reads no features.
+    """Read a checkpoint's SigLIP2 configuration; None if its transformer reads no features.
 
     Raises:
-        CheckpointError: the transformer and what ``model_index.json`` names do not fit together.
+        CheckpointError: the transformer and the components in ``model_index.json`` do not fit together.
     """
     transformer = ComponentConfig(directory, "transformer")
     width = transformer.content.get("siglip_feat_dim")

@@ -1,4 +1,4 @@
-"""The variant table: what Turbo, Base and Edit want and allow. It knows no checkpoint file."""
+"""The variant table: defaults and limits of Turbo, Base and Edit. It knows nothing about checkpoint files."""
 
 from dataclasses import dataclass
 
@@ -18,9 +18,9 @@ class VariantSpec:
     max_guidance_scale: float
     supports_negative_prompt: bool
     max_start_images: int = 1
-    """Reference images that an image may start from, noise added to them (img2img, inpainting)."""
+    """Most reference images to start from after adding noise to them (img2img, inpainting)."""
     max_reference_images: int = 0
-    """Reference images read as conditions, which instructions speak of (diffusers' omni mode)."""
+    """Most reference images read as conditions, which the prompt refers to (diffusers' omni mode)."""
     released_shift: float
     """Time shift of the released scheduler; a checkpoint's own scheduler config always wins."""
     recommended_steps: tuple[int, int]
@@ -29,7 +29,7 @@ class VariantSpec:
 
 
 # Sources: Tongyi-MAI/Z-Image README, model zoo and "Recommended Parameters"; diffusers >= 0.39 counts Turbo's
-# steps as 8 (older releases spelled the same schedule 9).
+# steps as 8 (older releases called the same schedule 9 steps).
 VARIANTS: dict[str, VariantSpec] = {
     "turbo": VariantSpec(
         name="turbo",

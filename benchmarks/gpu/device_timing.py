@@ -1,4 +1,4 @@
-"""Seconds, memory and the arithmetic ceiling of a device, measured to the end of its own queue."""
+"""Measures seconds, memory and the arithmetic ceiling of a device, to the end of its queue."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ import torch
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
-    """Time some work, to its end on the device."""
+    """Time some work until the device has finished it."""
     if device.type == "cpu":
         start_s = time.perf_counter()
         work()
@@ -23,7 +23,7 @@ def seconds(work: Callable[[], None], device: torch.device) -> float:
 
 
 def matmul_ceiling(side: int, device: torch.device) -> float:
-    """Measure the rate of a ``side`` x ``side`` bfloat16 matrix product, in operations a second."""
+    """Measure the rate of a ``side`` x ``side`` bfloat16 matrix product, in operations per second."""
     left, right = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
 
     def multiply() -> None:
@@ -35,7 +35,7 @@ def matmul_ceiling(side: int, device: torch.device) -> float:
 
 
 def peak_memory(work: Callable[[], None], device: torch.device) -> dict[str, int] | None:
-    """Return bytes held before some work, and at its peak; None on a CPU."""
+    """Return the bytes held before some work and at its peak, or None on a CPU."""
     if device.type == "cpu":
         return None
     torch.cuda.empty_cache()

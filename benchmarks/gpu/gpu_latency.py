@@ -1,9 +1,10 @@
 """Measure the engine against plain diffusers on a model of the released size: 6.15 B random parameters.
 
-Sizes 1024 x 1024 and 512 x 512, 8 steps, one image and a full step batch, eager and then compiled
-(``compile_repeated_blocks``, on both sides), in one run and in turns. Beside the seconds: the time of one
-step, the rate it runs at, the measured ceiling of a large matrix product, the arithmetic floor at that
-ceiling, peak memory. Needs torch, transformers and diffusers, no Ray, no download, and 40 GB of GPU memory:
+It measures sizes 1024 x 1024 and 512 x 512, 8 steps, one image and a full step batch, eager and then compiled
+(``compile_repeated_blocks`` on both sides), in turns within one run. Besides the seconds, it reports the time
+of one step and its rate, the measured ceiling of a large matrix product, the arithmetic floor at that
+ceiling, and peak memory. It needs torch, transformers, diffusers and 40 GB of GPU memory, but no Ray and no
+download:
 
     python -m benchmarks.gpu.gpu_latency
     python -m benchmarks.gpu.gpu_latency --tiny      (a small model on the CPU: shows that the program works)
@@ -88,7 +89,7 @@ def measure_case(
 
 
 def decode_seconds(settings: Settings, sides: Sides, side: int) -> dict[str, float]:
-    """Time the VAE's decoding of one image in either dtype: float32 is the engine's default."""
+    """Time the VAE's decoding of one image in both dtypes; float32 is the engine's default."""
     found = {}
     for dtype in (torch.bfloat16, torch.float32):
         vae = torch.nn.Module.to(copy.deepcopy(sides.vae), dtype)
@@ -101,7 +102,7 @@ def decode_seconds(settings: Settings, sides: Sides, side: int) -> dict[str, flo
 
 
 def cases(settings: Settings, sides: Sides) -> Iterator[tuple[int, int]]:
-    """List sides in pixels with one image and with a full step batch."""
+    """Yield each side in pixels with one image, and with the number of images in a full step batch."""
     for side in settings.sides:
         tokens = num_image_tokens(side, side, sides.spec.size_multiple) + sides.caption_tokens()
         yield side, 1
@@ -125,7 +126,7 @@ def measure(settings: Settings, checkpoint: Path) -> dict[str, Any]:
     for mode in ("eager", "compiled"):
         if mode == "compiled":
             compile_blocks(sides.transformer, backend=settings.compile_backend)
-            # Two lengths and two batch sizes make the compiler let go of all fixed ones.
+            # Two lengths and two batch sizes make the compiler treat all of them as dynamic.
             for num_images, side in product((1, 2, 3), settings.sides):
                 sides.run_engine(sides.requests(num_images, side))
                 sides.run_pipeline(sides.requests(num_images, side))
@@ -158,7 +159,7 @@ def measure(settings: Settings, checkpoint: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="measure a small model on the CPU")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--repeats", type=int, default=5)
@@ -177,7 +178,7 @@ def main() -> None:
         compile_backend="inductor",
     )
     if arguments.tiny:
-        # On tiny tensors more threads mostly wait for each other.
+        # With tiny tensors, more threads mostly wait for each other.
         torch.set_num_threads(1)
         settings = replace(
             settings,
@@ -187,7 +188,7 @@ def main() -> None:
             max_step_tokens=4 * 192,
             repeats=2,
             gemm_side=256,
-            # Compiles without a C++ compiler.
+            # Needs no C++ compiler.
             compile_backend="aot_eager",
         )
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The engine and diffusers' pipeline around the same random models, side by side for a measurement."""
+"""The engine and diffusers' pipeline around the same random models, to be measured side by side."""
 
 import copy
 from itertools import count
@@ -39,7 +39,7 @@ class Sides:
         models = build_models(shape, device=device, dtype=torch.bfloat16, vae_dtype=vae_dtype)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         self.transformer, self.vae = models["transformer"], models["vae"]
-        # The engine runs a shorter text encoder than the pipeline, so it has one of its own.
+        # The engine runs a shorter text encoder than the pipeline, so it gets its own copy.
         encoder = without_unread_layers(copy.deepcopy(models["text_encoder"]))
         components = Components(
             transformer=self.transformer, text_encoder=encoder, vae=self.vae, scheduler=scheduler
@@ -48,7 +48,7 @@ class Sides:
         pipeline: Any = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **models)
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline
-        # Only the limits and the tokenizer come from this checkpoint; they are those of the release.
+        # Only the limits and the tokenizer come from this checkpoint; they match the release.
         self.spec: ModelSpec = read_model_spec(checkpoint, model_id="random", variant="turbo")
         self._tokenizer = PromptTokenizer(checkpoint, max_tokens=self.spec.max_prompt_tokens)
         self._runner = ModelRunner(components, caption_cache_bytes=2**28)
@@ -63,7 +63,7 @@ class Sides:
         self._numbers = count()
 
     def requests(self, num_images: int, side: int) -> list[ImageRequest]:
-        """Make requests of one bucket whose prompts no cache knows."""
+        """Build requests of one caption bucket with prompts that are in no cache."""
         numbers = [next(self._numbers) for _ in range(num_images)]
         return [
             build_request(
@@ -85,7 +85,7 @@ class Sides:
         return padded_length(num_tokens)
 
     def run_engine(self, requests: list[ImageRequest]) -> None:
-        """Make all requests with the engine."""
+        """Make the images of all requests with the engine."""
         handles = [self._engine.submit(request) for request in requests]
         while self._engine.step():
             pass
@@ -93,7 +93,7 @@ class Sides:
             handle.result(0)
 
     def run_pipeline(self, requests: list[ImageRequest]) -> None:
-        """Make all requests with one call of the pipeline."""
+        """Make the images of all requests with one call of the pipeline."""
         first = requests[0]
         self._pipeline(
             prompt=[request.prompt for request in requests],
@@ -105,7 +105,7 @@ class Sides:
         )
 
     def step_s(self, requests: list[ImageRequest]) -> float:
-        """Time one denoising step of the runner, by the mean of a whole run of steps."""
+        """Time one denoising step of the runner, as the mean of a whole run of steps."""
         states = [
             ImageState(request=r, prompt=self._tokenizer.tokenize(r.prompt, truncate=False), negative=None)
             for r in requests

@@ -1,6 +1,6 @@
-"""A Z-Image of the released shape with random weights, built on the device it runs on: nothing is downloaded.
+"""A Z-Image model of the released shape with random weights, built on its device without any download.
 
-Speed and memory do not depend on what the weights say, only on their shapes and types.
+Speed and memory depend only on the weights' shapes and types, not on their values.
 """
 
 from typing import Any
@@ -74,13 +74,13 @@ def build_models(
         }
     generator = torch.Generator(device).manual_seed(0)
     for name, model in models.items():
-        # Not model.to: diffusers' warns.
+        # Not model.to, because diffusers' version warns.
         nn.Module.to(model, vae_dtype if name == "vae" else dtype)
         model.to_empty(device=device)
         _fill(model, generator)
         model.eval().requires_grad_(False)
     encoder = models["text_encoder"]
-    # Its frequencies are computed as it is built, so from the meta device they come empty.
+    # Its frequencies are computed at construction, so on the meta device they are empty.
     encoder.rotary_emb = type(encoder.rotary_emb)(encoder.config).to(device)
     return models
 
@@ -113,8 +113,8 @@ def _fill(model: nn.Module, generator: torch.Generator) -> None:
 def step_flops(shape: Shape, num_image_tokens: int, num_caption_tokens: int) -> float:
     """Count the floating-point operations of one transformer forward for one image.
 
-    Every layer does 2 * N * weights in its matrix products and 4 * N^2 * width in attention, for N tokens.
-    The refiner of the caption runs once an image and is left out, as are norms and embedders: below 1 %.
+    For N tokens, every layer does 2 * N * weights in its matrix products and 4 * N^2 * width in attention.
+    The caption refiner, which runs once per image, is left out, as are norms and embedders: below 1 %.
     """
     config = shape["transformer"]
     dim = config["dim"]

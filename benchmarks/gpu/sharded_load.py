@@ -1,8 +1,8 @@
-"""Measure how long a divided engine takes to load, and what each rank reads and holds.
+"""Measure how long a tensor-parallel engine takes to load, and what each rank reads and holds.
 
-A checkpoint of the released shape is written once with random weights (bfloat16, 12.3 GB transformer), or a
-real one is given. Every rank of the group is a process of its own; with one GPU the group is one rank, over
-NCCL, which proves the sharded path at real size; with several it is one rank a GPU:
+It writes a checkpoint of the released shape once, with random weights (bfloat16, 12.3 GB transformer), or
+takes a real one. Every rank of the group is a separate process. With one GPU, the group is one rank over
+NCCL, which tests the sharded path at real size; with several GPUs, it has one rank per GPU:
 
     python -m benchmarks.gpu.sharded_load --folder /data/released            (one GPU: an NCCL world of one)
     python -m benchmarks.gpu.sharded_load --folder /data/released --ranks 2  (two GPUs)
@@ -33,10 +33,10 @@ from zimage_models.tensor_parallel.sharded_checkpoint import load_text_encoder_s
 
 
 def write_released(folder: Path, device: torch.device) -> Path:
-    """Write a checkpoint of the released shape with random weights, unless it is there."""
+    """Write a checkpoint of the released shape with random weights, unless it exists."""
     if (folder / "model_index.json").is_file():
         return folder
-    # The tokenizer, the scheduler and the small parts of a tiny one; the released models' weights.
+    # The tokenizer is that of a tiny checkpoint; the models have the released shape.
     small = build_tiny_checkpoint(folder.with_name(f"{folder.name}-small"))
     models = build_models(RELEASED, device=device, dtype=torch.bfloat16, vae_dtype=torch.float32)
     vae: AutoencoderKL = models["vae"]
@@ -52,7 +52,7 @@ def write_released(folder: Path, device: torch.device) -> Path:
 
 
 def load_one_rank(directory: Path, device: torch.device) -> dict[str, Any]:
-    """Load by the sharded path in a group of one, and run one collective on it."""
+    """Load through the sharded path in a group of one rank, and run one collective on it."""
     store = RankStore.open("127.0.0.1", world_size=1, timeout_s=60)
     member = GroupMember(store.store, rank=0, world_size=1, device=device, timeout_s=60)
     backend = dist.get_backend()
@@ -76,7 +76,7 @@ def load_one_rank(directory: Path, device: torch.device) -> dict[str, Any]:
 
 
 def load_group(directory: Path, num_ranks: int) -> dict[str, Any]:
-    """Load an engine of several ranks, and make one image on it."""
+    """Load an engine of several ranks and make one image with it."""
     config = EngineConfig(
         model=str(directory),
         variant="turbo",
@@ -107,10 +107,10 @@ def load_group(directory: Path, num_ranks: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a real one, in diffusers layout")
-    parser.add_argument("--folder", type=Path, help="where the random one is, or is written (21 GB)")
+    parser.add_argument("--checkpoint", type=Path, help="a real checkpoint in diffusers layout")
+    parser.add_argument("--folder", type=Path, help="folder of the random one, written if missing (21 GB)")
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--tiny", action="store_true", help="a small model on the CPU")
+    parser.add_argument("--tiny", action="store_true", help="measure a small model on the CPU")
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available() and not arguments.tiny
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Times at which requests come: at random, by the time of day, in bursts, or from a file."""
+"""Request arrival times: random, by time of day, in bursts, or from a file."""
 
 import itertools
 import math
@@ -12,26 +12,26 @@ DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """More requests for a while."""
+    """Extra requests for a while."""
 
     start_s: float
     duration_s: float
     per_s: float
-    """On top of all others."""
+    """In addition to all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """Requests a second: ``per_s * (1 - swing * cos(2 pi t / day))``, lowest at midnight, and bursts."""
+    """Requests per second: ``per_s * (1 - swing * cos(2 pi t / day))``, lowest at midnight, and bursts."""
 
     duration_s: float
     per_s: float
     swing: float = 0.0
-    """0 for a level rate, 1 for nothing at midnight and twice the mean at noon."""
+    """0 for a constant rate, 1 for none at midnight and twice the mean at noon."""
     bursts: tuple[Burst, ...] = ()
 
     def rate(self, time_s: float) -> float:
-        """Requests a second at a time."""
+        """Return the requests per second at a time."""
         rate = self.per_s * (1 - self.swing * math.cos(2 * math.pi * time_s / DAY_S))
         return rate + sum(
             burst.per_s for burst in self.bursts if 0 <= time_s - burst.start_s < burst.duration_s
@@ -39,9 +39,9 @@ class Traffic:
 
 
 def arrivals(traffic: Traffic, *, seed: int = 0) -> Iterator[float]:
-    """Draw times of independent requests, in order (thinning: Lewis and Shedler 1979)."""
+    """Draw the times of independent requests, in order (thinning: Lewis and Shedler 1979)."""
     source = random.Random(seed)
-    # Drawn at the peak's rate from bound to bound, so that a short burst does not slow down the whole day.
+    # Each interval is drawn at its own peak rate, so that a short burst does not slow down the whole day.
     edges = {0.0, traffic.duration_s}
     for burst in traffic.bursts:
         edges |= {burst.start_s, burst.start_s + burst.duration_s}
@@ -68,6 +68,6 @@ def _thinned(
 
 
 def read_arrivals(path: Path) -> Sequence[float]:
-    """Read a trace: one time in seconds a line, in any order; the first becomes 0."""
+    """Read a trace: one time in seconds per line, in any order; the first becomes 0."""
     times = sorted(float(line) for line in path.read_text(encoding="utf-8").split())
     return [time - times[0] for time in times]

@@ -1,9 +1,9 @@
-"""Replay a bulk job over many engines: blocks, start-up, failures, stragglers, one driver.
+"""Simulates a bulk job on many engines: blocks, start-up, failures, stragglers, one driver.
 
-What it takes from the real job (pipelines.run.run_plan): work goes out in blocks of ``commit_rows``; an
-engine has some blocks at once, makes their images in order of arrival, and the least busy engine gets the
-next block; a block counts when its part is written; a block whose engine or node is lost is made again from
-its start, row by row. The same seed gives the same run.
+It follows the real job (pipelines.run.run_plan): work is handed out in blocks of ``commit_rows``; an engine
+holds several blocks and makes their images in order of arrival; the least busy engine gets the next block; a
+block counts when its part is written; if its engine or node is lost, a block is made again from its start,
+row by row. The same seed gives the same run.
 """
 
 import heapq
@@ -18,60 +18,60 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedFleet:
-    """Nodes and engines; rates are exponential, so that failures come without memory."""
+    """Nodes and engines; failures are memoryless, so the times between them are exponential."""
 
     nodes: int
     engines_per_node: int = 1
     node_start_s: float = 0.0
     node_start_spread_s: float = 0.0
-    """Mean of what a node takes longer than that."""
+    """Mean of a node's additional start time."""
     nodes_per_s: float = float("inf")
-    """How fast the cloud hands out nodes."""
+    """How fast the cloud provides nodes."""
     engine_start_s: float = 0.0
     node_losses_per_h: float = 0.0
-    """Of one node: spot interruptions and broken machines. It is replaced."""
+    """Per node: spot interruptions and broken machines. A lost node is replaced."""
     engine_crashes_per_h: float = 0.0
-    """Of one engine; its process is started again."""
+    """Per engine; its process is restarted."""
     usd_per_node_h: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedJob:
-    """What is made, and how fast."""
+    """The work of a job, and its speed."""
 
     num_images: int
     commit_rows: int
     images_per_s: float
-    """Of one engine."""
+    """Per engine."""
     blocks_per_engine: int = 4
-    """Two that it works on, and as many again waiting: Ray Data's default for two concurrent calls."""
+    """Two in progress and two waiting: Ray Data's default for two concurrent calls."""
     retry_speed: float = 0.9
-    """Speed of a block that is made again, row by row, over that of others."""
+    """Speed of a block that is made again, row by row, relative to others."""
     engine_spread: float = 0.03
-    """Standard deviation of the engines' speeds, of their mean."""
+    """Standard deviation of the engines' speeds, relative to their mean."""
     block_spread: float = 0.03
-    """The same of the blocks of one engine."""
+    """The same for the blocks of one engine."""
     commit_s: float = 0.0
-    """From a block's last image to its part in storage; until then a lost node loses the block."""
+    """Time from a block's last image to its part in storage; until then, a lost node loses the block."""
     driver_s_per_block: float = 0.0
     driver_s_per_row: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOutcome:
-    """How a simulated job went."""
+    """The outcome of a simulated job."""
 
     makespan_s: float
-    """From the first request for a node to the last part."""
+    """Time from the first request for a node to the last part."""
     first_block_s: float
     tail_s: float
-    """How long before the end an engine first found nothing left to do."""
+    """Time from when an engine first had nothing left to do until the end."""
     utilisation: float
-    """Engine time spent on images that count, of all engine time."""
+    """Share of all engine time that was spent on images that count."""
     lost_share: float
-    """Engine time whose images were lost, over that of images that count."""
+    """Engine time of lost images, relative to that of images that count."""
     driver_share: float
-    """How busy the driver was."""
+    """Share of the time in which the driver was busy."""
     num_node_losses: int
     num_engine_crashes: int
     num_blocks: int
@@ -80,7 +80,7 @@ class JobOutcome:
     node_hours: float
     usd: float
     attempts: bytes = field(repr=False)
-    """Of each block; 255 stands for more."""
+    """Attempts per block; 255 also means more."""
     committed_images: int
 
 
@@ -111,11 +111,11 @@ class _Node:
     engines: list[_Engine] = field(default_factory=list)
     incarnation: int = 0
     uncommitted: dict[int, float] = field(default_factory=dict)
-    """Blocks made and not yet written, and the engine time they took."""
+    """Engine time of each block that is made but not yet written."""
 
 
 def simulate_job(fleet: SimulatedFleet, job: SimulatedJob, *, seed: int = 0) -> JobOutcome:
-    """Run a job to its end."""
+    """Simulate a job to its end."""
     return _JobSimulation(fleet, job, seed).run()
 
 
@@ -136,7 +136,7 @@ class _JobSimulation:
         self._driver_is_busy = False
         self._first_block_s = 0.0
         self._first_idle_s: float | None = None
-        # Engines that can take a block, by how many they have; entries that no longer hold are passed over.
+        # Engines that can take a block, by the number they have; outdated entries are skipped.
         self._by_load: list[deque[tuple[_Engine, int]]] = [deque() for _ in range(job.blocks_per_engine)]
         self._handlers: dict[_Event, Callable[..., None]] = {
             _Event.NODE_UP: self._node_up,
@@ -231,7 +231,7 @@ class _JobSimulation:
         self._dispatch()
 
     def _stop(self, engine: _Engine) -> None:
-        """Take an engine's blocks from it; only the one in work has cost anything."""
+        """Return an engine's blocks to the queue; only the one in progress has cost time."""
         if engine.queue:
             self._lost_s += self._now_s - engine.began_s
         self._pending.extendleft(reversed(engine.queue))
@@ -245,7 +245,7 @@ class _JobSimulation:
             self._by_load[engine.load].append((engine, engine.incarnation))
 
     def _dispatch(self) -> None:
-        """Let the driver hand out the next block, if it is free and anyone can take it."""
+        """Let the driver hand out the next block, if it is free and an engine can take one."""
         if self._driver_is_busy or not self._pending:
             return
         for load, engines in enumerate(self._by_load):

@@ -1,7 +1,7 @@
-"""Simulate clusters past this machine: 10 M images on up to 1,000 GPUs, and a day of online traffic.
+"""Simulate clusters larger than this machine: 10 M images on up to 1,000 GPUs, and a day of online traffic.
 
-python -m benchmarks.simulation.simulate_cluster              (both parts below, and writes the result)
-python -m benchmarks.simulation.simulate_cluster --check      (against real runs of two engines here)
+python -m benchmarks.simulation.simulate_cluster              (both parts below; writes the result)
+python -m benchmarks.simulation.simulate_cluster --check      (compares with real runs of two engines here)
 python -m benchmarks.simulation.simulate_cluster --scenarios  (the planned clusters)
 """
 
@@ -35,7 +35,7 @@ def scenarios(driver_blocks_per_s: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the parts asked for; all of them write the result."""
+    """Run the requested parts; write the result only if both ran."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only the comparison with real runs")
     parser.add_argument("--scenarios", action="store_true", help="only the planned clusters")

@@ -1,4 +1,4 @@
-"""Ask the product's own autoscaling policy, and Ray Serve's own delays, at a simulated time."""
+"""Applies the product's own autoscaling policy and Ray Serve's own delays at a simulated time."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _DEPLOYMENT = DeploymentID(name="simulated", app_name="default")
 
 
 def replica_id(number: int) -> ReplicaID:
-    """Name a replica as Serve does."""
+    """Return a replica's ID in Serve's form."""
     return ReplicaID(unique_id=str(number), deployment_id=_DEPLOYMENT)
 
 
@@ -46,7 +46,7 @@ class SimulatedAutoscaler:
         Args:
             now_s: the simulated time.
             queue_s: seconds of work of each running replica, as Serve averages them.
-            num_online: its requests, likewise.
+            num_online: requests of each running replica, averaged likewise.
             num_waiting: requests that wait for a replica.
         """
         num_requests = num_waiting + sum(num_online.values())

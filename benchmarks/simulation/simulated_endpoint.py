@@ -1,31 +1,31 @@
-"""The nouns of a simulated endpoint: one replica, how replicas are scaled, how it went."""
+"""The types of a simulated endpoint: a replica, the scaling of replicas, and the outcome."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedReplica:
-    """How fast one replica is."""
+    """The speed of one replica."""
 
     num_steps: int
     step_s: float
-    """One step of one image."""
+    """Time of one step of one image."""
     finish_s: float
-    """Text encoder and decoder, once an image."""
+    """Time of text encoder and decoder, once per image."""
     max_batch: int = 4
     batch_gain: float = 0.08
-    """Share of a step that a fuller batch does not repeat."""
+    """Share of a step's time that does not grow with the batch."""
     max_queue_s: float = 60.0
     start_s: float = 60.0
     crashes_per_h: float = 0.0
 
     def batch_s(self, num_images: int) -> float:
-        """Time one step of a batch."""
+        """Return the time of one step of a batch."""
         return self.step_s * (self.batch_gain + (1 - self.batch_gain) * num_images)
 
     @property
     def images_per_s(self) -> float:
-        """The most one replica makes."""
+        """The highest speed of one replica."""
         return self.max_batch / (
             self.num_steps * self.batch_s(self.max_batch) + self.max_batch * self.finish_s
         )
@@ -44,33 +44,33 @@ class SimulatedScaling:
     """Requests that may wait while there is no replica."""
     node_start_s: float = 300.0
     node_idle_s: float = 600.0
-    """How long a GPU is kept, and paid, without a replica."""
+    """How long a GPU is kept, and paid for, without a replica."""
     usd_per_gpu_h: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficOutcome:
-    """How a simulated endpoint did."""
+    """The outcome of a simulated endpoint."""
 
     num_requests: int
     num_answered: int
     num_rejected: int
     num_retried: int
-    """Begun again after a replica's crash."""
+    """Started again after a replica crashed."""
     latency_s: dict[str, float]
     """``p50``, ``p95``, ``p99`` and ``max``."""
     utilisation: float
-    """Time that replicas worked, of the time they were there."""
+    """Share of the replicas' lifetime in which they worked."""
     mean_replicas: float
     most_replicas: int
     gpu_hours: float
     usd: float
     history: tuple[tuple[float, int], ...] = field(repr=False)
-    """Replicas wanted, at each change."""
+    """(Time, replicas wanted) at each change."""
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Return ``p50``, ``p95``, ``p99`` and ``max``; zeros of nothing."""
+    """Return ``p50``, ``p95``, ``p99`` and ``max``; zeros if there are no values."""
     ordered = sorted(values) or [0.0]
     last = len(ordered) - 1
     found = {f"p{percent}": ordered[round(last * percent / 100)] for percent in (50, 95, 99)}

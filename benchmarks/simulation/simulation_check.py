@@ -1,8 +1,9 @@
-"""Compare the simulated job with real ones: small `zimage generate` runs of the tiny model on this machine.
+"""Compares the simulated job with real ones: small `zimage generate` runs of the tiny model on this machine.
 
-Nothing is fitted to a run that is predicted. An engine's speed comes from bare engines without a job, its
-speed within a job from what benchmarks.pipeline_overhead found, the driver's from a job with the fake engine,
-start-up and end from the events of a short job of as many engines: models that load at once share the cores.
+No value is fitted to a predicted run. An engine's speed comes from bare engines without a job, its speed
+within a job from the result of benchmarks.pipeline_overhead, and the driver's speed from a job with the fake
+engine. Start-up and end come from the events of a short job with as many engines, because models that load at
+the same time share the cores.
 """
 
 import json
@@ -29,7 +30,7 @@ from benchmarks.timed_job import timed_job
 LIMIT = 0.15
 _SEEDS = range(5)
 _BARE_ROWS = 80
-"""Of one engine."""
+"""Per engine."""
 _IDLE_SHARE = 0.9
 _ENGINES = 2
 
@@ -54,25 +55,25 @@ CASES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealRun:
-    """What a real job's own events say, in seconds from its start."""
+    """What a real job's events report, in seconds from its start."""
 
     first_seen_s: float
     first_images: int
-    """Images made when the first were seen."""
+    """Images made by then."""
     last_written_s: float
     ended_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What the simulator is told of this machine and so many engines."""
+    """The simulator's parameters for this machine and a number of engines."""
 
     engines: int
     job_ratio: float
-    """Speed of engines within a job over bare ones: what benchmarks.pipeline_overhead found where they fill
-    the cores, 1 where Ray's processes have one of their own."""
+    """Speed of engines within a job over bare ones: the result of benchmarks.pipeline_overhead if they fill
+    the cores, 1 if Ray's processes have a separate core."""
     driver_blocks_per_s: float
-    """Blocks of 16 rows that one driver brings through with the fake engine."""
+    """Blocks of 16 rows per second that one driver handles with the fake engine."""
     start_s: float
     """From the command to the first denoising step."""
     end_s: float
@@ -86,7 +87,7 @@ def check() -> dict[str, Any]:
     print(f"calibration: {json.dumps([asdict(each) for each in calibrations.values()])}", flush=True)
     results = []
     for case in CASES:
-        # A rented core's speed drifts: bare engines run before and after the job.
+        # A rented core's speed drifts, so bare engines run before and after the job.
         bare = [_bare_speed(case.engines)]
         real = run_job(case)
         bare.append(_bare_speed(case.engines))
@@ -117,7 +118,7 @@ def check() -> dict[str, Any]:
 
 
 def predict(case: Case, calibration: Calibration, bare_images_per_s: float) -> float:
-    """Simulate a case; returns seconds from the command's start to its end."""
+    """Simulate a case and return the seconds from the command's start to its end."""
     job = SimulatedJob(
         num_images=case.rows,
         commit_rows=case.commit_rows,
@@ -130,14 +131,14 @@ def predict(case: Case, calibration: Calibration, bare_images_per_s: float) -> f
 
 
 def _bare_speed(engines: int) -> float:
-    """Measure one of some bare engines, each with one thread."""
+    """Measure the speed per engine of bare engines, each with one thread."""
     wait_until_idle()
     speed = bare_images_per_s(_BARE_ROWS * engines, engines, size=DEFAULT_SIZE, num_threads=1)
     return speed / engines
 
 
 def calibrate(engines: int, blocks_per_s: float) -> Calibration:
-    """Measure start and end by a short job of so many engines."""
+    """Measure start and end with a short job on ``engines`` engines."""
     bare = _bare_speed(engines)
     short = run_job(Case(rows=_SHORT_JOB_ROWS, engines=engines, commit_rows=_COMMIT_ROWS))
     overhead = json.loads((RESULTS / "pipeline_overhead.json").read_text(encoding="utf-8"))
@@ -152,7 +153,7 @@ def calibrate(engines: int, blocks_per_s: float) -> Calibration:
 
 
 def wait_until_idle(limit_s: float = 300.0) -> None:
-    """Wait while others use this machine: a speed measured beside them is none."""
+    """Wait while others use this machine, because they would distort a measured speed."""
     give_up_s = time.monotonic() + limit_s
     while time.monotonic() < give_up_s:
         before = _core_ticks()
@@ -160,11 +161,11 @@ def wait_until_idle(limit_s: float = 300.0) -> None:
         idle, total = (after - first for after, first in zip(_core_ticks(), before, strict=True))
         if idle >= _IDLE_SHARE * total:
             return
-    print("this machine does not become idle: its figures are doubtful", file=sys.stderr)
+    print("this machine does not become idle; its figures are unreliable", file=sys.stderr)
 
 
 def _core_ticks() -> tuple[int, int]:
-    """Read how long the cores were idle, and were there (proc(5): idle and iowait, fields 4 and 5)."""
+    """Read the idle and the total ticks of the cores (proc(5): idle and iowait, fields 4 and 5)."""
     numbers = [
         int(text) for text in Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:]
     ]
@@ -172,7 +173,7 @@ def _core_ticks() -> tuple[int, int]:
 
 
 def driver_blocks_per_s(rows: int = 4000, commit_rows: int = _COMMIT_ROWS) -> float:
-    """Measure how many blocks a second a job brings through whose engines cost nothing."""
+    """Measure how many blocks per second a job handles if its engines cost nothing."""
     wait_until_idle()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -186,7 +187,7 @@ def driver_blocks_per_s(rows: int = 4000, commit_rows: int = _COMMIT_ROWS) -> fl
 
 
 def run_job(case: Case) -> RealRun:
-    """Run a real job, engines of one core each, and note when its events come."""
+    """Run a real job with engines of one core each, and record when its events come."""
     wait_until_idle()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

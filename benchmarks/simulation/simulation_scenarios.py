@@ -1,6 +1,6 @@
-"""Planned clusters, simulated: 10 M images on up to 1,000 H100s with spot losses, and a day of traffic.
+"""Simulates planned clusters: 10 M images on up to 1,000 H100s with spot losses, and a day of traffic.
 
-Speeds come from the measured table (pipelines.capacity), so that plan and simulation speak of one
+Speeds come from the measured table (pipelines.capacity), so that estimate and simulation describe the same
 cluster.
 """
 
@@ -23,7 +23,7 @@ H100 = ACCELERATORS["H100"]
 NODE = MACHINES["p5.48xlarge"]
 GIVEN = Assumptions()
 ENCODE_AND_WRITE_S = 20.0
-"""From a block's last image to its part: PNGs of 1024 x 1024 on the node's CPUs, one upload."""
+"""Time from a block's last image to its part: PNGs of 1024 x 1024 on the node's CPUs, and one upload."""
 
 NODES = (13, 38, 125)
 LOSSES_PER_H = (0.0, 0.05, 0.5)
@@ -50,7 +50,7 @@ SCALINGS = {
 
 
 def batch_scenarios(driver_blocks_per_s: float) -> list[dict[str, Any]]:
-    """Simulate 10 M images by size of fleet, rate of lost nodes and commit granule."""
+    """Simulate 10 M images for each fleet size, rate of lost nodes and commit size."""
     engine = Workload(shape=RELEASED_SHAPE, kinds={TURBO_1024: NUM_IMAGES}).engine(H100, 1)
     speed = engine.images_per_s * GIVEN.job_ratio
     rows = []
@@ -80,7 +80,7 @@ def batch_scenarios(driver_blocks_per_s: float) -> list[dict[str, Any]]:
 def _batch_row(fleet: SimulatedFleet, job: SimulatedJob) -> dict[str, Any]:
     outcome = simulate_job(fleet, job)
     engines = fleet.nodes * fleet.engines_per_node
-    # What the planner's formula says (pipelines.capacity.fleet), at the same speed and without a driver.
+    # The formula of the estimate (pipelines.capacity.fleet), at the same speed and without a driver.
     block_s = job.commit_rows / job.images_per_s
     start_s = fleet.node_start_s + fleet.engine_start_s
     available = 1 + fleet.node_losses_per_h * (block_s / 2 + start_s) / 3600
@@ -104,7 +104,7 @@ def _batch_row(fleet: SimulatedFleet, job: SimulatedJob) -> dict[str, Any]:
 
 
 def traffic_scenarios() -> list[dict[str, Any]]:
-    """Simulate a day of traffic with a burst, scaled in several ways."""
+    """Simulate a day of traffic with a burst for several ways of scaling."""
     work = image_work(RELEASED_SHAPE, TURBO_1024)
     speed = H100.sustained_tflops * 1e12
     replica = SimulatedReplica(
@@ -138,7 +138,7 @@ def _rounded(value: Any) -> Any:
 
 
 def conclusions(batch: list[dict[str, Any]], traffic: list[dict[str, Any]]) -> dict[str, Any]:
-    """Name the commit granule that ends soonest on each fleet, and the cheapest scaling that does."""
+    """Find the fastest commit size for each fleet, and the cheapest scaling that keeps latency low."""
     fleets = sorted({(row["gpus"], row["node_losses_per_h"]) for row in batch})
     best = []
     for gpus, losses_per_h in fleets:

@@ -1,10 +1,10 @@
-"""Replay online traffic over autoscaled replicas, scaled by the real policy.
+"""Simulates online traffic on replicas that the real policy scales.
 
-What it takes from the real endpoint: replicas run steps of up to ``max_batch`` requests in order of arrival
-(zimage_models.engine.step_scheduler); a replica refuses what would wait longer than ``max_queue_s``; requests
-go to the less busy of two replicas; the number of replicas wanted is asked of the product's own policy and
-delayed by Ray Serve's own rules (simulated_autoscaler). Serve records metrics every 2 s, sends them every 10
-s, and goes by their mean over 30 s; so does this. The same seed gives the same run.
+It follows the real endpoint: replicas run steps of up to ``max_batch`` requests in order of arrival
+(zimage_models.engine.step_scheduler); a replica refuses requests that would wait longer than ``max_queue_s``;
+requests go to the less busy of two replicas; the product's own policy decides the number of replicas, delayed
+by Ray Serve's own rules (simulated_autoscaler). Like Serve, it records metrics every 2 s, sends them every
+10 s and uses their mean over 30 s. The same seed gives the same run.
 """
 
 import heapq
@@ -64,7 +64,7 @@ class _Replica:
     pushed: tuple[float, float] = (0.0, 0.0)
 
     def record_step(self, duration_s: float, images: float) -> None:
-        """Keep the sums of the last steps."""
+        """Update the sums over the last steps."""
         if len(self.steps) == _SPEED_STEPS:
             old_s, old_images = self.steps.popleft()
             self.busy_s -= old_s
@@ -74,7 +74,7 @@ class _Replica:
         self.images += images
 
     def queue_s(self) -> float:
-        """Estimate, as the engine does, how long its requests of now take."""
+        """Estimate, as the engine does, how long its open requests take."""
         return len(self.open) * self.busy_s / self.images if self.steps else 0.0
 
 
@@ -86,14 +86,14 @@ def simulate_traffic(
     seed: int = 0,
     settle_s: float = 0.0,
 ) -> TrafficOutcome:
-    """Answer all requests, then go on for ``settle_s`` seconds.
+    """Simulate until all requests are answered, then for another ``settle_s`` seconds.
 
     Args:
         arrivals: times in seconds, in order.
         replica: speed of one replica.
         scaling: bounds and delays.
-        seed: of routing and crashes.
-        settle_s: to see replicas go again.
+        seed: seed of routing and crashes.
+        settle_s: time in which replicas may be removed again.
     """
     return _TrafficSimulation(arrivals, replica, scaling, seed, settle_s).run()
 
@@ -119,7 +119,7 @@ class _TrafficSimulation:
         self._replicas: list[_Replica] = []
         self._up: list[_Replica] = []
         self._idle_gpus: list[tuple[float, float]] = []
-        """Since when a GPU is paid, and idle."""
+        """Since when each idle GPU has been paid for, and idle."""
         self._waiting: deque[_Request] = deque()
         self._history = [(0.0, scaling.min_replicas)]
         self._latencies: list[float] = []
@@ -196,7 +196,7 @@ class _TrafficSimulation:
             self._step(replica)
 
     def _step(self, replica: _Replica) -> None:
-        """Begin the next step of the first requests in line."""
+        """Start the next step with the first requests in the queue."""
         size = min(self._replica.max_batch, len(replica.open))
         replica.batch = [replica.open[index] for index in range(size)]
         num_ending = sum(request.steps_left == 1 for request in replica.batch)
@@ -210,7 +210,7 @@ class _TrafficSimulation:
             return
         for request in replica.batch:
             request.steps_left -= 1
-        # Those that came first have done the most steps.
+        # The oldest requests have done the most steps.
         while replica.open and not replica.open[0].steps_left:
             self._latencies.append(self._now_s - replica.open.popleft().arrived_s)
             self._last_activity_s = self._now_s
@@ -221,7 +221,7 @@ class _TrafficSimulation:
             self._leave(replica)
 
     def _add_replica(self, *, starts_s: float | None = None) -> None:
-        """Start a replica on a GPU that is there, or on a new one."""
+        """Start a replica on an idle GPU, or on a new one."""
         self._num_made += 1
         node_s = self._scaling.node_start_s
         since_s = self._now_s
@@ -250,7 +250,7 @@ class _TrafficSimulation:
             self._route(request)
 
     def _crashed(self, replica: _Replica) -> None:
-        """Lose a replica; the autoscaler's next look replaces it, and others take its requests."""
+        """Lose a replica; the autoscaler replaces it at the next tick, and others take its requests."""
         if replica.is_gone:
             return
         requests = list(replica.open)
@@ -274,7 +274,7 @@ class _TrafficSimulation:
         self._idle_gpus.append((replica.gpu_since_s, self._now_s))
 
     def _tick(self, _: object) -> None:
-        """Record metrics, and ask the policy."""
+        """Record metrics and ask the policy."""
         self._num_ticks += 1
         for replica in self._up:
             replica.samples.append((replica.queue_s(), len(replica.open)))
@@ -308,7 +308,7 @@ class _TrafficSimulation:
         staying = [replica for replica in self._replicas if not replica.is_leaving]
         for _ in range(target - len(staying)):
             self._add_replica()
-        # Those that have not come up go first, then the least busy; they finish what they have.
+        # Replicas that are not up are removed first, then the least busy; they finish their requests.
         staying.sort(key=lambda one: (one.is_up, len(one.open)))
         for replica in staying[: max(0, len(staying) - target)]:
             replica.is_leaving = True

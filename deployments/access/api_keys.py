@@ -1,4 +1,4 @@
-"""API keys: who may call, told by a key's digest. It knows no HTTP; keys are never logged nor kept."""
+"""API keys: identifies a caller by its key's digest. Keys themselves are never logged or kept."""
 
 import hmac
 import logging
@@ -18,12 +18,12 @@ from zimage_models.errors import InvalidRequest
 logger = logging.getLogger(__name__)
 
 _FIELD = "api_keys"
-_LOOK_AGAIN_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """One caller and its limits; None is no limit."""
+    """One caller and its limits; None means no limit."""
 
     name: str
     digest: bytes = field(repr=False)
@@ -32,15 +32,15 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The keys of a file, looked at again while in use, and of an environment variable, read once.
+    """The keys of a file, reread when it changes, and of an environment variable, read once.
 
     Args:
         path: YAML or JSON: a list of ``{name, key | key_sha256, requests_per_minute?, max_concurrent?}``.
-        environment_variable: its name; it holds ``name=key`` or plain keys, separated by commas.
-        clock: seconds that only grow.
+        environment_variable: its name; it holds ``name=key`` pairs or plain keys, separated by commas.
+        clock: monotonic, in seconds.
 
     Raises:
-        InvalidRequest: the file is missing, broken or empty, or a name or key comes twice.
+        InvalidRequest: the file is missing, broken or empty, or a name or key is given twice.
     """
 
     def __init__(
@@ -53,36 +53,36 @@ class ApiKeys:
         self._path = path
         self._clock = clock
         self._environment_keys = _environment_keys(environment_variable)
-        self._looked_at = clock()
+        self._checked_at = clock()
         self._version = self._file_version()
         self._keys = self._load()
 
     @property
     def enabled(self) -> bool:
-        """Whether any key is configured. A file never turns this off: an emptied one counts as broken."""
+        """Whether any key is configured. Emptying the file does not turn this off; it counts as broken."""
         return bool(self._keys)
 
     def identify(self, presented: str) -> ApiKey | None:
-        """Return the key's owner, or None; the time taken does not tell how much of a key was right."""
-        self._look_again()
+        """Return the key's owner, or None; the time taken does not reveal how much of a key was right."""
+        self._reload_if_changed()
         digest = _digest(presented)
         matches = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
         return matches[0] if matches else None
 
-    def _look_again(self) -> None:
+    def _reload_if_changed(self) -> None:
         now = self._clock()
-        if self._path is None or now - self._looked_at < _LOOK_AGAIN_S:
+        if self._path is None or now - self._checked_at < _CHECK_INTERVAL_S:
             return
-        self._looked_at = now
+        self._checked_at = now
         version = self._file_version()
         if version == self._version:
             return
-        # Taken before reading: a file that changes meanwhile is read again.
+        # Set before reading, so that a file that changes meanwhile is read again.
         self._version = version
         try:
             self._keys = self._load()
         except InvalidRequest as error:
-            logger.error("%s; the %d keys read before stay in force", error, len(self._keys))
+            logger.error("%s; the %d keys read before remain valid", error, len(self._keys))
 
     def _file_version(self) -> tuple[int, int, int] | None:
         if self._path is None:
@@ -98,7 +98,7 @@ class ApiKeys:
         keys = (*from_file, *self._environment_keys)
         for what, values in (("name", [key.name for key in keys]), ("key", [key.digest for key in keys])):
             if len(set(values)) < len(values):
-                raise InvalidRequest(f"{_FIELD}: a {what} comes twice", field=_FIELD)
+                raise InvalidRequest(f"{_FIELD}: a {what} is given twice", field=_FIELD)
         return keys
 
 
@@ -127,14 +127,14 @@ _FILE_ENTRIES = TypeAdapter(Annotated[list[_FileEntry], Field(min_length=1)])
 
 
 def _file_keys(path: Path) -> tuple[ApiKey, ...]:
-    # The errors of YAML and pydantic quote the file, keys and all: ours neither repeat nor chain them.
+    # YAML and pydantic quote the file and its keys in their errors; ours neither repeat nor chain them.
     try:
         entries = _FILE_ENTRIES.validate_python(yaml.safe_load(path.read_text("utf-8")))
     except OSError as error:
         raise InvalidRequest(f"{_FIELD}: cannot read {path}: {error.strerror}", field=_FIELD) from error
     except ValidationError as error:
         raise InvalidRequest(f"{_FIELD}: {path}: {_first_problem(error)}", field=_FIELD) from None
-    # ValueError: foreign bytes, or a date that is none.
+    # ValueError: bytes that are not UTF-8, or an invalid date.
     except (yaml.YAMLError, ValueError):
         raise InvalidRequest(f"{_FIELD}: {path} is not YAML or JSON in UTF-8", field=_FIELD) from None
     return tuple(entry.api_key() for entry in entries)
@@ -142,7 +142,7 @@ def _file_keys(path: Path) -> tuple[ApiKey, ...]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
-    # A name that is not ours may be a misplaced key.
+    # An unknown field name may be a misplaced key.
     place = [str(part) for part in problem["loc"] if isinstance(part, int) or part in _FileEntry.model_fields]
     return ": ".join([*place, problem["msg"]])
 
@@ -158,7 +158,7 @@ def _environment_keys(variable: str | None) -> tuple[ApiKey, ...]:
 
 def _environment_key(entry: str, place: str) -> ApiKey:
     name, _, key = (part.strip() for part in entry.partition("="))
-    # What ends in nothing but "=" is a plain key with base64's padding.
+    # An entry with nothing but "=" after its first "=" is a plain key with base64 padding.
     if not key.strip("="):
         name, key = "", entry
     if not key:
@@ -168,5 +168,5 @@ def _environment_key(entry: str, place: str) -> ApiKey:
 
 
 def _digest(key: str) -> bytes:
-    # Headers may bring lone surrogates, which are no key but no error either.
+    # Headers may contain lone surrogates, which match no key but must not raise.
     return sha256(key.encode("utf-8", "surrogatepass")).digest()

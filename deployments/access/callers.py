@@ -1,4 +1,4 @@
-"""Who asks: API keys, and the limits that come with them."""
+"""Identifies callers by their API keys and applies the keys' limits."""
 
 import contextvars
 import hashlib
@@ -14,11 +14,11 @@ from deployments.access.idempotency import Answer
 from deployments.errors import IdempotencyKeyReused, RateLimited, Unauthorized
 
 ANYONE = "anyone"
-_bearer = HTTPBearer(auto_error=False, description="An API key; open endpoints take none.")
+_bearer = HTTPBearer(auto_error=False, description="An API key; open endpoints need none.")
 
 
 class Callers:
-    """Lets requests in. Its methods are FastAPI dependencies."""
+    """Admits requests; ``identify`` is a FastAPI dependency."""
 
     def __init__(self, keys: ApiKeys, desk: Any) -> None:
         self._keys = keys
@@ -29,10 +29,10 @@ class Callers:
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
     ) -> ApiKey | None:
-        """Find whose key came with a request; None where no keys are needed.
+        """Return the key that came with a request, or None if no keys are needed.
 
         Raises:
-            Unauthorized: a key is needed, and none or an unknown one came.
+            Unauthorized: a key is needed, but it is missing or unknown.
         """
         if not self._keys.enabled:
             return None
@@ -46,7 +46,7 @@ class Callers:
 
     @asynccontextmanager
     async def admitted(self, key: ApiKey | None) -> AsyncIterator[str]:
-        """Count a request against its key's limits while the block runs; gives the caller's name.
+        """Count a request against its key's limits while the block runs; yield the caller's name.
 
         Raises:
             RateLimited: one of the limits is reached.
@@ -57,23 +57,23 @@ class Callers:
         wait_s = await self._desk.acquire.remote(key.name, key.requests_per_minute, key.max_concurrent)
         if wait_s is not None:
             limits = {"requests_per_minute": key.requests_per_minute, "max_concurrent": key.max_concurrent}
-            told = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
+            listed = ", ".join(f"{name} {limit}" for name, limit in limits.items() if limit)
             raise RateLimited(
-                f"too many requests with this key; its limits are: {told}", retry_after_s=wait_s
+                f"too many requests with this key; its limits are: {listed}", retry_after_s=wait_s
             )
         try:
             yield key.name
         finally:
-            _tell(self._desk.release, key.name)
+            _notify(self._desk.release, key.name)
 
     @asynccontextmanager
     async def claimed(
         self, caller: str, operation: str, idempotency_key: str, fingerprint: str
     ) -> AsyncIterator["Claim"]:
-        """Claim a repeatable request while the block runs, or wait for the answer of who claimed it before.
+        """Claim a repeatable request while the block runs, or wait for the answer of an earlier claim.
 
         Raises:
-            IdempotencyKeyReused: the key came with another request before.
+            IdempotencyKeyReused: the key was already used with another request.
         """
         key = _digest(caller, operation, idempotency_key)
         found = await self._desk.claim.remote(key, _digest(fingerprint))
@@ -84,25 +84,25 @@ class Callers:
             yield claim
         finally:
             if claim.kept is not None:
-                _tell(self._desk.complete, key, claim.kept)
+                _notify(self._desk.complete, key, claim.kept)
             elif claim.answer is None:
-                _tell(self._desk.abandon, key)
+                _notify(self._desk.abandon, key)
 
 
 class Claim:
-    """A repeatable request: its earlier answer, or the right to make it and keep the answer."""
+    """A repeatable request: its earlier answer, or the right to make it and keep its answer."""
 
     def __init__(self, *, answer: Answer | None) -> None:
         self.answer = answer
         self.kept: Answer | None = None
 
     def keep(self, answer: Answer) -> None:
-        """Keep the answer for whoever repeats the request."""
+        """Keep the answer for repeats of the request."""
         self.kept = answer
 
 
-def _tell(method: Any, *arguments: Any) -> None:
-    """Call the desk without waiting, in no request's name: Serve cancels a request's calls with it."""
+def _notify(method: Any, *arguments: Any) -> None:
+    """Call the desk without waiting, outside any request: Serve cancels a request's calls with it."""
     contextvars.Context().run(method.remote, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""What all HTTP replicas must agree on: rate limits, answers kept for repeated requests, what is served."""
+"""State that all HTTP replicas share: rate limits, answers kept for repeated requests, served models."""
 
 from deployments.access.idempotency import Answer, Claimed, IdempotencyStore
 from deployments.access.rate_limits import RateLimiter
@@ -7,7 +7,7 @@ from deployments.errors import IdempotencyKeyReused
 
 
 class FrontDesk:
-    """A deployment of one replica; HTTP replicas ask it only for limited keys and repeatable requests."""
+    """A deployment with one replica; HTTP replicas call it only for limited keys and repeatable requests."""
 
     def __init__(self, args: AppArgs, *, max_run_s: float) -> None:
         self._checkpoints = {model.id: model.model for model in args.models}
@@ -18,13 +18,13 @@ class FrontDesk:
         )
 
     async def checkpoints(self) -> dict[str, str]:
-        """Return each model's checkpoint, by its id."""
+        """Return each model's checkpoint by model ID."""
         return self._checkpoints
 
     async def acquire(
         self, name: str, requests_per_minute: int | None, max_concurrent: int | None
     ) -> float | None:
-        """Admit a caller's request (None), or say in how many seconds to try again."""
+        """Admit a caller's request and return None, or return the seconds until a retry."""
         return self._limiter.acquire(name, requests_per_minute, max_concurrent)
 
     async def release(self, name: str) -> None:
@@ -32,16 +32,16 @@ class FrontDesk:
         self._limiter.release(name)
 
     async def claim(self, key: str, fingerprint: str) -> Claimed | Answer | IdempotencyKeyReused:
-        """Claim a repeatable request, or wait for the answer of who claimed it first."""
+        """Claim a repeatable request, or wait for the answer of an earlier claim."""
         try:
             return await self._answers.claim(key, fingerprint)
         except IdempotencyKeyReused as error:
-            return error  # raised, it would arrive inside an error of Ray's
+            return error  # if raised, it would arrive wrapped in a Ray error
 
     async def complete(self, key: str, answer: Answer) -> None:
         """Keep the answer of a claimed request."""
         self._answers.complete(key, answer)
 
     async def abandon(self, key: str) -> None:
-        """Give a claim back: there is no answer worth keeping."""
+        """Give up a claim without an answer worth keeping."""
         self._answers.abandon(key)

@@ -1,6 +1,6 @@
-"""Answers by idempotency key: a repeated request gets the first one's answer, made once.
+"""Answers by idempotency key: a repeated request gets the answer of the first.
 
-It knows no HTTP framework and no Ray; all calls come from one event loop.
+It knows nothing about HTTP frameworks or Ray; all calls come from one event loop.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _FIELD = "Idempotency-Key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A finished HTTP answer, as it is sent again."""
+    """A finished HTTP answer that can be sent again."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -25,7 +25,7 @@ class Answer:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that its text and body take."""
+        """Size of its headers, media type and body."""
         return (
             len(self.body) + len(self.media_type) + sum(len(name) + len(text) for name, text in self.headers)
         )
@@ -33,20 +33,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """The caller is the one to do the work: then it completes or abandons the key."""
+    """The caller must do the work, then complete or abandon the key."""
 
     key: str
 
 
 class IdempotencyStore:
-    """Keeps answers, the least recently asked for leaving first.
+    """Keeps answers; drops the least recently used first.
 
     Args:
-        max_entries: keys kept; those being worked on stay, however many.
-        max_bytes: of all answers together.
-        ttl_s: an answer's life.
-        claim_ttl_s: after this long a claim's owner is taken for dead. Longer than any deadline.
-        clock: seconds that only grow.
+        max_entries: keys to keep; keys in progress stay, however many.
+        max_bytes: limit of all answers together.
+        ttl_s: how long an answer is kept.
+        claim_ttl_s: how long until a claim's owner counts as dead; longer than any deadline.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class IdempotencyStore:
 
     @property
     def num_entries(self) -> int:
-        """Keys that are kept, answered or being worked on."""
+        """Number of keys, answered or in progress."""
         return len(self._entries)
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all answers."""
+        """Size of all answers."""
         return self._num_bytes
 
     async def claim(self, key: str, fingerprint: str) -> Claimed | Answer:
-        """Claim the work for a key, or return its answer, waiting while another caller is at work.
+        """Claim the work for a key, or return its answer, waiting while another caller does the work.
 
         Args:
-            key: the client's, told apart by client.
-            fingerprint: a digest of whatever must be the same for the answer to be.
+            key: the client's key, made unique across clients.
+            fingerprint: a digest of everything that determines the answer.
 
         Raises:
-            IdempotencyKeyReused: the key is known with another fingerprint.
+            IdempotencyKeyReused: the key was used with another fingerprint.
         """
         while True:
             entry = self._entries.get(key)
@@ -99,14 +99,14 @@ class IdempotencyStore:
                 raise IdempotencyKeyReused(f"{_FIELD}: was used before, with another request", field=_FIELD)
             if entry.answer is None:
                 await entry.wait_until_settled(entry.expires_at - self._clock())
-            # Read from the entry: an answer too large to keep still serves those who waited for it.
+            # Read from the entry: an answer too large to keep still serves the callers that waited for it.
             if entry.answer is not None:
                 if key in self._entries:
                     self._entries.move_to_end(key)
                 return entry.answer
 
     def complete(self, key: str, answer: Answer) -> None:
-        """Store the answer of claimed work; without a claim, as after it expired, nothing happens."""
+        """Store the answer of claimed work; do nothing without a claim, as after it expired."""
         entry = self._entries.get(key)
         if entry is None or entry.answer is not None:
             return
@@ -114,12 +114,12 @@ class IdempotencyStore:
         entry.expires_at = self._clock() + self._ttl_s
         entry.settled.set()
         self._num_bytes += answer.num_bytes
-        # One too large to keep goes first, not after all the others.
+        # An answer too large to keep is dropped first, not after all the others.
         self._entries.move_to_end(key, last=answer.num_bytes <= self._max_bytes)
         self._make_room()
 
     def abandon(self, key: str) -> None:
-        """Give claimed work back: the next caller, or one that waits, claims it."""
+        """Give up claimed work, so that the next caller or a waiting one claims it."""
         entry = self._entries.get(key)
         if entry is not None and entry.answer is None:
             self._remove(key)

@@ -1,4 +1,4 @@
-"""Limits on how often, and how many at once, each caller asks. It knows no HTTP and no Ray."""
+"""Limits on each caller's request rate and concurrency. It knows nothing about HTTP or Ray."""
 
 import math
 import time
@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-# A bucket is full again after a minute: to forget a caller idle for longer changes nothing.
+# A bucket is full again after a minute, so forgetting a caller that was idle longer changes nothing.
 _IDLE_S = 60.0
 _BUSY_RETRY_S = 1.0
 
 
 class RateLimiter:
-    """Admits requests by a token bucket, whose burst is the limit a minute, and by how many run.
+    """Admits requests by a token bucket, with bursts up to the limit per minute, and by how many run.
 
     Args:
         max_run_s: a request not released by then counts as lost with its replica; longer than any deadline.
-        clock: seconds that only grow.
+        clock: monotonic, in seconds.
     """
 
     def __init__(self, *, max_run_s: float = 3600.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,14 +27,14 @@ class RateLimiter:
 
     @property
     def num_callers(self) -> int:
-        """Callers that are remembered."""
+        """Number of callers remembered."""
         return len(self._callers)
 
     def acquire(self, name: str, requests_per_minute: int | None, max_concurrent: int | None) -> float | None:
-        """Admit a request, to be released when it ends; None as a limit is no limit.
+        """Admit a request, which must be released when it ends; a limit of None is no limit.
 
         Returns:
-            None when admitted; else seconds until it is worth retrying. A refused request uses nothing up.
+            None if admitted, else the seconds until a retry may succeed. A refused request uses no tokens.
         """
         now = self._clock()
         self._forget_idle(now)
@@ -54,7 +54,7 @@ class RateLimiter:
         return None
 
     def release(self, name: str) -> None:
-        """End one admitted request; one that is not known, as after a restart of the limiter, is no error."""
+        """Release one admitted request; ignore an unknown one, as after a restart of the limiter."""
         caller = self._callers.get(name)
         if caller is not None and caller.running_since:
             caller.running_since.popleft()
@@ -73,7 +73,7 @@ class RateLimiter:
 class _Caller:
     seen_at: float
     tokens: float = math.inf
-    """Inf: full, whatever the limit."""
+    """Infinity means full, whatever the limit."""
     running_since: deque[float] = field(default_factory=deque)
 
     def drop_lost(self, started_before: float) -> None:

@@ -1,7 +1,7 @@
-"""Fetches images from URLs that clients name, from public addresses only (no server-side request forgery).
+"""Fetches images from clients' URLs, only from public addresses (no server-side request forgery).
 
-The address is judged where its socket is opened, so the very address judged is the one connected to: no odd
-spelling of a host, no redirect and no second DNS answer gets past it.
+The address is checked where its socket is opened, so the connection goes to the very address checked: no odd
+host spelling, redirect or second DNS answer gets past the check.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ from zimage_models.errors import FetchFailed, InvalidRequest
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _IPV6_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-# Global by the registry, yet each answers from inside a cloud: Azure's wire server, and the block of Oracle's
-# metadata service, which Python before 3.11.10 takes for global.
+# Global according to the registry, but internal to a cloud: Azure's wire server, and the block of Oracle's
+# metadata service, which Python before 3.11.10 considers global.
 _CLOUD_INTERNAL = (ipaddress.ip_network("168.63.129.16/32"), ipaddress.ip_network("192.0.0.0/24"))
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -29,7 +29,7 @@ _CHUNK_BYTES = 2**16
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:
-    """Say whether an address is of the public internet; one that wraps an IPv4 address is judged by that."""
+    """Return whether an address is on the public internet; an embedded IPv4 address decides, if any."""
     if isinstance(address, IPv6Address):
         embedded = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
@@ -48,12 +48,12 @@ class UrlPolicy:
     allowed_ports: frozenset[int] = frozenset({80, 443})
     is_allowed: Callable[[IPv4Address | IPv6Address], bool] = is_public
     resolver: AbstractResolver | None = None
-    """None for the system's."""
+    """None uses the system's."""
     trusted: frozenset[tuple[str, int]] = frozenset()
-    """Hosts and ports that may be fetched from whatever their addresses, such as those of a private store."""
+    """Hosts and ports allowed whatever their addresses, such as those of a private store."""
 
     def trusts(self, url: URL) -> bool:
-        """Say whether a URL is of a trusted host."""
+        """Return whether a URL's host and port are trusted."""
         return (url.host, url.port) in self.trusted
 
 
@@ -74,15 +74,15 @@ async def fetch_image(
     Args:
         url: as the client wrote it.
         field: the request's field, for errors.
-        max_bytes: of the body; counted while it arrives, so never more is held.
-        timeout_s: for everything together, name resolution and redirects included.
-        max_redirects: followed before giving up.
+        max_bytes: limit of the body, counted as it arrives, so that no more is held.
+        timeout_s: limit for everything, including name resolution and redirects.
+        max_redirects: redirects to follow before giving up.
         policy: ports and addresses that may be connected to.
 
     Raises:
-        InvalidRequest: the URL is refused, or more than is allowed came back.
-        FetchFailed: nothing usable came back. The message holds no byte of the answer, and is the same for a
-            forbidden address as for one that can't be reached.
+        InvalidRequest: the URL is refused, or the body is too large.
+        FetchFailed: no usable body came back. The message contains nothing of the answer, and is the same for
+            a forbidden address as for an unreachable one.
     """
     fetch = _Fetch(field=field, max_bytes=max_bytes, policy=policy)
     try:
@@ -95,7 +95,7 @@ async def fetch_image(
     except (aiohttp.ClientConnectorError, aiohttp.InvalidURL) as error:
         reason = "no permitted address of the host could be reached"
         raise fetch.failure(reason, is_transient=True) from error
-    # ValueError: a host name that is none (IDNA).
+    # ValueError: an invalid host name (IDNA).
     except (aiohttp.ClientError, OSError, ValueError) as error:
         reason = f"the fetch failed ({type(error).__name__})"
         raise fetch.failure(reason, is_transient=not isinstance(error, ValueError)) from error
@@ -116,7 +116,7 @@ class _Fetch:
     async def follow(self, url: str, max_redirects: int) -> bytes:
         target = self.checked(URL(), url)
         for _ in range(max_redirects + 1):
-            # A session for each hop: a connection of a trusted host must serve no other.
+            # One session per hop: a trusted host's connection must not serve another host.
             async with (
                 self.session(is_trusted=self.policy.trusts(target)) as session,
                 session.get(target, allow_redirects=False) as response,
@@ -183,6 +183,6 @@ def _open_socket(
 ) -> socket.socket:
     family, kind, protocol, _, address = address_info
     if not is_allowed(ipaddress.ip_address(address[0])):
-        # An OSError lets aiohttp go on to the host's next address.
+        # An OSError makes aiohttp try the host's next address.
         raise PermissionError("forbidden address")
     return socket.socket(family, kind, protocol)

@@ -1,4 +1,4 @@
-"""The files of a deployment, each by its schema and all against each other."""
+"""Checks the files of a deployment against their schemas and against each other."""
 
 import copy
 import json
@@ -30,13 +30,13 @@ def check_files(paths: Sequence[Path]) -> list[Problem]:
 
     Args:
         paths: cluster launcher files, Serve configurations, KubeRay manifests, a ``Dockerfile``. The image
-            must have the version of the ``pyproject.toml`` beside the ``Dockerfile``, where there is one.
+            must have the version in the ``pyproject.toml`` next to the ``Dockerfile``, if there is one.
 
     Returns:
-        The problems in the order of the files and lines.
+        The problems, ordered by file and line.
 
     Raises:
-        InvalidRequest: that ``pyproject.toml`` has no version.
+        InvalidRequest: the ``pyproject.toml`` has no version.
     """
     documents: list[Document] = []
     problems: list[Problem] = []
@@ -79,7 +79,7 @@ def _check_launcher(document: Document) -> list[Problem]:
         problems = _schema_problems(document, json.loads(schema))
         if not problems:
             validate_config(prepare_config(copy.deepcopy(document.data)))
-    except Exception as error:  # Ray documents no class: it asserts, looks up keys, raises click's errors
+    except Exception as error:  # Ray documents no class: it asserts, looks up keys and raises click's errors
         return [document.problem((), f"Ray refuses it: {error}")]
     return problems
 
@@ -108,7 +108,7 @@ def _check_service(service: Document, serve_configs: Sequence[Document]) -> Iter
         yield from _check_serve_config(config)
         if serve_configs and config.data not in [other.data for other in serve_configs]:
             names = ", ".join(other.file for other in serve_configs)
-            yield service.problem(_EMBEDDED, f"differs from {names}: `zimage cluster sync` copies it")
+            yield service.problem(_EMBEDDED, f"differs from {names}; run `zimage cluster sync` to copy it")
 
 
 def _check_serve_config(document: Document) -> list[Problem]:
@@ -126,7 +126,7 @@ def _check_serve_config(document: Document) -> list[Problem]:
 
 
 def _check_images(documents: Sequence[Document], version: str | None) -> Iterator[Problem]:
-    """Check that all nodes run one image, of the project's version."""
+    """Check that all nodes run the same image, in the project's version."""
     images = [
         (document, place, str(document.get(*place)))
         for document in documents
@@ -156,7 +156,7 @@ def _check_dockerfile(path: Path) -> Iterator[Problem]:
             message = f"Ray {match[1]}, but the project's is {ray.__version__}"
             yield Problem(file=str(path), line=number, place="FROM", message=message)
     if not bases:
-        message = f"must be an image of Ray, such as rayproject/ray:{ray.__version__}-py311-gpu"
+        message = f"must be a Ray image, such as rayproject/ray:{ray.__version__}-py311-gpu"
         yield Problem(file=str(path), line=1, place="FROM", message=message)
 
 
@@ -182,7 +182,7 @@ def _schema_problems(document: Document, schema: dict[str, Any]) -> list[Problem
 
 
 def _place_of(error: jsonschema.ValidationError) -> Place:
-    """Return where the error is: unknown fields have places of their own."""
+    """Return the place of an error; an unknown field is a place itself."""
     place = tuple(error.absolute_path)
     if error.validator == "additionalProperties":
         return (*place, next(key for key in error.instance if key not in error.schema.get("properties", {})))
@@ -192,7 +192,7 @@ def _place_of(error: jsonschema.ValidationError) -> Place:
 
 
 def _model_problems(document: Document, model: type[BaseModel], place: Place) -> list[Problem]:
-    """Check a part of a document against a pydantic model; Serve itself would ignore unknown fields."""
+    """Check part of a document against a pydantic model, including unknown fields, which Serve ignores."""
     try:
         model.model_validate(document.get(*place) or {}, extra="forbid")
     except ValidationError as error:

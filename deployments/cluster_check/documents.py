@@ -35,7 +35,7 @@ class Document:
     """The place of an embedded document in the outer one."""
 
     def get(self, *place: str | int) -> Any:
-        """Return the value at a place, None where there is none."""
+        """Return the value at a place, or None if there is none."""
         value = self.data
         for key in place:
             try:
@@ -45,7 +45,7 @@ class Document:
         return value
 
     def problem(self, place: Place, message: str) -> Problem:
-        """Return a problem at a place; a missing value has the line of what should hold it."""
+        """Return a problem at a place; a missing value gets the line of what should contain it."""
         known = place
         while known not in self.lines:
             known = known[:-1]
@@ -53,13 +53,13 @@ class Document:
         return Problem(file=self.file, line=self.lines[known], place=dotted, message=message)
 
     def embedded(self, *place: str | int) -> tuple[list["Document"], list[Problem]]:
-        """Parse a block of text (``key: |``) as YAML of its own."""
+        """Parse a block of text (``key: |``) as separate YAML documents."""
         # The text begins on the line after its key.
         return _parse(self.file, self.get(*place), self.lines[place], (*self.inside, *place))
 
 
 def read_documents(path: Path) -> tuple[list[Document], list[Problem]]:
-    """Parse all documents of a file; report what is not YAML and keys given twice.
+    """Parse all documents of a file; report invalid YAML and keys given twice.
 
     An empty file is one document without data; other empty documents are left out.
     """
@@ -67,7 +67,7 @@ def read_documents(path: Path) -> tuple[list[Document], list[Problem]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key given twice, of which PyYAML would take the last."""
+    """Refuses a key given twice; PyYAML would use the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -86,7 +86,7 @@ def _parse(file: str, text: str | bytes, above: int, inside: Place) -> tuple[lis
         while loader.check_node():
             root = loader.get_node()
             assert root is not None
-            # Constructing puts the values of merge keys (<<) into the nodes, so the lines come after.
+            # Constructing copies the values of merge keys (<<) into the nodes, so lines are read afterwards.
             data = loader.construct_document(root)
             lines = {place: above + line for place, line in _lines(root, (), root.start_mark.line + 1)}
             if data is not None:

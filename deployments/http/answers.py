@@ -1,4 +1,4 @@
-"""Finished images as answers: encoded, marked, counted, put where the caller wants them."""
+"""Turns finished images into answers: encodes and marks them, counts tokens and uploads on request."""
 
 import asyncio
 import base64
@@ -39,10 +39,10 @@ _COMPLETED: dict[Operation, Literal["image_generation.completed", "image_edit.co
 
 
 def encoding_of(body: ImageBody) -> Encoding:
-    """Read how the images are to be encoded.
+    """Return the encoding that a body asks for.
 
     Raises:
-        InvalidRequest: a compression for a lossless format.
+        InvalidRequest: a compression is given for a lossless format.
     """
     quality = body.output_compression
     if body.output_format == "png" and quality is not None:
@@ -51,12 +51,12 @@ def encoding_of(body: ImageBody) -> Encoding:
                 f"output_compression: {quality} given, but a png is lossless", field="output_compression"
             )
         quality = None
-    # Encoders count from 1.
+    # Encoders accept qualities from 1.
     return Encoding(format=body.output_format, quality=None if quality is None else max(1, quality))
 
 
 class AnswerWriter:
-    """Writes the answers to one request's events."""
+    """Turns the events of one request into its answer."""
 
     def __init__(self, body: ImageBody, order: Order, spec: ModelSpec, store: ObjectStore | None) -> None:
         self._body = body
@@ -69,7 +69,7 @@ class AnswerWriter:
     async def response(
         self, events: AsyncIterator[Admitted | tuple[int, PreviewEvent | ImageResult]]
     ) -> ImagesResponse:
-        """Collect all images into one body, in their order."""
+        """Collect all images into one body, in order."""
         images: dict[int, ImageResult] = {}
         data: dict[int, ImageData] = {}
         async for item in events:
@@ -78,7 +78,7 @@ class AnswerWriter:
             index, image = item
             if isinstance(image, ImageResult):
                 images[index] = image
-                # While the next image is made, this one is encoded.
+                # This image is encoded while the next one is made.
                 data[index] = await self._data(image)
         return ImagesResponse(
             created=int(time.time()),
@@ -144,7 +144,7 @@ class AnswerWriter:
         except InvalidRequest as error:
             raise ApiError(
                 400,
-                f"output_format: {self._encoding.format} has no room for prompts this long",
+                f"output_format: {self._encoding.format} files cannot hold a prompt this long",
                 param="output_format",
                 code="invalid_value",
             ) from error
@@ -157,7 +157,7 @@ class AnswerWriter:
 
     def _settings(self, images: Sequence[ImageResult]) -> Settings:
         request = images[0].request
-        # The prompt and the pictures are counted once, whatever the number of images.
+        # The prompt and the pictures count once, however many images are made.
         text_tokens = images[0].num_prompt_tokens
         image_tokens = sum(self._num_tokens(picture) for picture in request.pictures)
         output_tokens = self._num_tokens(request) * len(images)

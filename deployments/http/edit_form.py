@@ -1,4 +1,4 @@
-"""The multipart form of ``POST /v1/images/edits``: its fields checked, its pictures decoded."""
+"""Reads the multipart form of ``POST /v1/images/edits``: checks its fields and decodes its pictures."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -36,21 +36,21 @@ class EditPictures:
 async def read_edit_form(
     request: Request, args: AppArgs, decoding: asyncio.Semaphore
 ) -> tuple[EditBody, EditPictures]:
-    """Read an edit's form; nothing is decoded or fetched before its other fields are right.
+    """Read an edit's form; decode and fetch nothing before its other fields are valid.
 
     Args:
         request: the HTTP request.
         args: the endpoint's limits.
-        decoding: bounds how many forms are decoded at once: a picture at the limit takes 400 MB for a moment.
+        decoding: limits how many forms are decoded at once; a picture at the limit briefly takes 400 MB.
 
     Raises:
-        ApiError: another media type.
-        RequestValidationError: a field that can't be honoured.
-        InvalidRequest: a picture that can't be used.
+        ApiError: the media type is not supported.
+        RequestValidationError: a field is invalid.
+        InvalidRequest: a picture is missing or cannot be used.
     """
     content_type = request.headers.get("content-type", "")
     media_type, options = parse_options_header(content_type)
-    # Of Python's many codecs some raise errors that Starlette does not expect.
+    # Some of Python's codecs raise errors that Starlette does not expect.
     charset = options.get(b"charset", b"utf-8").lower()
     if media_type != b"multipart/form-data" or charset != b"utf-8":
         raise unsupported_media_type(f"{content_type[:80]!r} is not multipart/form-data in UTF-8")
@@ -74,7 +74,7 @@ async def read_edit_form(
 
 
 def _check_numbers(numbers: Mapping[str, int]) -> None:
-    """See that there is what an edit needs, and nothing twice of what it has one of."""
+    """Require an image or a control image; allow one mask and one control image."""
     if not numbers["image"] and not numbers["control_image"]:
         raise InvalidRequest("image: missing", field="image")
     if numbers["mask"] and not numbers["image"]:
@@ -103,13 +103,13 @@ def _fields(form: FormData) -> EditBody:
 async def _bytes(value: UploadFile | str, field: str, args: AppArgs, limits: ImageLimits) -> bytes:
     max_bytes = limits.max_mask_bytes if field == "mask" else limits.max_bytes
     if isinstance(value, UploadFile):
-        # One byte more shows that there are more.
+        # One extra byte shows that the file is too large.
         return await value.read(max_bytes + 1)
     if value[:5].lower() == "data:":
         return data_url_bytes(value, field=field, max_bytes=max_bytes)
     if args.image_urls == "refuse":
         raise InvalidRequest(
-            f"{field}: neither a file nor a data URL; addresses are not fetched here", field=field
+            f"{field}: neither a file nor a data URL; URLs are not fetched here", field=field
         )
     return await fetch_image(value, field=field, max_bytes=max_bytes, timeout_s=_FETCH_TIMEOUT_S)
 
@@ -137,21 +137,21 @@ def _decode(files: Mapping[str, Sequence[bytes]], limits: ImageLimits) -> EditPi
 
 
 def _form_schema() -> dict[str, Any]:
-    """Describe the form for OpenAPI: the body's fields and the pictures."""
+    """Build the form's OpenAPI schema: the body's fields and the pictures."""
     schema = EditBody.model_json_schema()
     file = {"type": "string", "format": "binary"}
     schema["properties"] |= {
         "image": {
-            "description": "PNG, JPEG or WebP: one file (or data URL), or several, as image or image[].",
+            "description": "PNG, JPEG or WebP: one or more files or data URLs, as image or image[].",
             **file,
         },
         "mask": {
-            "description": "PNG of the image's size; transparent is painted. Not for a model that edits.",
+            "description": "PNG of the image's size; transparent areas are painted. Not for edit models.",
             **file,
         },
         "control_image": {
             "description": "PNG, JPEG or WebP of edges, depth or a pose, which the image follows; for models"
-            " with a ControlNet. Alone, with a prompt, or to paint where the mask of an image says.",
+            " with a ControlNet. Without an image, or with an image and a mask to paint the masked area.",
             **file,
         },
     }

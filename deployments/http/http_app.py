@@ -1,4 +1,4 @@
-"""The HTTP app: FastAPI with OpenAI's routes, errors in OpenAI's shape, and a page to try it."""
+"""The HTTP app: FastAPI with OpenAI's routes, errors in OpenAI's format, and a playground page."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from deployments.image_service import ImageService
 from zimage_models.errors import ZImageError
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
-# The page runs its own script and shows images it made; nothing is loaded from anywhere else.
+# The page runs its own script and shows the images it made; it loads nothing else.
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
     " img-src data: blob: https: http:; connect-src 'self'; base-uri 'none'; form-action 'none';"
@@ -31,8 +31,8 @@ _PAGE_HEADERS = {
 
 
 def build_http_app(args: AppArgs, service: ImageService, callers: Callers) -> FastAPI:
-    """Put the routes together."""
-    # No redirects: their address would be made from the Host header, which anyone may set.
+    """Build the app with all its routes."""
+    # No redirects: their target would come from the Host header, which any client can set.
     app = FastAPI(title="zimage-ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     store = ObjectStore(args.object_store) if args.object_store else None
     app.include_router(image_router(args, service, callers, store))
@@ -72,7 +72,7 @@ def _translated(error: HTTPException) -> ApiError:
 
 
 def _without_default_errors(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """Leave FastAPI's own 422 out of the description: bad input is 400 here, in OpenAI's shape."""
+    """Remove FastAPI's own 422 from the schema: bad input is a 400 here, in OpenAI's format."""
 
     def described() -> dict[str, Any]:
         schema = openapi()

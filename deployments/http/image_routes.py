@@ -42,7 +42,7 @@ _ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 class Call(NamedTuple):
-    """What the two image routes have in common once their bodies are read."""
+    """What both image routes share once their bodies are read."""
 
     operation: Operation
     body: ImageBody
@@ -55,7 +55,7 @@ class _Headers(NamedTuple):
     idempotency_key: str | None
 
 
-# Async, as FastAPI takes a thread of its pool for every call of a plain function.
+# Async because FastAPI uses a pool thread for every call of a plain function.
 async def _headers(
     x_request_timeout: Annotated[
         float | None,
@@ -86,7 +86,7 @@ def image_router(
         body: GenerateBody,
         headers: Annotated[_Headers, Depends(_headers)],
     ) -> Response:
-        """Make images of a prompt."""
+        """Make images from a prompt."""
 
         async def read() -> Call:
             return Call("image_generation", body, _values(body), body.model_dump_json())
@@ -104,10 +104,10 @@ def image_router(
         key: Annotated[ApiKey | None, Depends(callers.identify)],
         headers: Annotated[_Headers, Depends(_headers)],
     ) -> Response:
-        """Make images of pictures: by an instruction or, with other models, from one of them.
+        """Make images from pictures: edit them by instruction or, with other models, start from one.
 
-        From one: near to it by ``strength``, or only where a ``mask`` says. The edges, depth or pose of a
-        ``control_image`` are followed, also without another picture.
+        Starting from a picture, ``strength`` sets how much may change, and a ``mask`` limits where. The image
+        follows the edges, depth or pose of a ``control_image``, which needs no other picture.
         """
 
         async def read() -> Call:
@@ -117,7 +117,7 @@ def image_router(
                 "mask": pictures.mask,
                 "control_image": pictures.control_image,
             }
-            # As text, pictures are their hashes.
+            # A picture's text is its hash.
             return Call("image_edit", body, values, f"{body.model_dump_json()}{pictures}")
 
         return await routes.answer(request, key, read, headers)
@@ -143,7 +143,7 @@ class _ImageRoutes:
         self, request: Request, key: ApiKey | None, read: Callable[[], Awaitable[Call]], headers: _Headers
     ) -> Response:
         async with AsyncExitStack() as stack:
-            # First, for reading a form may decode and fetch pictures.
+            # This comes first because reading a form may decode and fetch pictures.
             caller = await stack.enter_async_context(self._callers.admitted(key))
             call = await read()
             body = call.body
@@ -169,16 +169,16 @@ class _ImageRoutes:
             request.state.seed = order.requests[0].seed
             writer = AnswerWriter(body, order, await self._service.spec(model_id), self._store)
             events = await stack.enter_async_context(aclosing(self._service.events(order)))
-            told = _cold_start(order, await anext(events))
+            extra = _cold_start(order, await anext(events))
             if not body.stream:
                 content = (await writer.response(events)).model_dump_json().encode()
                 if claim is not None:
                     claim.keep(
-                        Answer(status=200, media_type=_JSON, body=content, headers=tuple(told.items()))
+                        Answer(status=200, media_type=_JSON, body=content, headers=tuple(extra.items()))
                     )
-                return Response(content, media_type=_JSON, headers=told)
+                return Response(content, media_type=_JSON, headers=extra)
             chunks = _chunks(writer.stream(events, call.operation), claim)
-            return _EventStream(chunks, stack.pop_all(), headers={**told, "Cache-Control": "no-store"})
+            return _EventStream(chunks, stack.pop_all(), headers={**extra, "Cache-Control": "no-store"})
 
     def _check(self, body: ImageBody) -> None:
         if body.n > self._args.limits.max_images:
@@ -197,15 +197,15 @@ class _ImageRoutes:
 async def _chunks(
     events: AsyncIterator[PartialImageEvent | CompletedEvent], claim: Claim | None
 ) -> AsyncIterator[bytes]:
-    """Write events as server-sent ones; an error becomes the last of them."""
+    """Write the events as server-sent events; an error becomes the last event."""
     sent = []
     try:
         async for event in events:
             sent.append(_server_sent(event.type, event))
             yield sent[-1]
     except (ApiError, ZImageError) as error:
-        told = api_error(error) if isinstance(error, ZImageError) else error
-        yield _server_sent("error", told.body())
+        answer = api_error(error) if isinstance(error, ZImageError) else error
+        yield _server_sent("error", answer.body())
         return
     if claim is not None:
         claim.keep(Answer(status=200, media_type=_STREAM, body=b"".join(sent)))
@@ -216,7 +216,7 @@ def _server_sent(name: str, event: BaseModel) -> bytes:
 
 
 class _EventStream(StreamingResponse):
-    """A stream that gives back what it holds, however it ends."""
+    """A stream that releases its resources however it ends."""
 
     def __init__(
         self, chunks: AsyncIterator[bytes], stack: AsyncExitStack, *, headers: dict[str, str]
@@ -235,7 +235,7 @@ def _repeated(answer: Answer) -> Response:
 
 
 def _cold_start(order: Order, admitted: object) -> dict[str, str]:
-    """Tell how long a request waited for a replica to start, if it did."""
+    """Return a header with the seconds that a request waited for a replica to start, if it did."""
     assert isinstance(admitted, Admitted), "comes first"
     waited_s = admitted.ready_at - order.arrived_at
     return {COLD_START_HEADER: f"{waited_s:.1f}"} if waited_s > 0 else {}

@@ -1,4 +1,4 @@
-"""The Serve deployment that speaks HTTP: CPU only, in as many replicas as the traffic needs."""
+"""The Serve deployment that handles HTTP: CPU only, with as many replicas as the traffic needs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from deployments.image_service import ImageService
 
 
 class Ingress:
-    """One HTTP replica; Serve asks it for its ASGI app once it stands."""
+    """One HTTP replica; Serve asks it for its ASGI app once it is constructed."""
 
     def __init__(self, args: AppArgs, models: Mapping[str, Any], desk: Any) -> None:
         keys = ApiKeys(

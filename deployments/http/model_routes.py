@@ -15,14 +15,14 @@ from zimage_models.model_spec import ModelSpec
 
 
 def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIRouter:
-    """Return the routes that say what is there."""
+    """Return the routes that list models and report health."""
     router = APIRouter()
     created = int(time.time())
     needs_key = [Depends(callers.identify)]
 
     @router.get("/v1/models", dependencies=needs_key, responses=error_responses(401))
     async def list_models() -> ModelList:
-        """List the models; what a model takes is told once it has been up."""
+        """List the models; a model's limits are known once it has run."""
         return ModelList(
             data=[
                 _describe(model_id, created, await service.known_spec(model_id))
@@ -38,12 +38,12 @@ def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIR
 
     @router.get("/health")
     async def health() -> Health:
-        """Say that the HTTP server is alive."""
+        """Report that the HTTP server is alive."""
         return Health(status="ok")
 
     @router.get("/ready", responses={503: {"model": Health, "description": "A model is still starting."}})
     async def ready() -> JSONResponse:
-        """Say whether every model that should be up has a warm replica."""
+        """Report whether every model that should be running has a warm replica."""
         num_running = await service.num_running()
         states = {
             model.id: "ready"

@@ -1,4 +1,4 @@
-"""Where images go for ``response_format="url"``: an S3 bucket, read through presigned addresses."""
+"""Stores images for ``response_format="url"`` in an S3 bucket, read through presigned URLs."""
 
 import logging
 import secrets
@@ -17,7 +17,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class ObjectStore:
-    """Puts images and signs their addresses; credentials come from the usual AWS chain."""
+    """Uploads images and signs their URLs; credentials come from the usual AWS chain."""
 
     def __init__(self, args: ObjectStoreArgs) -> None:
         address = urlsplit(args.address)
@@ -31,10 +31,10 @@ class ObjectStore:
         )
 
     def put(self, data: bytes, encoding: Encoding) -> str:
-        """Put one image under a name nobody can guess, and return an address that shows it for a while.
+        """Upload one image under an unguessable name and return a URL that is valid for a limited time.
 
         Raises:
-            ObjectStoreFailed: the store did not take it.
+            ObjectStoreFailed: the store did not accept it.
         """
         day = datetime.now(UTC).strftime("%Y/%m/%d")
         name = f"{day}/{secrets.token_urlsafe(24)}{encoding.suffix}"
@@ -42,8 +42,8 @@ class ObjectStore:
         try:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=data, ContentType=encoding.mime_type)
         except (BotoCoreError, ClientError) as error:
-            logger.exception("%s takes no image", self._bucket)
-            raise ObjectStoreFailed("the object store did not take the image") from error
+            logger.exception("bucket %s did not accept an image", self._bucket)
+            raise ObjectStoreFailed("the object store did not accept the image") from error
         url: str = self._client.generate_presigned_url(
             "get_object", Params={"Bucket": self._bucket, "Key": key}, ExpiresIn=self._url_valid_s
         )

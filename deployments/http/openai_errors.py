@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: the error object, the status, and whether to try again."""
+"""Errors as OpenAI's clients expect them: the error object, the status, and whether to retry."""
 
 import math
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ from zimage_models.errors import (
 )
 from zimage_models.request_fields import REQUEST_FIELDS
 
-# openai-python 3.54 _base_client.py: its clients repeat a 5xx twice unless told not to, and each repetition
-# would cost the engine a whole image again. They repeat a 409 as well.
+# openai-python 3.54 _base_client.py: clients retry a 5xx twice unless this header forbids it, and each retry
+# would cost the engine a whole image. They also retry a 409.
 NO_RETRY = {"x-should-retry": "false"}
 _CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _RENAMED = [field for field in REQUEST_FIELDS.values() if field.public_name]
@@ -27,7 +27,7 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_er
 
 
 class ApiError(Exception):
-    """An answer that is no success."""
+    """An error answer."""
 
     def __init__(
         self,
@@ -56,18 +56,18 @@ class ApiError(Exception):
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Say when to try again, in whole seconds from 1."""
+    """Return the Retry-After header for some seconds, rounded up to a whole number of at least 1."""
     return {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
 def api_error(error: ZImageError) -> ApiError:
-    """Translate an error of this product; the one place where errors meet HTTP's status codes."""
+    """Translate an error of this project; only this function maps errors to HTTP status codes."""
     if isinstance(error, UnknownModel):
         return ApiError(404, str(error), param=error.field, code="model_not_found")
     if isinstance(error, IdempotencyKeyReused):
         return ApiError(409, str(error), param=error.field, code="idempotency_key_reused", headers=NO_RETRY)
     if isinstance(error, InvalidRequest):
-        # The engine's field by the name it has here.
+        # The HTTP API may name the engine's field differently.
         known = REQUEST_FIELDS.get(error.field or "")
         field = known.outer_name if known else error.field
         message = str(error)
@@ -81,7 +81,7 @@ def api_error(error: ZImageError) -> ApiError:
         headers = retry_after(error.retry_after_s)
         return ApiError(429, str(error), code="rate_limit_exceeded", headers=headers)
     if isinstance(error, EngineOverloaded):
-        # Nothing was spent, so clients may try again.
+        # No work was done, so clients may retry.
         code = "no_replica" if isinstance(error, NoReplica) else "engine_overloaded"
         return ApiError(503, str(error), code=code, headers=retry_after(error.retry_after_s))
     if isinstance(error, DeadlineExceeded):
@@ -92,16 +92,16 @@ def api_error(error: ZImageError) -> ApiError:
 
 
 def failed(message: str, *, code: str) -> ApiError:
-    """Word a failure of ours, after work that clients shall not have repeated by themselves."""
+    """Return an internal failure that clients must not retry automatically, as that would repeat the work."""
     return ApiError(500, message, code=code, headers=NO_RETRY)
 
 
 def validation_error(error: RequestValidationError) -> ApiError:
-    """Translate FastAPI's complaint about a body: the first problem, by field, value and limit."""
+    """Translate FastAPI's validation error: report its first problem with field, value and limit."""
     problem = error.errors()[0]
-    if isinstance(problem["input"], bytes):  # FastAPI leaves a body alone that does not call itself JSON
+    if isinstance(problem["input"], bytes):  # FastAPI does not parse a body that is not declared as JSON
         return unsupported_media_type("is not application/json")
-    # First comes where it was found: body, path, header.
+    # The first item is where it was found: body, path or header.
     field = ".".join(_name(item) for item in problem["loc"][1:]) or None
     if problem["type"] == "extra_forbidden":
         message, code = f"{field}: unknown field", "unknown_parameter"
@@ -118,23 +118,23 @@ def validation_error(error: RequestValidationError) -> ApiError:
 
 
 def _name(item: str | int) -> str:
-    # A client's own name may be long, and hold what is no Unicode text.
+    # A client's field name may be long and may not be valid Unicode.
     return str(item)[:64].encode("utf-8", "replace").decode()
 
 
 def _shown(value: object) -> str:
-    # Of a long or deep value nothing is repeated: a prompt is not for logs and consoles.
+    # Long and nested values are not repeated, so that prompts stay out of logs and consoles.
     text = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
     return text if len(text) <= 60 else f"{type(value).__name__} of {len(text)} characters"
 
 
 def unsupported_media_type(problem: str) -> ApiError:
-    """Word what is wrong with a body's media type."""
+    """Return the error for a body's media type."""
     return ApiError(415, f"Content-Type: {problem}", param="Content-Type", code="unsupported_media_type")
 
 
 def http_error(status: int, detail: str | None, headers: Mapping[str, str] | None = None) -> ApiError:
-    """Word a plain HTTP error, such as an unknown route."""
+    """Return a plain HTTP error, such as that of an unknown route."""
     message = detail or HTTPStatus(status).phrase
     if status == 400:  # from a framework that could not read the body
         message = f"body: {message}"

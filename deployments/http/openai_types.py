@@ -1,7 +1,7 @@
 """Bodies of the HTTP API, as in OpenAI's Images API (openai-python 3.54, types/image_*.py), with additions.
 
-Added are the fields of generation (``seed``, ``num_inference_steps``, ...), ``priority``, those of edits
-(``strength``, ...), and what answers say of the settings really used. It knows no engine.
+The additions are the generation fields (``seed``, ``num_inference_steps``, ...), ``priority``, the edit
+fields (``strength``, ...), and the settings that were used, which answers report.
 """
 
 from collections.abc import Callable
@@ -19,26 +19,26 @@ ImageFormat = Literal["png", "jpeg", "webp", "avif"]
 
 
 class ImageBody(BaseModel):
-    """What generations and edits share; an unknown field is an error.
+    """The fields that generations and edits share; unknown fields are errors.
 
-    ``quality``, ``background``, ``moderation`` and ``style`` take only the value that changes nothing.
+    ``quality``, ``background`` and ``moderation`` accept only values that change nothing.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
     model: str | None = Field(default=None, max_length=256)
-    """Absent: the endpoint's first model."""
+    """By default the endpoint's first model."""
     n: int = Field(default=1, ge=1, le=10)
     size: Annotated[str, StringConstraints(pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$")] = "auto"
     output_format: ImageFormat = "png"
     output_compression: int | None = Field(default=None, ge=0, le=100)
-    """Quality of jpeg, webp and avif, 100 the best; absent: a good one."""
+    """Quality of jpeg, webp and avif; 100 is the best, and the default is good."""
     response_format: Literal["b64_json", "url"] = "b64_json"
     stream: bool = False
     partial_images: int = Field(default=0, ge=0, le=MAX_PARTIAL_IMAGES)
     user: str | None = Field(default=None, max_length=512)
-    """Taken and not used."""
+    """Accepted and ignored."""
     quality: Literal["auto"] | None = None
     background: Literal["auto", "opaque"] | None = None
     moderation: Literal["auto", "low"] | None = None
@@ -53,7 +53,7 @@ def _allow_null(schema: dict[str, Any]) -> None:
 
 
 def _with_request_fields(ways: Way) -> Callable[[type[Body]], type[Body]]:
-    """Give a body the request fields that take one of the ways; what it declares itself stays."""
+    """Add the request fields of some ways to a body; keep the fields that it declares."""
 
     def extend(body: type[Body]) -> type[Body]:
         added: dict[str, Any] = {
@@ -88,7 +88,7 @@ _BODY_TYPES: dict[FieldKind, Any] = {
 
 @_with_request_fields(Way.HTTP)
 class GenerateBody(ImageBody):
-    """``POST /v1/images/generations``: JSON, null is as good as absent, no type passes for another."""
+    """``POST /v1/images/generations``: JSON; null counts as absent, and types are not converted."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_allow_null)
 
@@ -102,11 +102,11 @@ class GenerateBody(ImageBody):
 
 @_with_request_fields(Way.HTTP | Way.HTTP_EDIT)
 class EditBody(ImageBody):
-    """The fields of ``POST /v1/images/edits`` beside its pictures."""
+    """The fields of ``POST /v1/images/edits``, apart from its pictures."""
 
 
 class ImageData(BaseModel):
-    """One image of an answer."""
+    """One image in an answer."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -122,7 +122,7 @@ class TokenDetails(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that went through the transformer: of prompts in, of images out."""
+    """Tokens that went through the transformer: in from the prompt and pictures, out as images."""
 
     input_tokens: int
     input_tokens_details: TokenDetails
@@ -132,7 +132,7 @@ class Usage(BaseModel):
 
 
 class Settings(BaseModel):
-    """The settings really used."""
+    """The settings that were used."""
 
     model: str
     size: str
@@ -153,14 +153,14 @@ class ImagesResponse(Settings):
 
 
 class PartialImageEvent(BaseModel):
-    """A preview in a stream: a smaller picture of where the image is going."""
+    """A preview in a stream: a smaller picture of the unfinished image."""
 
     type: Literal["image_generation.partial_image", "image_edit.partial_image"]
     b64_json: str
     partial_image_index: int
     created_at: int
     size: str
-    """Of the final image; the preview itself is smaller."""
+    """Size of the final image; the preview is smaller."""
     quality: Literal["auto"] = "auto"
     background: Literal["opaque"] = "opaque"
     output_format: ImageFormat
@@ -177,17 +177,17 @@ class CompletedEvent(Settings):
 
 
 class Model(BaseModel):
-    """One model that can be asked for; what it takes is null until it has been up."""
+    """One model that clients can request; its limits are null until it has run."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "zimage-ray"
     capabilities: list[str] | None = None
-    """Of ``generations``, ``image_to_image``, ``inpainting``, ``edits``, ``control_image``,
+    """Any of ``generations``, ``image_to_image``, ``inpainting``, ``edits``, ``control_image``,
     ``control_image_inpainting``, ``negative_prompt``."""
     max_reference_images: int | None = None
-    """Pictures of one edit; 0 for a model that starts from a picture instead."""
+    """Reference images of one edit; 0 for a model that starts from a picture instead."""
     default_size: str | None = None
     max_side: int | None = None
     max_pixels: int | None = None
@@ -215,7 +215,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of every error answer."""
 
     error: ErrorDetail
 
@@ -228,13 +228,13 @@ class Health(BaseModel):
 
 
 ERROR_STATUSES: dict[int, str] = {
-    400: "The request can't be honoured; the message names the field.",
+    400: "The request is invalid; the message names the field.",
     401: "No API key, or a wrong one.",
     404: "No such model, or no such route.",
-    405: "The route takes another method.",
+    405: "The route does not accept this method.",
     409: "The Idempotency-Key was used with another request.",
     413: "The body is too large.",
-    415: "The body is of another media type.",
+    415: "The body's media type is not accepted.",
     429: "Too many requests for this key, or the queue is full; see Retry-After.",
     500: "The image could not be made.",
     503: "No replica can take the request now; see Retry-After.",

@@ -15,15 +15,15 @@ from deployments.metrics import HttpMetrics
 logger = logging.getLogger("ray.serve")
 
 CLIENT_LEFT = 499
-# Two prompts of 32,000 characters, each written as two \uXXXX, are 750 KiB.
+# Two prompts of 32,000 characters, each character written as two \uXXXX, take 750 KiB.
 MAX_JSON_BYTES = 2**20
 _LOGGED = ("model", "caller", "num_images", "seed", "prompt")
 
 
 class RequestGuard:
-    """Plain ASGI, so that streams pass through unbuffered and a client that leaves is noticed at once.
+    """Plain ASGI middleware, so streams pass unbuffered and a client's disconnect is noticed at once.
 
-    Serve gives each request its id and the ``x-request-id`` header of its answer. Routes leave what the log
+    Serve gives each request its ID and sets the answer's ``x-request-id`` header. Routes put what the log
     should name in ``scope["state"]``.
     """
 
@@ -61,10 +61,10 @@ class RequestGuard:
             else:
                 await self._app(scope, _counted(receive, limit), observed_send)
         except Exception as error:
-            # Serve words the end of a call that it cancels, as when the client leaves, as its own error.
+            # When Serve cancels a call, as when the client disconnects, it raises its own error.
             if status != CLIENT_LEFT or isinstance(error, ClientDisconnect | RequestCancelledError):
                 raise
-            logger.exception("a request failed, and not by its own fault")
+            logger.exception("a request failed with an internal error")
             await failed("internal error", code="internal_error").response()(scope, receive, observed_send)
         finally:
             duration_s = time.monotonic() - start_s
@@ -88,7 +88,7 @@ def _too_large(found: str, limit: int) -> ApiError:
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
-    """Count a body that comes without a length."""
+    """Limit a body that comes without a length."""
     num_bytes = 0
 
     async def counted() -> Message:
@@ -97,8 +97,8 @@ def _counted(receive: Receive, limit: int) -> Receive:
         if message["type"] == "http.request":
             num_bytes += len(message.get("body", b""))
             if num_bytes > limit:
-                # The one kind of error that FastAPI lets out of the reading of a body.
-                raise HTTPException(413, _too_large("more bytes", limit).detail.message)
+                # FastAPI passes on only this kind of error while it reads a body.
+                raise HTTPException(413, _too_large("too many bytes", limit).detail.message)
         return message
 
     return counted

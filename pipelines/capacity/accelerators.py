@@ -1,7 +1,7 @@
-"""The measured table: how fast accelerators run Z-Image, what they hold, what machines with them cost.
+"""Table of accelerators and machines: their speed with Z-Image, their memory and their prices.
 
-Nothing here is a promise. Every entry says where it is from and how sure it is; ``--measured`` replaces
-entries by one's own figures (:mod:`pipelines.capacity.measured`).
+Nothing here is a promise. Every entry states its source and how certain it is; ``--measured`` replaces
+entries with your own figures (:mod:`pipelines.capacity.measured`).
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from enum import StrEnum
 
 
 class Evidence(StrEnum):
-    """How sure a speed is."""
+    """How certain a speed is."""
 
     MEASURED = "measured"
-    """This engine, this accelerator."""
+    """Measured with this engine on this accelerator."""
     PUBLISHED = "published"
-    """Another engine's figure for Z-Image on this accelerator."""
+    """Published figure of another engine for Z-Image on this accelerator."""
     ESTIMATED = "estimated"
-    """From the data sheet and a relative of this accelerator."""
+    """Estimated from the data sheet and a related accelerator."""
 
 
 SPREAD: dict[Evidence, float] = {
@@ -24,29 +24,29 @@ SPREAD: dict[Evidence, float] = {
     Evidence.PUBLISHED: 0.25,
     Evidence.ESTIMATED: 0.4,
 }
-"""By which share the true speed may lie above or below."""
+"""Fraction by which the true speed may be higher or lower."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One kind of accelerator, as Ray's label ``ray.io/accelerator-type`` names it."""
+    """One kind of accelerator, named as in Ray's label ``ray.io/accelerator-type``."""
 
     name: str
     sustained_tflops: float
-    """Operations of whole images over the time they take, the accelerator kept full."""
+    """Operations of whole images divided by the time they take, with the accelerator kept full."""
     evidence: Evidence
     speed_source: str
     memory_gb: float
-    """As the driver reports it; 10^9 bytes."""
+    """Memory that the driver reports, in 10^9 bytes."""
     all_reduce_gb_per_s: float | None = None
-    """Bus bandwidth that sums of some 30 MB reach between accelerators of one machine; None: no way known."""
+    """Bus bandwidth of all-reduces of some 30 MB between accelerators of one machine; None: no known link."""
     all_reduce_latency_s: float = 25e-6
-    """Of a small sum (NVIDIA/nccl issue 1453: 26 us at 4 kB)."""
+    """Latency of a small all-reduce (NVIDIA/nccl issue 1453: 26 us at 4 kB)."""
     link_source: str = ""
 
     @property
     def spread(self) -> float:
-        """By which share the true speed may lie above or below."""
+        """Fraction by which the true speed may be higher or lower."""
         return SPREAD[self.evidence]
 
 
@@ -61,19 +61,19 @@ class Machine:
     price_source: str = "AWS list price, Linux on demand, us-east-1, 2026 (checked in public copies)"
 
 
-# Published speeds are what another engine computed over what it took: 9 forwards at 1024 x 1024 with a
-# caption of 64 tokens are 511 TFLOP, text encoder and decoder included (pipelines.capacity.image_work).
-_PCIE = "vllm-omni #735: 26.9 s on one L20, 21.1 s on two (20 steps, guided), leaves 11 GB/s for the sums"
+# A published speed is what another engine computed, divided by the time it took. 9 forwards at 1024 x 1024
+# with a caption of 64 tokens are 511 TFLOP, with text encoder and decoder (pipelines.capacity.image_work).
+_PCIE = "vllm-omni #735: 26.9 s on one L20, 21.1 s on two (20 steps, guided), leaves 11 GB/s for all-reduces"
 _NVLINK = (
-    "sglang #16719: 5.38 s on one H100, 3.74 s on two at 2048 x 2048, leaves 84 GB/s for the sums"
-    " (nccl-tests reach 370 GB/s, but alone and with larger ones)"
+    "sglang #16719: 5.38 s on one H100, 3.74 s on two at 2048 x 2048, leaves 84 GB/s for all-reduces"
+    " (nccl-tests reach 370 GB/s, but with nothing else running and larger ones)"
 )
 _TABLE = (
     Accelerator(
         name="H100",
         sustained_tflops=565,
         evidence=Evidence.PUBLISHED,
-        speed_source="SGLang CI, perf_baselines/h100.json, 2026-10: 9 forwards, 906 ms whole",
+        speed_source="SGLang CI, perf_baselines/h100.json, 2026-10: 9 forwards, 906 ms in total",
         memory_gb=85.5,
         all_reduce_gb_per_s=84,
         link_source=_NVLINK,
@@ -82,7 +82,7 @@ _TABLE = (
         name="H200",
         sustained_tflops=565,
         evidence=Evidence.ESTIMATED,
-        speed_source="as the H100: the same arithmetic units, and one image is bound by them",
+        speed_source="as the H100, which has the same arithmetic units, and they limit one image",
         memory_gb=150.8,
         all_reduce_gb_per_s=84,
         link_source=f"as the H100 ({_NVLINK})",
@@ -91,19 +91,19 @@ _TABLE = (
         name="A100",
         sustained_tflops=190,
         evidence=Evidence.ESTIMATED,
-        speed_source="0.6 of 312 TFLOP/s, as H100 (0.57) and L20 (0.64) reach of theirs",
+        speed_source="0.6 of 312 TFLOP/s; the H100 reaches 0.57 of its peak, the L20 0.64",
         memory_gb=42.9,
         all_reduce_gb_per_s=60,
-        link_source="the H100's by the links' ratio of 600 to 900 GB/s",
+        link_source="the H100's, scaled by the links' ratio of 600 to 900 GB/s",
     ),
     Accelerator(
         name="A100-80G",
         sustained_tflops=190,
         evidence=Evidence.ESTIMATED,
-        speed_source="0.6 of 312 TFLOP/s, as H100 (0.57) and L20 (0.64) reach of theirs",
+        speed_source="0.6 of 312 TFLOP/s; the H100 reaches 0.57 of its peak, the L20 0.64",
         memory_gb=85.9,
         all_reduce_gb_per_s=60,
-        link_source="the H100's by the links' ratio of 600 to 900 GB/s",
+        link_source="the H100's, scaled by the links' ratio of 600 to 900 GB/s",
     ),
     Accelerator(
         name="L40S",
@@ -127,7 +127,7 @@ _TABLE = (
         name="A10G",
         sustained_tflops=40,
         evidence=Evidence.ESTIMATED,
-        speed_source="0.57 of 70 TFLOP/s, as its relatives reach of theirs",
+        speed_source="0.57 of 70 TFLOP/s, as related accelerators reach of their peaks",
         memory_gb=24.1,
         all_reduce_gb_per_s=8,
         link_source="two thirds of the L20's: PCIe without peer-to-peer",
@@ -145,7 +145,7 @@ _TABLE = (
         name="RTX-5090",
         sustained_tflops=205,
         evidence=Evidence.PUBLISHED,
-        speed_source="SGLang CI, perf_baselines/5090.json, 2026-10: 9 forwards, 2492 ms whole",
+        speed_source="SGLang CI, perf_baselines/5090.json, 2026-10: 9 forwards, 2492 ms in total",
         memory_gb=34.2,
     ),
     Accelerator(
@@ -181,4 +181,4 @@ MACHINES: dict[str, Machine] = {
 }
 
 SPOT_SHARE = (0.35, 0.7)
-"""What spot machines cost of the list price, from a good day to a bad one."""
+"""Spot price as a fraction of the list price, on a good day and on a bad one."""

@@ -1,4 +1,4 @@
-"""Which machines a Ray cluster file can bring up. It reads the file; it asks no cloud."""
+"""Machines that a Ray cluster file can start. It reads only the file and asks no cloud."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from zimage_models.errors import InvalidRequest
 
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 _DEFAULT_IDLE_MINUTES = 5
-"""Ray's own, for a file that names none."""
+"""Ray's default, for a file that sets none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,26 +23,26 @@ class NodeType:
     accelerator: str
     num_accelerators: int
     max_nodes: int | None
-    """None: as many as wanted."""
+    """Maximum number of nodes; None: no limit."""
     is_spot: bool
     usd_per_hour: float | None
-    """List price; None when it is not in the table."""
+    """List price; None if it is not in the table."""
     is_running: bool = False
-    """It need not be started first."""
+    """Whether it is running already, so that it need not be started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What a cluster file offers."""
+    """The nodes that a cluster offers."""
 
     node_types: tuple[NodeType, ...]
     max_nodes: int | None
     idle_s: float
-    """How long a node stays, and is paid, after its last work."""
+    """How long a node stays, and is paid for, after its last work."""
 
 
 def any_machine(table: CapacityTable) -> Cluster:
-    """Offer every machine of the table, as many as wanted: for choosing what to rent."""
+    """Return a cluster of all machines in the table, without limits, for choosing what to rent."""
     node_types = (
         NodeType(
             name=name,
@@ -59,7 +59,7 @@ def any_machine(table: CapacityTable) -> Cluster:
 
 
 def this_machine(num_cpus: int) -> Cluster:
-    """Offer the CPUs of a machine that is there."""
+    """Return a cluster of this machine's CPUs."""
     node_type = NodeType(
         name="this machine",
         instance_type=None,
@@ -77,7 +77,7 @@ def read_cluster(path: str, table: CapacityTable) -> Cluster:
     """Read a cluster-launcher file; node types without accelerators are left out.
 
     Raises:
-        InvalidRequest: the file can't be read, has no accelerators, or some that the table doesn't know.
+        InvalidRequest: the file can't be read, has no accelerators, or has some that are not in the table.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -119,7 +119,7 @@ def _node_type(path: str, name: str, entry: Any, table: CapacityTable) -> NodeTy
     accelerator = (entry.get("labels") or {}).get(ACCELERATOR_LABEL) or (machine and machine.accelerator)
     if accelerator is None:
         raise InvalidRequest(
-            f"cluster: {where}: which accelerator {instance_type} has is unknown; say it with the label "
+            f"cluster: {where}: the accelerator of {instance_type} is unknown; name it in the label "
             f"{ACCELERATOR_LABEL}, or give the machine with --measured",
             field="cluster",
         )
@@ -141,6 +141,6 @@ def _integer(where: str, entry: dict[str, Any], name: str, default: int | None) 
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidRequest(
-            f"cluster: {where}: {name} is {value!r}, not a whole number from 0 on", field="cluster"
+            f"cluster: {where}: {name} is {value!r}, not a whole number of at least 0", field="cluster"
         )
     return value

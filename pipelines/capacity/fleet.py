@@ -1,4 +1,4 @@
-"""How many engines and nodes a job needs for a deadline, how long it then takes, and what that costs.
+"""The engines and nodes that a job needs to meet a deadline, how long it takes with them, and the cost.
 
 The formulas are in docs/capacity.md. An estimate uses the slow end of a speed's range, so that
 the deadline holds there too; more nodes for less time cost nearly the same.
@@ -33,13 +33,13 @@ def estimate_fleet(
     """Estimate the engines and nodes of a job.
 
     Args:
-        workload: what to make.
-        cluster: what there is.
+        workload: the images to generate.
+        cluster: the available nodes.
         table: speeds and prices.
-        deadline_s: seconds from now; None takes all nodes of a limited type, or one of an unlimited.
-        degree: accelerators of one engine; None for as few as memory and ``max_latency_s`` allow.
-        max_latency_s: longest time of one image.
-        assumptions: what is taken for granted.
+        deadline_s: seconds from now; None takes all nodes of a limited type, or one of an unlimited type.
+        degree: accelerators per engine; None for as few as memory and ``max_latency_s`` allow.
+        max_latency_s: longest allowed time of one image.
+        assumptions: the values that are assumed.
     """
     estimator = _Estimator(workload, cluster, table, deadline_s, degree, max_latency_s, assumptions)
     options = tuple(estimator.option(node_type) for node_type in cluster.node_types)
@@ -108,7 +108,7 @@ class _Estimator:
         limits = [number for number in (node_type.max_nodes, self._cluster.max_nodes) if number is not None]
         limit = min(limits) if limits else None
         wanted = self._nodes_wanted(option) if self._deadline_s else limit or 1
-        # More engines than blocks have nothing to do.
+        # With more engines than blocks, some would have nothing to do.
         num_blocks = math.ceil(self._workload.num_images / self._given.commit_rows)
         useful = math.ceil(num_blocks / option.engines_per_node)
         nodes = min(number for number in (wanted, limit, useful) if number is not None)
@@ -116,7 +116,7 @@ class _Estimator:
         return replace(option, problem=self._too_slow(option, limit, useful, wanted))
 
     def together(self, options: Sequence[FleetOption]) -> FleetEstimate:
-        """Take the cheapest node types first, until the deadline is met."""
+        """Combine node types, the cheapest first, until the deadline is met."""
         fitting = [option for option in options if option.nodes]
         if not fitting:
             return FleetEstimate(options=tuple(options), chosen=(), why=options[0].problem or "")
@@ -161,7 +161,7 @@ class _Estimator:
             )
             return least, "", problem
         if self._degree:
-            return fitting[0], "as asked", None
+            return fitting[0], "as requested", None
         if self._max_latency_s is not None and fitting[0].image_s > self._max_latency_s:
             fast = [engine for engine in fitting if engine.image_s <= self._max_latency_s]
             if not fast:
@@ -169,13 +169,13 @@ class _Estimator:
                 return (
                     best,
                     "",
-                    f"{best.image_s:.2f} s an image at best; asked were {self._max_latency_s:g} s",
+                    f"{best.image_s:.2f} s per image at best; the limit is {self._max_latency_s:g} s",
                 )
             slow_s = fitting[0].image_s
             return fast[0], f"latency: {slow_s:.2f} s at degree {fitting[0].degree}", None
         if fitting[0].degree > 1:
-            return fitting[0], f"memory: one GPU would hold {first.memory_gb:.1f} GB", None
-        return fitting[0], "it fits one GPU: more engines make more images than larger ones", None
+            return fitting[0], f"memory: one GPU would need {first.memory_gb:.1f} GB", None
+        return fitting[0], "it fits one GPU, and more engines make more images than larger ones", None
 
     def _job_speed(self, engine: EngineEstimate, node_type: NodeType) -> float:
         speed = engine.images_per_s * self._given.job_ratio
@@ -188,7 +188,7 @@ class _Estimator:
         return min(self._given.commit_rows, self._workload.num_images) / images_per_s
 
     def _ends(self, option: FleetOption) -> Range:
-        """Speeds of one engine at the fast and at the slow end."""
+        """Return the speed of one engine at the fast and at the slow end."""
         spread = self._table.accelerator(option.node_type.accelerator).spread
         return option.images_per_s * (1 + spread), option.images_per_s * (1 - spread)
 
@@ -196,7 +196,7 @@ class _Estimator:
         return self._nodes_missing([], option) or None
 
     def _nodes_missing(self, others: Sequence[FleetOption], option: FleetOption) -> int:
-        """Count the nodes that meet the deadline beside others; 0 if none can."""
+        """Count the nodes of an option that, with the others, meet the deadline; 0 if no number does."""
         assert self._deadline_s is not None
         slow = self._ends(option)[1]
         tail_s = max(self._block_s(self._ends(one)[1]) for one in (*others, option))
@@ -209,7 +209,7 @@ class _Estimator:
         return max(1, math.ceil(rate / (slow * option.engines_per_node)))
 
     def _sized(self, options: Sequence[FleetOption]) -> list[FleetOption]:
-        """Fill in when options that share the job are done, and what each costs."""
+        """Fill in when options that share the job finish, and what each costs."""
         finish = []
         start_s = max(self._start_s(option.node_type) for option in options)
         for end in (0, 1):
@@ -246,5 +246,5 @@ class _Estimator:
         if wanted is None or wanted > useful:
             return f"one block of {self._given.commit_rows} takes too long: lower --commit-rows"
         if limit is not None and wanted > limit:
-            return f"needs {wanted} nodes of at most {limit}"
+            return f"needs {wanted} nodes; the limit is {limit}"
         return "one driver hands out blocks too slowly: raise --commit-rows, or split the table"

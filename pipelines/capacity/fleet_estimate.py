@@ -1,4 +1,4 @@
-"""The nouns of a fleet estimate: what is assumed, one node type's part, and the whole."""
+"""Data types of a fleet estimate: the assumptions, one node type's option, and the whole estimate."""
 
 import math
 from dataclasses import dataclass
@@ -7,26 +7,26 @@ from pipelines.capacity.cluster_file import NodeType
 from pipelines.capacity.engine_speed import EngineEstimate
 
 DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
-"""Sizes of one engine that are exact for the released model, heads padded where need be."""
+"""Numbers of GPUs per engine that are exact for the released model, with heads padded where necessary."""
 Range = tuple[float, float]
-"""From the fast (or cheap) end to the slow (or dear) one."""
+"""The fast (or cheap) end and the slow (or expensive) end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
-    """What an estimate takes for granted; every one may be given."""
+    """Values that an estimate assumes; each can be set."""
 
     node_start_s: float = 300.0
-    """From asking for a machine to Ray running on it: boot, image, setup commands."""
+    """Time from requesting a machine until Ray runs on it: boot, image, setup commands."""
     engine_start_s: float = 60.0
-    """Fetching a converted checkpoint to the node, and 28 s of loading (SGLang CI, H100)."""
+    """Time to fetch a converted checkpoint to the node, plus 28 s to load it (SGLang CI, H100)."""
     job_ratio: float = 0.84
-    """Speed of the whole job over its engines', measured on a CPU (benchmarks.pipeline_overhead)."""
+    """Speed of the whole job relative to its engines', measured on a CPU (benchmarks.pipeline_overhead)."""
     interruptions_per_h: float = 0.05
-    """Of one spot node."""
+    """Interruptions of one spot node."""
     commit_rows: int = 256
     driver_blocks_per_s: float = 20.0
-    """Blocks that one driver can hand out and commit (benchmarks.simulation.simulate_cluster measures it)."""
+    """Blocks that one driver can hand out and commit, as benchmarks.simulation.simulate_cluster measures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,40 +36,40 @@ class FleetOption:
     node_type: NodeType
     engine: EngineEstimate
     engine_why: str
-    """Why the engine is of this degree."""
+    """Why the engine has this degree."""
     images_per_s: float
-    """One engine within the job, spot interruptions paid."""
+    """Speed of one engine within the job, spot interruptions included."""
     engines_per_node: int
     nodes: int
     finish_s: Range
     usd: Range | None
-    """None without a price."""
+    """Cost; None without a price."""
     problem: str | None
-    """Why it doesn't do, if so."""
+    """Why the option cannot be used, or None."""
 
     @property
     def engines(self) -> int:
-        """Engines on all nodes."""
+        """Number of engines on all nodes."""
         return self.nodes * self.engines_per_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetEstimate:
-    """Every node type by itself, and what was chosen."""
+    """An option for each node type, and the choice."""
 
     options: tuple[FleetOption, ...]
     chosen: tuple[FleetOption, ...]
-    """One node type, several together, or none that meets the deadline."""
+    """One node type, several together, or none if the deadline cannot be met."""
     why: str
 
     @property
     def finish_s(self) -> Range | None:
-        """When the chosen nodes are done."""
+        """When the chosen nodes finish."""
         return self.chosen[0].finish_s if self.chosen else None
 
     @property
     def usd(self) -> Range | None:
-        """What they cost; None where a price is unknown."""
+        """Cost of the chosen nodes; None if a price is unknown."""
         costs = [option.usd for option in self.chosen if option.usd]
         if len(costs) < len(self.chosen) or not costs:
             return None

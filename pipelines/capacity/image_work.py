@@ -1,8 +1,8 @@
-"""How much one image computes: tokens, forwards and floating-point operations, from the model's shape.
+"""Cost of one image in tokens, forwards and floating-point operations, from the model's shape.
 
-Matrix products count 2 operations a weight and token, attention 4 a pair of tokens and channel; norms,
-embedders and activations stay below 1 %. Checked against torch's own counter (facts of the released model:
-56.6 TFLOP a forward at 1024 x 1024 with a caption of 128 tokens, 10.5 for the decoder).
+Matrix products count 2 operations per weight and token, attention 4 per pair of tokens and channel; norms,
+embedders and activations stay below 1 %. Checked against torch's own counter (for the released model: 56.6
+TFLOP per forward at 1024 x 1024 with a caption of 128 tokens, 10.5 for the decoder).
 """
 
 import itertools
@@ -20,15 +20,15 @@ from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageKind:
-    """What images of equal work have in common."""
+    """Properties that images of equal work share."""
 
     height: int
     width: int
     num_inference_steps: int
     is_guided: bool
-    """With classifier-free guidance: two forwards a step."""
+    """Whether classifier-free guidance is on: two forwards per step."""
     prompt_tokens: int
-    """Chat template included."""
+    """Tokens of the prompt, including the chat template."""
 
     @property
     def forwards(self) -> int:
@@ -38,14 +38,14 @@ class ImageKind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageWork:
-    """What one image of a kind computes, in floating-point operations."""
+    """The cost of one image, in tokens, forwards and floating-point operations."""
 
     image_tokens: int
     caption_tokens: int
     forwards: int
     forward_flops: float
     caption_flops: float
-    """Text encoder and caption refiner: once an image."""
+    """Text encoder and caption refiner, once per image."""
     decode_flops: float
 
     @property
@@ -55,12 +55,12 @@ class ImageWork:
 
     @property
     def flops(self) -> float:
-        """All of one image."""
+        """All operations of one image."""
         return self.forwards * self.forward_flops + self.caption_flops + self.decode_flops
 
 
 def image_work(shape: ModelShape, kind: ImageKind) -> ImageWork:
-    """Count what one image of a kind computes."""
+    """Count the tokens and operations of one image of a kind."""
     side = shape.vae.scale * PATCH_SIZE
     image_tokens = _padded((kind.height // side) * (kind.width // side))
     caption_tokens = _padded(kind.prompt_tokens)
@@ -80,25 +80,25 @@ def image_work(shape: ModelShape, kind: ImageKind) -> ImageWork:
 
 
 def block_flops(shape: TransformerShape, num_tokens: int) -> float:
-    """Count one transformer block: ``2 N weights + 4 N^2 width``."""
+    """Count the operations of one transformer block: ``2 N weights + 4 N^2 width``."""
     weights = shape.attention_weights + shape.ffn_weights
     return float(2 * num_tokens * weights + 4 * num_tokens**2 * shape.dim)
 
 
 def forward_flops(shape: TransformerShape, image_tokens: int, caption_tokens: int) -> float:
-    """Count one denoising forward of one image; its caption is refined once an image, not here."""
+    """Count the operations of one denoising forward of one image, without refining its caption."""
     layers = shape.num_layers * block_flops(shape, image_tokens + caption_tokens)
     return layers + shape.num_refiner_layers * block_flops(shape, image_tokens)
 
 
 def encode_flops(shape: TextEncoderShape, num_tokens: int) -> float:
-    """Count encoding one prompt."""
+    """Count the operations of encoding one prompt."""
     attention = 4 * num_tokens**2 * shape.num_heads * shape.head_dim
     return float(shape.num_read_layers * (2 * num_tokens * shape.layer_weights + attention))
 
 
 def decode_flops(shape: VaeShape, height: int, width: int) -> float:
-    """Count decoding one latent to ``height`` x ``width`` pixels (diffusers' AutoencoderKL decoder)."""
+    """Count the operations to decode one latent to ``height`` x ``width`` (diffusers' AutoencoderKL)."""
     cells = (height // shape.scale) * (width // shape.scale)
     coarse = shape.channels[-1]
     total = _convolution(LATENT_CHANNELS, coarse, cells) + 2 * _resnet(coarse, coarse, cells)

@@ -1,4 +1,4 @@
-"""Figures of one's own in place of the table's: our benchmarks' results, or a file written by hand."""
+"""Your own figures in place of the table's: results of our benchmarks, or a file written by hand."""
 
 import re
 import statistics
@@ -26,7 +26,7 @@ class CapacityTable:
     machines: Mapping[str, Machine] = field(default_factory=lambda: MACHINES)
 
     def accelerator(self, name: str) -> Accelerator:
-        """Look an accelerator up.
+        """Return an accelerator by its name.
 
         Raises:
             InvalidRequest: it is not in the table.
@@ -41,11 +41,11 @@ class CapacityTable:
 
 
 def read_table(measured: Sequence[str]) -> CapacityTable:
-    """Return the table with the entries of some files put in, the last one winning.
+    """Return the table with the entries of some files put in; the last file wins.
 
     A file is a result of ``benchmarks.gpu.gpu_latency`` or ``benchmarks.pipeline_overhead``, or JSON or YAML
     with ``accelerators`` (name: fields of :class:`Accelerator`) and ``machines`` (instance type: fields of
-    :class:`Machine`); fields that are left out keep the table's value.
+    :class:`Machine`); omitted fields keep the table's values.
 
     Raises:
         InvalidRequest: a file can't be read, or a field is unknown or not above 0.
@@ -73,17 +73,17 @@ def _read(path: str) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InvalidRequest(f"measured: {path} cannot be read ({error})", field="measured") from error
     if not isinstance(content, dict):
-        raise InvalidRequest(f"measured: {path} is not a table of names", field="measured")
+        raise InvalidRequest(f"measured: {path} is not a mapping", field="measured")
     return content
 
 
 def _with_gpu_latency(table: CapacityTable, path: str, content: dict[str, Any]) -> CapacityTable:
-    """Take the best speed of a full step batch at 1024 x 1024, or at the largest size measured."""
+    """Take the best speed of a full step batch at the largest size measured."""
     device = str(content["device"])
     name = _accelerator_name(table, device)
     if name is None:
         raise InvalidRequest(
-            f"measured: {path} is of {device!r}, which is not in the table; name its figures under "
+            f"measured: {path} was measured on {device!r}, which is not in the table; give its figures under "
             "accelerators",
             field="measured",
         )
@@ -117,7 +117,7 @@ def _with_cpu_speed(table: CapacityTable, path: str, content: dict[str, Any]) ->
 
 
 def _accelerator_name(table: CapacityTable, device: str) -> str | None:
-    """Find the entry of a device such as "NVIDIA H100 80GB HBM3"; the longest name that fits."""
+    """Find the entry for a device such as "NVIDIA H100 80GB HBM3": the shortest name that fits."""
     words = re.split(r"[\s-]+", device.upper())
     fitting = [name for name in table.accelerators if name.upper().split("-")[0] in words]
     if any("80GB" in word for word in words) and "A100-80G" in fitting:
@@ -149,7 +149,7 @@ def _with_entries(table: CapacityTable, path: str, content: dict[str, Any]) -> C
 def _entry(cls: Any, path: str, name: str, before: Any, values: Any, known: dict[str, Any]) -> Any:
     where = f"measured: {path}: {name}"
     if not isinstance(values, dict):
-        raise InvalidRequest(f"{where} is {values!r}, not a table of fields", field="measured")
+        raise InvalidRequest(f"{where} is {values!r}, not a mapping of fields", field="measured")
     types = {item.name: item.type for item in fields(cls)}
     for key, value in values.items():
         if key not in types:

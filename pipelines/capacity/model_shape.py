@@ -1,4 +1,4 @@
-"""The sizes of a model's parts, from its configuration files or known for the released one."""
+"""The sizes of a model's parts, from its configuration files, and those of the released model."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _PATCH_VALUES = 2 * 2 * LATENT_CHANNELS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerShape:
-    """A Z-Image transformer: ``num_layers`` blocks, and refiners of image and of caption before them."""
+    """A Z-Image transformer: ``num_layers`` blocks, preceded by refiners of the image and of the caption."""
 
     dim: int
     num_layers: int
@@ -32,7 +32,7 @@ class TransformerShape:
 
     @property
     def num_blocks(self) -> int:
-        """Layers and both kinds of refiners."""
+        """Number of layers and of both kinds of refiners."""
         return self.num_layers + 2 * self.num_refiner_layers
 
     @property
@@ -47,7 +47,7 @@ class TransformerShape:
 
     @property
     def num_parameters(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         dim, modulation = self.dim, min(self.dim, _MODULATION_DIM)
         norms = 4 * dim + 2 * (dim // self.num_heads)
         modulated = self.num_layers + self.num_refiner_layers
@@ -67,7 +67,7 @@ class TransformerShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoderShape:
-    """A Qwen3 encoder; its last layer is never read, so the engine cuts it off."""
+    """A Qwen3 encoder; its last layer is never read, so the engine does not run it."""
 
     hidden_size: int
     intermediate_size: int
@@ -79,7 +79,7 @@ class TextEncoderShape:
 
     @property
     def num_read_layers(self) -> int:
-        """Layers that run."""
+        """Number of layers that run."""
         return self.num_layers - 1
 
     @property
@@ -90,13 +90,13 @@ class TextEncoderShape:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters that are loaded, without norms."""
+        """Number of parameters that are loaded, without norms."""
         return self.vocab_size * self.hidden_size + self.num_read_layers * self.layer_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VaeShape:
-    """An AutoencoderKL; ``channels`` from fine to coarse; each level but the last halves the picture."""
+    """An AutoencoderKL; ``channels`` go from fine to coarse, each level but the last halves the image."""
 
     channels: tuple[int, ...]
     layers_per_block: int
@@ -104,20 +104,20 @@ class VaeShape:
 
     @property
     def scale(self) -> int:
-        """Pixels per latent cell and side."""
+        """Pixels per side of a latent cell."""
         return int(2 ** (len(self.channels) - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """All that decides how much a model computes and holds."""
+    """The sizes that decide how much a model computes and how much memory it needs."""
 
     transformer: TransformerShape
     text_encoder: TextEncoderShape
     vae: VaeShape
 
 
-# The configuration files of Tongyi-MAI/Z-Image-Turbo and Tongyi-MAI/Z-Image, equal in all of this.
+# From the configuration files of Tongyi-MAI/Z-Image-Turbo and Tongyi-MAI/Z-Image, which agree on all sizes.
 RELEASED_SHAPE = ModelShape(
     transformer=TransformerShape(
         dim=3840, num_layers=30, num_refiner_layers=2, num_heads=30, caption_dim=2560
@@ -139,7 +139,7 @@ def read_model_shape(directory: Path) -> ModelShape:
     """Read a checkpoint's configuration files.
 
     Raises:
-        CheckpointError: a file is missing, or lacks a size.
+        CheckpointError: a file or a size is missing.
     """
     transformer, encoder, vae = (_Config(directory, part) for part in ("transformer", "text_encoder", "vae"))
     return ModelShape(

@@ -1,4 +1,4 @@
-"""The work of a prompt table, from the same planning pass that a run begins with."""
+"""The work of a prompt table, counted by the same planning that a run starts with."""
 
 import tempfile
 from collections import Counter
@@ -23,23 +23,23 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 
 _SAMPLE = 1000
-"""Prompts whose tokens are counted, of each size: their mean stands for all."""
+"""Prompts of each kind of image whose tokens are counted; their mean is used for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableWork:
-    """What a table asks for."""
+    """The work that a table asks for."""
 
     counts: PlanCounts
     workload: Workload
 
 
 def count_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
-    """Count the images of a table by the work they are; nothing is written to its output.
+    """Count the images of a table by kind; nothing is written to its output.
 
     Args:
-        options: what a run would be given.
-        count_made: leave out what the output holds already, which takes reading the weights once.
+        options: options as for a run.
+        count_made: leave out images that the output already holds; this reads the weights once.
 
     Raises:
         InvalidRequest: the table or the options can't be used, or there is nothing to make.

@@ -1,4 +1,4 @@
-"""What a job has to make, as counts of images of equal work."""
+"""The images that a job has to generate, counted by kind."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ class Workload:
 
     @property
     def num_images(self) -> int:
-        """All images."""
+        """Number of all images."""
         return sum(self.kinds.values())
 
     @property
     def num_forwards(self) -> int:
-        """Transformer forwards of all images."""
+        """Number of transformer forwards of all images."""
         return sum(kind.forwards * number for kind, number in self.kinds.items())
 
     @property
@@ -34,11 +34,11 @@ class Workload:
 
     @property
     def main_kind(self) -> ImageKind:
-        """The kind that most images are of."""
+        """The most frequent kind."""
         return Counter(self.kinds).most_common(1)[0][0]
 
     def engine(self, accelerator: Accelerator, degree: int) -> EngineEstimate:
-        """Estimate an engine over this mixture: mean times, and the memory of the largest image."""
+        """Estimate an engine for this mixture: mean times, and the memory of the largest image."""
         estimates = [
             (
                 number,

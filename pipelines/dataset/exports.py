@@ -1,6 +1,6 @@
-"""Other forms of a published part: image files by key, and WebDataset shards.
+"""Exports of a published part: image files by name, and WebDataset shards.
 
-They are derived: the parts stay the data set.
+They are derived; the parts remain the data set.
 """
 
 import base64
@@ -26,12 +26,12 @@ _ROWS_AT_ONCE = 8 * NUM_WRITERS
 
 
 def export_files(storage: Storage, part: PartFile, table: pa.Table) -> list[str]:
-    """Write each image of a part as a file, ``images/`` and its own ``image.path``.
+    """Write each image of a part to a file, ``images/`` followed by its ``image.path``.
 
     Args:
         storage: where the files go.
-        part: the part; not needed here, so that all exports are called alike.
-        table: the part's rows, at least their ``image`` column.
+        part: the part; unused here, but all exports have the same parameters.
+        table: the part's rows, with at least the ``image`` column.
 
     Returns:
         The paths written, in row order.
@@ -47,17 +47,17 @@ def export_files(storage: Storage, part: PartFile, table: pa.Table) -> list[str]
 def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> list[str]:
     """Write a part as one WebDataset shard, ``webdataset/part-<sha256>.tar``.
 
-    Each row is three files named by its ``unit_id``: the image, ``.txt`` with the prompt and ``.json`` with
-    all other columns (times in ISO 8601, durations in seconds, decimals as text, bytes as base64, NaN and
-    infinities as null). The same part gives the same bytes.
+    Each row becomes three files named by its ``unit_id``: the image, ``.txt`` with the prompt and ``.json``
+    with all other columns (times in ISO 8601, durations in seconds, decimals as text, bytes as base64, NaN
+    and infinities as null). The same part gives the same bytes.
 
     Args:
         storage: where the shard goes.
         part: the part, which names the shard.
-        table: the part's rows, all columns.
+        table: the part's rows, with all columns.
 
     Returns:
-        The shard's path, alone.
+        A list of the shard's path.
 
     Raises:
         ValueError: a ``unit_id`` that a shard cannot hold.
@@ -78,7 +78,7 @@ EXPORTS: dict[str, Callable[[Storage, PartFile, pa.Table], list[str]]] = {
     "files": export_files,
     "webdataset": export_webdataset,
 }
-"""The exports by the name a user gives."""
+"""Exports by the names that users give."""
 
 
 def _write_image(storage: Storage, image: dict[str, Any]) -> str:
@@ -93,10 +93,10 @@ def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
 
 
 def _sample(row: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    # WebDataset cuts a file name at its first dot into sample and extension.
+    # WebDataset splits a file name at its first dot into sample and extension.
     name = row["unit_id"]
     if "." in name or "/" in name:
-        raise ValueError(f"unit_id {name!r} has a dot or a slash, which a WebDataset key may not")
+        raise ValueError(f"unit_id {name!r} has a dot or a slash, which a WebDataset key may not contain")
     image = row.pop("image")
     yield f"{name}{PurePosixPath(image['path']).suffix}", image["bytes"]
     yield f"{name}.json", json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False).encode()

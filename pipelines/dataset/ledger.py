@@ -1,6 +1,6 @@
-"""What finished parts already hold. The parts themselves are the ledger: nothing else has to be kept in step.
+"""What finished parts already hold. The parts themselves are the ledger: nothing else must be kept in sync.
 
-It knows no plan: every part under ``data/`` counts, published or not, old generation or new.
+It knows nothing about plans: every part under ``data/`` counts, published or not, of any generation.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _FILES_AHEAD = 256
 
 
 def finished_units(output: Storage, *, retried_classes: Collection[str] | None = ()) -> FinishedUnits:
-    """Collect the units that parts hold, and those recorded as failed.
+    """Find the units that parts hold, and those recorded as failed.
 
     Args:
         output: the data set's folder.
@@ -46,15 +46,15 @@ def finished_units(output: Storage, *, retried_classes: Collection[str] | None =
 def scan_parts(
     output: Storage, folder: str, columns: list[str], *, first: Collection[str] = ()
 ) -> Iterator[tuple[StoredFile, pa.Table]]:
-    """Read some columns of every part under a folder, many at a time, in order of path.
+    """Read some columns of every part under a folder, several at once, in order of path.
 
-    A part that can't be read is passed over with a warning: its rows count as not made.
+    A damaged or foreign file is skipped with a warning: its rows count as not made.
 
     Args:
         output: the data set's folder.
         folder: where to look, at any depth.
-        columns: what to read.
-        first: paths of the parts to begin with.
+        columns: columns to read.
+        first: paths of the parts to read first.
     """
     first = frozenset(first)
     files = sorted(list_parts(output, folder), key=lambda file: (file.path not in first, file.path))
@@ -63,14 +63,14 @@ def scan_parts(
         try:
             return read_part(output, file.path, columns)
         except (OSError, ValueError, pa.ArrowException) as error:
-            # Arrow says OSError of a damaged page as of a network that fails.
+            # Arrow raises OSError both for a damaged page and for a failing network.
             if isinstance(error, OSError) and not _is_damaged(output, file):
                 raise
-            logger.warning("%s is passed over: %s", file.path, error)
+            logger.warning("%s is skipped: %s", file.path, error)
             return None
 
     with ThreadPoolExecutor(_NUM_READERS) as pool:
-        # A map reads ahead without end, so it gets some files at a time.
+        # map() reads ahead without limit, so it gets only some files at a time.
         for start in range(0, len(files), _FILES_AHEAD):
             some = files[start : start + _FILES_AHEAD]
             for file, table in zip(some, pool.map(read, some), strict=True):

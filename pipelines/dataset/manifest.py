@@ -1,4 +1,4 @@
-"""The manifests: a numbered log of what the data set was after each run; the last one is in force."""
+"""Manifests: a numbered log of the data set's files after each run; the last one is current."""
 
 import json
 import re
@@ -16,17 +16,17 @@ _NAME = re.compile(r"^_manifests/(\d{6,})\.json$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpeed:
-    """How fast a run was; all zero when it had nothing to make."""
+    """The speed of a run; all zeros if it had nothing to generate."""
 
     generate_s: float = 0.0
-    """From the first part to the last: start-up is left out."""
+    """Time from the first part to the last, without start-up."""
     images_per_s: float = 0.0
-    """Of the images after the first part; 0 when one part was all."""
+    """Speed for the images after the first part; 0 if there was only one part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunManifest:
-    """What a run read, made and failed, and which files are the data set since."""
+    """What a run read and made, what failed, and which files the data set has since then."""
 
     number: int
     run_id: str
@@ -39,34 +39,34 @@ class RunManifest:
     """The run's :class:`GenerateOptions`, as JSON."""
     source_fingerprint: str
     counts: dict[str, int]
-    """Of the plan, and ``published`` and ``failed`` images."""
+    """The plan's counts, and ``published`` and ``failed`` images."""
     speed: dict[str, float]
     """The run's :class:`RunSpeed`, as JSON."""
     versions: dict[str, str]
     work_files: tuple[str, ...]
     """The planned units: Parquet files relative to the data set's folder."""
     parts: tuple[PartFile, ...]
-    """The data set: exactly these files."""
+    """The files of the data set, and no others."""
     error_parts: tuple[PartFile, ...]
     """Rows that could not be made, with their reasons."""
     format_version: int = FORMAT_VERSION
 
     @property
     def path(self) -> str:
-        """Where it lies, relative to the data set's folder."""
+        """Path relative to the data set's folder."""
         return manifest_path(self.number)
 
 
 def manifest_path(number: int) -> str:
-    """Return where the manifest of that number lies, relative to the data set's folder."""
+    """Return the path of the manifest with that number, relative to the data set's folder."""
     return f"{_FOLDER}/{number:06d}.json"
 
 
 def read_manifest(output: Storage) -> RunManifest | None:
-    """Read the manifest of the highest number; None where nothing is published.
+    """Read the manifest with the highest number; return None if nothing is published.
 
     Raises:
-        InvalidRequest: the manifest is of another format, or damaged.
+        InvalidRequest: the manifest has another format version, or is damaged.
     """
     numbers = [int(match[1]) for file in output.list(_FOLDER) if (match := _NAME.match(file.path))]
     if not numbers:
@@ -87,6 +87,6 @@ def read_manifest(output: Storage) -> RunManifest | None:
 
 
 def commit_manifest(output: Storage, manifest: RunManifest) -> bool:
-    """Publish a manifest with one exclusive write; returns False when its number is taken."""
+    """Publish a manifest with one exclusive write; return False if its number is taken."""
     text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
     return output.create(manifest.path, text.encode())

@@ -1,4 +1,4 @@
-"""What people see of a published data set: its card, which the hub reads too, and a gallery of its images."""
+"""Pages of a published data set: its card, which the Hub reads too, and a gallery of its images."""
 
 import base64
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ _GALLERY_IMAGES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSummary:
-    """What a card tells about a data set."""
+    """The facts about a data set that its card lists."""
 
     title: str
     model: str
@@ -34,15 +34,15 @@ class DatasetSummary:
     num_bytes: int
     """Size of all parts."""
     data_files: tuple[str, ...]
-    """The parts that are the data set now, relative to the card."""
+    """The current parts of the data set, relative to the card."""
     prompts_in_images: bool = True
     license: str = "other"
-    """A license identifier of the hub."""
+    """License identifier of the Hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryItem:
-    """One image of a gallery, as a whole image file."""
+    """One image of a gallery, as a complete image file."""
 
     image_bytes: bytes
     caption: str
@@ -75,7 +75,7 @@ def _gallery_items(output: Storage, manifest: RunManifest) -> Iterator[GalleryIt
 
 
 def dataset_card(summary: DatasetSummary) -> str:
-    """Write the card: YAML front matter that the hub and `datasets` read, then text for people."""
+    """Build the card: YAML front matter that the Hub and `datasets` read, then text for people."""
     front_matter: dict[str, Any] = {
         "license": summary.license,
         "task_categories": ["text-to-image"],
@@ -111,19 +111,19 @@ images = load_dataset("path/to/this/folder", split="train")
 images[0]["image"].show()
 ```
 
-One row is one image: `image`, its `prompt`, `key` and `variant`, every setting that made it, and the columns
-of the prompt table. `unit_id` names the image by all that decides it: the same prompt, settings, seed and
-weights have the same `unit_id`. `image_sha256` is the hash of the image file.
+Each row is one image: `image`, its `prompt`, `key` and `variant`, all its settings, and the columns of the
+prompt table. `unit_id` is the image's ID, a hash of everything that affects it: the same prompt, settings,
+seed and weights have the same `unit_id`. `image_sha256` is the hash of the image file.
 
 ## Marking
 
-All images are synthetic. Each file says so in its XMP metadata, with IPTC `DigitalSourceType`
-`trainedAlgorithmicMedia`, and holds {written} in the same place. Keep these metadata when you pass images on.
+All images are synthetic. Each file states this in its XMP metadata, with IPTC `DigitalSourceType`
+`trainedAlgorithmicMedia`, and holds {written} in the same place. Keep this metadata when you share images.
 """
 
 
 def _size_category(num_images: int) -> str:
-    # The hub's own vocabulary: n<1K, 1K<n<10K, ..., n>1T.
+    # The Hub's vocabulary: n<1K, 1K<n<10K, ..., n>1T.
     names = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
     index = max(len(str(num_images)) - 3, 0)
     if index == 0:
@@ -143,10 +143,10 @@ def _size_text(num_bytes: int) -> str:
 def gallery_html(title: str, items: Iterable[GalleryItem]) -> str:
     """Build a self-contained page of thumbnails, at most 256 pixels a side, with captions and a filter box.
 
-    A thumbnail takes 5 to 20 KB of the page; choose how many images go in.
+    A thumbnail takes 5 to 20 KB of the page, so limit the number of images.
 
     Raises:
-        ValueError: an image that cannot be decoded; names its key.
+        ValueError: an image cannot be decoded; the message names its key.
     """
     heading = escape(title)
     figures = "\n".join(_figure(item) for item in items)
@@ -185,7 +185,7 @@ def _thumbnail_uri(item: GalleryItem) -> str:
     except ValueError as error:
         raise ValueError(f"{item.key}: {error}") from error
     thumbnail.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
-    # Through the one encoder, so that a thumbnail is marked as generated too.
+    # The same encoder marks thumbnails as generated too.
     data = encode_image(np.asarray(thumbnail), _THUMBNAIL, parameters={}, ingredients=ingredients)
     return f"data:{_THUMBNAIL.mime_type};base64,{base64.b64encode(data).decode('ascii')}"
 

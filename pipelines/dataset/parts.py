@@ -1,6 +1,6 @@
-"""Part files: the Parquet files a data set is made of, named by the hash of their bytes.
+"""Part files: the Parquet files of a data set, named by the hash of their bytes.
 
-It knows neither plan nor manifest: which parts are the data set is decided elsewhere.
+It knows nothing about plans and manifests, which decide which parts belong to the data set.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.storage import Storage, StoredFile
 
-# Offsets in an Arrow binary column are 32 bits wide, and `datasets` loads images from no wider one.
+# Arrow binary columns have 32-bit offsets, and `datasets` does not load images from wider ones.
 MAX_PART_IMAGE_BYTES = 2**31 - 1
 MAX_ROW_GROUP_IMAGE_BYTES = 64 * 2**20
 
@@ -30,10 +30,10 @@ class PartFile:
 
 
 def write_part(storage: Storage, folder: str, table: pa.Table) -> PartFile:
-    """Write rows as one Parquet file, whole or not at all. The same rows again land on the same name.
+    """Write rows as one Parquet file, whole or not at all. The same rows always get the same file name.
 
     Raises:
-        ValueError: no rows, over 2 GiB of image bytes, or images whose schema `datasets` would not show.
+        ValueError: no rows, over 2 GiB of image bytes, or images with a schema that `datasets` does not show.
     """
     if not table.num_rows:
         raise ValueError("a part needs at least one row")
@@ -55,8 +55,8 @@ def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None)
     """Read a part, or some of its columns; only these are fetched.
 
     Args:
-        storage: where the part lies.
-        path: relative to the storage's root.
+        storage: storage of the part.
+        path: path relative to the storage's root.
         columns: top-level names or dotted paths into structs, such as ``image.path``; None for all.
 
     Raises:
@@ -70,7 +70,7 @@ def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None)
             pq.ParquetFile(file, pre_buffer=True) as part,
         ):
             if columns is not None:
-                # Parquet readers leave out a column they do not find.
+                # Parquet readers silently omit a column that they do not find.
                 known = {*part.schema_arrow.names, *_leaf_paths(part.metadata)}
                 for name in columns:
                     if name not in known:
@@ -83,12 +83,12 @@ def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None)
 
 
 def list_parts(storage: Storage, folder: str) -> list[StoredFile]:
-    """List the part files under a folder, sorted by path; other files are passed over."""
+    """List the part files under a folder, sorted by path; other files are ignored."""
     return [file for file in storage.list(folder) if _PART_NAME.search(file.path)]
 
 
 def sha256_from_name(path: str) -> str:
-    """Return the hash that a part's content must have, as its name says.
+    """Return the hash that a part's name gives for its content.
 
     Raises:
         ValueError: the path is not that of a part.
@@ -103,7 +103,7 @@ _PART_NAME = re.compile(r"(?:^|/)part-([0-9a-f]{64})\.parquet$")
 
 
 def _to_parquet(table: pa.Table) -> pa.Buffer:
-    # Image files are compressed already and no two are alike: no codec, dictionary or statistics for them.
+    # Image files are already compressed and all different, so they get no codec, dictionary or statistics.
     sink = pa.BufferOutputStream()
     pq.write_metadata(table.schema, sink)
     metadata = pq.read_metadata(pa.BufferReader(sink.getvalue()))
@@ -113,11 +113,11 @@ def _to_parquet(table: pa.Table) -> pa.Buffer:
         sink,
         table.schema,
         compression=dict.fromkeys(plain, "zstd"),
-        use_dictionary=plain,  # type: ignore[arg-type]  # the stubs know bool alone
+        use_dictionary=plain,  # type: ignore[arg-type]  # the stubs know only bool
         write_statistics=plain,
     ) as writer:
         for group in _row_groups(table):
-            # The chunks a table happens to have would decide where pages end, and so the file's hash.
+            # A table's chunks would decide where pages end, and so the file's hash.
             writer.write_table(group.combine_chunks())
     return sink.getvalue()
 

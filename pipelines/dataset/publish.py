@@ -1,7 +1,7 @@
-"""Publish a run: decide which parts are the data set now, and commit that with one manifest.
+"""Publishing of a run: decide which parts form the data set, and commit that with one manifest.
 
-A part is taken over whole when all its rows are wanted and current; otherwise its wanted rows are copied into
-a new part. Of several parts with one unit (a retried write) the first is kept. Nothing is edited in place.
+A part is kept whole if all its rows are wanted and current; otherwise its wanted rows are copied into a new
+part. If several parts hold the same unit (a retried write), the first is used. No file is edited in place.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ _VERSIONED = ("zimage-ray", "ray", "torch", "diffusers", "transformers", "pyarro
 
 @dataclass(slots=True, kw_only=True)
 class _WantedUnits:
-    """The planned units, and which of them a part has been found for."""
+    """The planned units, and which of them have been found in a part."""
 
     index: UnitIndex
     digests: npt.NDArray[np.bytes_]
@@ -50,15 +50,15 @@ def publish(
     """Commit the plan's units as the next generation of the data set.
 
     Args:
-        plan: what the data set shall hold.
+        plan: what the data set will hold.
         options: the run's options, kept in the manifest.
         output: the data set's folder.
         spec: the model.
-        weights_sha256: identity of its weights.
-        speed: of the run, for the manifest.
+        weights_sha256: hash that identifies its weights.
+        speed: the run's speed, for the manifest.
 
     Returns:
-        The new manifest, or the present one when it says the same already.
+        The new manifest, or the current one if it already lists the same files.
     """
     while True:
         previous = read_manifest(output)
@@ -88,7 +88,7 @@ def publish(
         )
         if previous and _same_data_set(previous, manifest):
             return previous
-        # Taken by another run in the meantime: decide again on top of what it published.
+        # If another run has taken the number in the meantime, decide again, on top of what it published.
         if commit_manifest(output, manifest):
             return manifest
 
@@ -109,7 +109,7 @@ def _wanted_units(output: Storage, work_files: Sequence[str]) -> _WantedUnits:
 def _current_parts(
     output: Storage, plan: Plan, wanted: _WantedUnits, previous: RunManifest | None
 ) -> list[PartFile]:
-    # Published parts first: what readers know stays where it is.
+    # Published parts first, so that files that readers know stay in use.
     published = [part.path for part in previous.parts] if previous else []
     schema = part_schema(plan.passthrough)
     parts: list[PartFile] = []
@@ -148,7 +148,7 @@ def _as_part(file: StoredFile, num_rows: int) -> PartFile:
 def _copy_rows(
     output: Storage, path: str, keep: npt.NDArray[np.bool_], work: pa.Table, schema: pa.Schema
 ) -> PartFile:
-    """Write the wanted rows of a part as a new one, with today's key, name and passed-through columns."""
+    """Write a part's wanted rows as a new part, with current key, file name and passed-through columns."""
     rows = read_part(output, path).filter(pa.array(keep))
     image = rows["image"].combine_chunks()
     image = pa.StructArray.from_arrays(
@@ -163,7 +163,7 @@ def _copy_rows(
 
 
 def _error_rows(output: Storage, plan: Plan, wanted: _WantedUnits) -> pa.Table:
-    """Collect the rows the plan rejected, and the units that failed and have not been made since."""
+    """Collect the rows that the plan rejected, and the units that failed and have not been made since."""
     settled = wanted.taken.copy()
     work: WorkRows | None = None
     tables = [_rejected_rows(plan)]

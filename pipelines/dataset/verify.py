@@ -21,7 +21,7 @@ _NUM_READERS = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """What a check found; the data set is sound when there are no problems."""
+    """What a check found; the data set is sound if there are no problems."""
 
     num_parts: int
     num_images: int
@@ -30,9 +30,9 @@ class VerifyReport:
 
 
 def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
-    """Check that parts exist with their hashes, images decode, and each planned unit is there exactly once.
+    """Check that parts match their hashes, images decode, and each planned unit is there exactly once.
 
-    Units that failed count as there when the error parts tell why.
+    Failed units that are recorded in the error parts count as there.
     """
     problems: list[str] = []
     with ThreadPoolExecutor(_NUM_READERS) as pool:
@@ -51,7 +51,7 @@ def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
 
 
 def _check_part(output: Storage, part: PartFile) -> "tuple[pa.StringArray, list[str]]":
-    """Check one part; returns its unit ids and its problems."""
+    """Check one part; return its image IDs and its problems."""
     ids: list[str | None] = []
     try:
         data = output.read(part.path)
@@ -59,7 +59,7 @@ def _check_part(output: Storage, part: PartFile) -> "tuple[pa.StringArray, list[
         return pa.array(ids, pa.string()), [f"{part.path}: missing"]
     problems = []
     if hashlib.sha256(data).hexdigest() != part.sha256:
-        problems.append(f"{part.path}: its content is not what its hash says")
+        problems.append(f"{part.path}: its content does not match its hash")
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             for group in range(file.num_row_groups):
@@ -81,10 +81,10 @@ def _image_problems(path: str, table: pa.Table) -> Iterator[str]:
         name = f"{path}: image of {key.as_py()!r}, variant {variant.as_py()}"
         data = image["bytes"].as_py()
         if data is None:
-            yield f"{name}: there is none"
+            yield f"{name}: missing"
             continue
         if hashlib.sha256(data).hexdigest() != sha256.as_py():
-            yield f"{name}: its bytes are not what its hash says"
+            yield f"{name}: its bytes do not match its hash"
             continue
         try:
             shape = decode_image(data).shape[:2]
@@ -116,5 +116,5 @@ def _check_units(
         np.add.at(num_found, positions[positions >= 0], 1)
     for place in np.flatnonzero(num_found != 1):
         row = planned.slice(int(place), 1).to_pylist()[0]
-        times = "missing" if num_found[place] == 0 else f"there {num_found[place]} times"
+        times = "missing" if num_found[place] == 0 else f"found {num_found[place]} times"
         yield f"{row['key']!r}, variant {row['variant']}: {times}"

@@ -1,9 +1,9 @@
-"""Which column of a table means what. It knows no values.
+"""The meaning of a table's columns. It knows nothing about their values.
 
-Guesses ignore case. Besides its own name a field is known by the aliases in :data:`ALIASES`, which are words
-that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` are left to ``--map``. Columns of
-``mask`` and ``strength`` are guessed beside one of images only, of ``controlnet_conditioning_scale`` beside
-one of control images.
+Guesses ignore case. A field's column may also have one of the aliases in :data:`ALIASES`, which are words
+that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` need ``--map``. ``mask`` and
+``strength`` are guessed only in tables with an image column, ``controlnet_conditioning_scale`` only in tables
+with a control image column.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,9 +16,9 @@ from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIE
 from zimage_models.errors import InvalidRequest
 from zimage_models.request_fields import REQUEST_FIELDS, Way, fields_of
 
-_OF_COLUMNS = {field.outer_name: field for field in fields_of(Way.COLUMN)}
-# A field that has no effect without another is looked for after it.
-_IN_ORDER = sorted(_OF_COLUMNS.values(), key=lambda field: bool(field.needs))
+_COLUMN_FIELDS = {field.outer_name: field for field in fields_of(Way.COLUMN)}
+# A field that has no effect without another is guessed after it.
+_IN_ORDER = sorted(_COLUMN_FIELDS.values(), key=lambda field: bool(field.needs))
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "prompt": REQUEST_FIELDS["prompt"].aliases,
@@ -27,17 +27,19 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "variants": ("n",),
     **{field.outer_name: field.aliases for field in _IN_ORDER},
 }
-"""Every field a column can be mapped to, and what else a column for it may be called."""
+"""Fields that a column can be mapped to, and other names that a column for each may have."""
 
-_PICTURE_FIELDS = tuple(name for name, field in _OF_COLUMNS.items() if field.is_picture)
-_NEEDED = {name: REQUEST_FIELDS[field.needs].outer_name for name, field in _OF_COLUMNS.items() if field.needs}
-"""Fields that have no effect without another, and which."""
+_PICTURE_FIELDS = tuple(name for name, field in _COLUMN_FIELDS.items() if field.is_picture)
+_NEEDED = {
+    name: REQUEST_FIELDS[field.needs].outer_name for name, field in _COLUMN_FIELDS.items() if field.needs
+}
+"""Fields that have no effect without another field, and that field."""
 
 RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
-"""Names that the output and the work table use themselves."""
+"""Column names that the output and the work table use themselves."""
 
 _PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
-"""Names that they use beside for a table with pictures."""
+"""Further names that they use for a table with pictures."""
 
 _TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
 _BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
@@ -45,14 +47,14 @@ _BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnMap:
-    """The input column of each field; None where there is none."""
+    """The input column of each field, or None."""
 
     prompt: str | None
     key: str | None
     fields: dict[str, str]
     """Generation field (or ``size``) -> column."""
     pictures: dict[str, str]
-    """``image`` (one or several a row), ``mask`` or ``control_image`` -> column."""
+    """``image`` (one or several per row), ``mask`` or ``control_image`` -> column."""
     model: str | None
     variants: str | None
     passthrough: tuple[str, ...]
@@ -64,23 +66,23 @@ def map_columns(
 ) -> ColumnMap:
     """Decide what each column means.
 
-    A column with a field's very own name goes before all others; then count its name in another case and the
-    lower-case aliases alike, and last the aliases in another case. Prompts are taken from text columns only,
-    pictures from columns that can name them.
+    A column with exactly a field's name comes first. Next come its name in a different case and the lower-case
+    aliases, which rank the same, and last the aliases in a different case. Prompts are taken only from text
+    columns, pictures only from columns that can name them.
 
-    Columns that mean nothing are passed through, and so is the key column unless it is called ``key``. With a
-    template no column is the prompt's: all are passed through, but one called ``prompt`` gives its place to
-    the rendered prompt.
+    Columns without a meaning are passed through, and so is the key column unless it is called ``key``. With a
+    template, no column is the prompt's: all are passed through, except that the rendered prompt replaces a
+    column called ``prompt``.
 
     Args:
         schema: the input's columns.
-        explicit: field -> column, or -> "" for none; these are not guessed.
+        explicit: field -> column, or "" for none; these fields are not guessed.
         has_template: prompts come from a template.
         drop: columns to neither guess nor pass through; explicit fields and templates may still use them.
 
     Raises:
-        InvalidRequest: an unknown field or column, no prompt, a guess that could go two ways, or a column to
-            be passed through under a name that the output has itself.
+        InvalidRequest: an unknown field or column, no prompt, an ambiguous guess, or a column to pass through
+            whose name the output uses itself.
     """
     _check_names(schema, explicit, drop)
     if has_template and explicit.get("prompt"):
@@ -120,7 +122,7 @@ def map_columns(
     for name, needed in _NEEDED.items():
         if name in chosen and needed not in chosen:
             raise InvalidRequest(
-                f"{name}: column {chosen[name]!r} has no effect without one of {needed}; "
+                f"{name}: column {chosen[name]!r} has no effect without a column for {needed}; "
                 f"give --map {needed}=COLUMN",
                 field=name,
             )
@@ -159,7 +161,7 @@ def _guess(field: str, candidates: list[str]) -> str | None:
     best = next((names for names in ranks if names), [])
     if len(best) > 1:
         raise InvalidRequest(
-            f"{field}: columns {_listed(best)} could all be meant; give --map {field}=COLUMN", field=field
+            f"{field}: columns {_listed(best)} all match; give --map {field}=COLUMN", field=field
         )
     return best[0] if best else None
 
@@ -169,7 +171,7 @@ def _check_reserved(passthrough: tuple[str, ...], reserved: Collection[str]) -> 
         if name in reserved:
             uses = f", use it (--map {name}={name})" if name in ALIASES else ""
             raise InvalidRequest(
-                f"column {name!r}: the output has a column of that name itself; "
+                f"column {name!r}: the output has its own column of that name; "
                 f"leave yours out (--drop {name}){uses} or rename it",
                 field=name,
             )
@@ -191,7 +193,7 @@ _FITTING: dict[str, Callable[[pa.DataType], bool]] = {
     "prompt": _is_text,
     **dict.fromkeys(_PICTURE_FIELDS, _can_name_pictures),
 }
-"""Of which type a column guessed for a field has to be."""
+"""Type checks for columns that are guessed for a field."""
 
 
 def _is_key(type_: pa.DataType) -> bool:

@@ -1,4 +1,4 @@
-"""Cells of a table that name pictures. It reads no file and knows no address."""
+"""Table cells that name pictures. It reads no files and does not interpret addresses."""
 
 import json
 from typing import Any
@@ -8,19 +8,19 @@ from zimage_models.field_values import shown
 from zimage_models.image_files.image_inputs import data_url_bytes
 
 NamedPicture = bytes | str
-"""A picture's file itself, or the address where it is."""
+"""The content of a picture's file, or its address."""
 
 
 def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
-    """Read the pictures that a cell names; none in an empty one.
+    """Return the pictures that a cell names; an empty cell names none.
 
-    A picture is the bytes of its file, a struct of Hugging Face's ``Image`` (``bytes`` and ``path``), a
-    ``data:`` URL, or an address. A cell holds one or a list of them; as text a list is JSON.
+    A picture is given as the bytes of its file, a Hugging Face ``Image`` struct (``bytes`` and ``path``), a
+    ``data:`` URL, or an address. A cell holds one picture or a list; in a text column, a list is JSON.
 
     Args:
         value: the cell.
-        field: what it is for, for errors.
-        max_bytes: of what stands in the cell itself.
+        field: the request field, for error messages.
+        max_bytes: size limit of a picture in a ``data:`` URL.
 
     Raises:
         InvalidRequest: the cell holds something else.
@@ -38,7 +38,7 @@ def _json_list(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        return text  # a file may be called [so].png
+        return text  # a file name, such as [1].png
 
 
 def _read_one(value: Any, field: str, max_bytes: int) -> NamedPicture:
@@ -49,7 +49,7 @@ def _read_one(value: Any, field: str, max_bytes: int) -> NamedPicture:
     if not isinstance(value, bytes | str) or not value:
         kind = type(value).__name__
         raise InvalidRequest(
-            f"{field}: {shown(value)} ({kind}) names no picture; that is bytes, a path, an address, "
+            f"{field}: {shown(value)} ({kind}) is not a picture; give bytes, a path, an address, "
             "a data URL, a struct of bytes and path, or a list of these",
             field=field,
         )

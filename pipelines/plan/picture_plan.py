@@ -1,4 +1,4 @@
-"""The pictures of a table's rows as a plan needs them: their sizes and the hashes of their files."""
+"""What a plan needs of the pictures of a table's rows: their sizes and the hashes of their files."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from zimage_models.request_fields import EDIT_FIELDS, REQUEST_FIELDS, FieldKind
 from zimage_models.requests import ImageRequest
 
 _NUM_THREADS = 16
-"""Files read at once, each whole: at the limit of 50 MiB they take 0.8 GB."""
-_REMEMBERED = 65_536
-"""Addresses that are not read again when a later row names them too."""
+"""Files read at once, each whole; at the limit of 50 MiB each, they take 0.8 GB."""
+_CACHED_ADDRESSES = 65_536
+"""Addresses that are not read again if a later row names them."""
 _INNER_NAMES = {field.outer_name: field.name for field in REQUEST_FIELDS.values() if field.is_picture}
 
 
@@ -30,12 +30,12 @@ class PlannedPicture:
     """A picture before its pixels are decoded."""
 
     outline: Picture
-    """A stand-in of its size; its sha256 is that of the file."""
+    """Stand-in of the same size, with the sha256 of the file."""
     source: NamedPicture
-    """The file, where the table holds it, or its address."""
+    """The file's content, if the table holds it, else its address."""
 
     def place(self, in_request: Picture) -> dict[str, Any]:
-        """Return what the work table says of it."""
+        """Return the picture's value in the work table."""
         return {
             "address": self.source if isinstance(self.source, str) else None,
             "sha256": self.outline.sha256,
@@ -49,7 +49,7 @@ class PlannedPictures:
     """The pictures of one row."""
 
     by_field: Mapping[str, Sequence[PlannedPicture]] = dataclasses.field(default_factory=dict)
-    """By name in the request; a field without pictures is left out."""
+    """Pictures by field name in the request; fields without pictures are left out."""
 
     def all(self) -> list[PlannedPicture]:
         """Return the pictures of all fields."""
@@ -67,15 +67,15 @@ class PicturePlanner:
     """Looks up the pictures of many rows at once.
 
     Args:
-        reader: reads what the rows name.
-        columns: of pictures, by field (:attr:`pipelines.plan.columns.ColumnMap.pictures`).
+        reader: reads the pictures that the rows name.
+        columns: columns of pictures, by field (:attr:`pipelines.plan.columns.ColumnMap.pictures`).
     """
 
     def __init__(self, reader: PictureReader, columns: Mapping[str, str]) -> None:
         self._reader = reader
         self._columns = dict(columns)
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="zimage-pictures")
-        self._look_at = lru_cache(_REMEMBERED)(self._outline_at)
+        self._look_at = lru_cache(_CACHED_ADDRESSES)(self._outline_at)
         self._stored = SeenHashes()
 
     def __enter__(self) -> "PicturePlanner":
@@ -85,7 +85,7 @@ class PicturePlanner:
         self._pool.shutdown(cancel_futures=True)
 
     def look_up(self, rows: Sequence[Mapping[str, Any]]) -> "list[PlannedPictures | InvalidRequest]":
-        """Find each row's pictures, or what is wrong with them; every file is read once."""
+        """Find each row's pictures, or an error; each file is read once."""
         cells = [self._cells(row) for row in rows]
         named = {
             (source, field)
@@ -98,7 +98,7 @@ class PicturePlanner:
         return [cell if isinstance(cell, InvalidRequest) else _planned(cell, outlines) for cell in cells]
 
     def store(self, rows: Sequence[PlannedPictures], output: Storage, folder: str) -> None:
-        """Write the files that the table itself holds where the run finds them, each once."""
+        """Write the files that the table itself holds to the run's folder, each once."""
         files = {
             picture.outline.sha256: picture.source
             for pictures in rows
@@ -141,12 +141,12 @@ class PicturePlanner:
 
 
 def picture_folder(run_id: str) -> str:
-    """Return where a run finds the pictures that its table holds, each under the sha256 of its file."""
+    """Return a run's folder for pictures that its table holds, each named by the sha256 of its file."""
     return f"_runs/{run_id}/pictures"
 
 
 def picture_columns(units: Sequence[tuple[PlannedPictures, ImageRequest]]) -> dict[str, list[Any]]:
-    """Say for each unit where its pictures are, and what it is made from."""
+    """Build the columns that record where each unit's pictures are and what the image is made from."""
     columns: dict[str, list[Any]] = {field.name: [] for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS)}
     for pictures, request in units:
         for name in EDIT_FIELDS:

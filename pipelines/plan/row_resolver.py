@@ -1,4 +1,4 @@
-"""From one input row to the units of work it asks for. It knows no file and no other row's content."""
+"""Resolution of one input row to its units of work. It knows nothing about files or other rows' content."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,8 +19,10 @@ from zimage_models.requests import ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
 _SIZE_FIELDS = ("size", "height", "width")
-_OF_PICTURES = {field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs}
-"""Fields that a job sets for its rows with pictures, and the field of those pictures."""
+_PICTURE_SETTINGS = {
+    field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs
+}
+"""Fields of the job that apply only to rows with pictures, and the picture field each needs."""
 _NO_PICTURES = PlannedPictures()
 
 
@@ -36,7 +38,7 @@ class ResolvedUnit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedRow:
-    """A usable row: its key and the images it asks for; no units if it repeats an earlier row exactly."""
+    """A usable row: its key and its images; no units if it repeats an earlier row exactly."""
 
     key: str
     units: tuple[ResolvedUnit, ...]
@@ -46,7 +48,7 @@ class RowResolver:
     """Applies column mapping, template, defaults and limits, and keeps keys, names and units unique.
 
     Raises:
-        InvalidRequest: template, filter, name or a field of the job can't be used with this table and model.
+        InvalidRequest: the template, filter, name or a job's field can't be used with this table and model.
     """
 
     def __init__(
@@ -70,12 +72,12 @@ class RowResolver:
         )
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
-        # A bad field of the job would else be told once for every row.
+        # Check the job's fields here, so that a bad one is not reported once per row.
         for pictures in self._kinds_of_pictures() or [{}]:
             build_request(spec, {"prompt": "any", "seed": 0, **self._with_job_values(pictures)})
 
     def _kinds_of_pictures(self) -> list[dict[str, Any]]:
-        """Return what rows may be made from, as fields of a request."""
+        """Return the kinds of pictures that rows may be made from, as fields of a request."""
         height, width = self._spec.default_height, self._spec.default_width
         picture = stand_in(height, width, sha256="any", is_mask=False)
         kinds: list[dict[str, Any]] = []
@@ -86,7 +88,7 @@ class RowResolver:
         return kinds
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
-        """Say whether the row passes ``where``.
+        """Return whether the row passes ``where``.
 
         Raises:
             InvalidRequest: the expression fails on this row.
@@ -94,7 +96,7 @@ class RowResolver:
         return self._filter is None or self._filter.keep(row)
 
     def key(self, row: Mapping[str, Any]) -> str | None:
-        """Return the row's key as given, for messages; None where it has none."""
+        """Return the row's key as given, for messages, or None if it has none."""
         value = row.get(self._columns.key) if self._columns.key else None
         return None if value is None else str(value)
 
@@ -103,10 +105,10 @@ class RowResolver:
 
         Args:
             row: its cells by column.
-            pictures: what its cells of pictures name.
+            pictures: the pictures that its cells name.
 
         Raises:
-            InvalidRequest: a missing or bad value, a key or file name that an earlier row has.
+            InvalidRequest: a missing or bad value, or a key or file name that an earlier row has.
         """
         self._check_model(row)
         own = self._own_values(row, pictures)
@@ -115,16 +117,18 @@ class RowResolver:
             key = self._key_of_content(own)
         else:
             key = check_key(self._given_key(row))
-            beside = [row[name] for name in self._columns.passthrough]
-            is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, beside)))
+            copied = [row[name] for name in self._columns.passthrough]
+            is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, copied)))
             if not self._keys.add(key):
                 if is_new_row:
-                    raise InvalidRequest(f"{self._columns.key}: {key!r} is an earlier row's too", field="key")
+                    raise InvalidRequest(
+                        f"{self._columns.key}: an earlier row has the key {key!r} too", field="key"
+                    )
                 return ResolvedRow(key=key, units=())
         return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
 
     def _own_values(self, row: Mapping[str, Any], pictures: PlannedPictures) -> dict[str, Any]:
-        """Collect the generation fields that the row itself sets, its prompt always."""
+        """Collect the generation fields that the row itself sets, including its prompt."""
         own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
         if self._template is not None:
             own["prompt"] = self._template.render(row)
@@ -133,14 +137,14 @@ class RowResolver:
         return own | pictures.outlines()
 
     def _with_job_values(self, own: dict[str, Any]) -> dict[str, Any]:
-        """Add the job's generation fields for what the row leaves open; a size counts as one."""
+        """Add the job's values of the fields that the row does not set; size fields count as one."""
         job = self._options.fields
         if not own.keys().isdisjoint(_SIZE_FIELDS):
             job = {name: value for name, value in job.items() if name not in _SIZE_FIELDS}
-        # Of a table with pictures some rows may have none.
+        # In a table with pictures, some rows may have none.
         idle = {
             name
-            for name, pictures in _OF_PICTURES.items()
+            for name, pictures in _PICTURE_SETTINGS.items()
             if pictures.outer_name in self._columns.pictures and pictures.name not in own
         }
         return {**{name: value for name, value in job.items() if name not in idle}, **own}
@@ -180,11 +184,11 @@ class RowResolver:
         return str(value)
 
     def _key_of_content(self, own: dict[str, Any]) -> str:
-        """Make a key that stays the same when the job's settings change."""
+        """Make a key that does not change with the job's settings."""
         key = f"row-{digest(_by_content(own))[:16]}"
         if self._keys.add(key):
             return key
-        # Identical rows are counted up, so that each gets its own seed and image.
+        # Number identical rows, so that each gets its own seed and image.
         self._repetitions[key] = self._repetitions.get(key, 1) + 1
         return f"{key}-{self._repetitions[key]}"
 
@@ -198,11 +202,12 @@ class RowResolver:
         last_seed = request.seed + num_variants - 1
         if given_seed is not None and last_seed > MAX_SEED:
             raise InvalidRequest(
-                f"seed: {given_seed} and {num_variants} variants end at {last_seed}; the limit is {MAX_SEED}",
+                f"seed: {given_seed} with {num_variants} variants ends at {last_seed}; "
+                f"the limit is {MAX_SEED}",
                 field="seed",
             )
         first_seed = request.seed
-        # Of the files: what a request makes of its pictures depends on its size.
+        # Hashes of the files: the pictures in a request depend on its size.
         content = _by_content(own)
         files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
         for variant in range(num_variants):
@@ -213,18 +218,18 @@ class RowResolver:
             names |= {"width": request.width, "height": request.height}
             file_name = self._name.render(names)
             if not self._names.add(file_name):
-                raise InvalidRequest(f"name: another image is written to {file_name!r} too", field="name")
+                raise InvalidRequest(f"name: another image has the file name {file_name!r} too", field="name")
             yield ResolvedUnit(
-                unit_id=self._address(request, variant, key, files, content.get("control_image")),
+                unit_id=self._unit_id(request, variant, key, files, content.get("control_image")),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
-    def _address(
+    def _unit_id(
         self, request: ImageRequest, variant: int, key: str, files: list[str | None], control: str | None
     ) -> str:
-        address_of = partial(
+        make_id = partial(
             unit_id,
             request,
             variant=variant,
@@ -234,16 +239,16 @@ class RowResolver:
             files=files,
             control=control,
         )
-        address = address_of()
-        if not self._units.add(address):
-            # Another key asks for the very same image: it is made under both, each exactly once.
-            address = address_of(salt=key)
-            self._units.add(address)
-        return address
+        image_id = make_id()
+        if not self._units.add(image_id):
+            # Another key asks for the same image: generate it once for each key.
+            image_id = make_id(salt=key)
+            self._units.add(image_id)
+        return image_id
 
 
 def _by_content(own: dict[str, Any]) -> dict[str, Any]:
-    """Put hashes in the place of pictures."""
+    """Replace pictures with their hashes."""
     own = dict(own)
     if "reference_images" in own:
         own["reference_images"] = [picture.sha256 for picture in own["reference_images"]]

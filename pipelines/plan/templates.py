@@ -1,10 +1,10 @@
 """Templates over one row's columns: prompts and filters in Jinja, file names in Python's format syntax.
 
-They are written by who runs the job; rows are only data and never read as templates. Jinja's sandbox is
-closed further: no built-in functions (so no ``range`` to loop over), no other templates, nothing random (a
-run must repeat itself), no powers and no repeated texts, and a prompt ends at 100 kB. What remains open to
-a careless author: loops over a long column inside each other, macros that call themselves, and padding to a
-huge width (``center``, ``ljust``, ``"%9999d"``).
+The person who runs the job writes them; rows are only data and never read as templates. Jinja's sandbox is
+restricted further: no built-in functions (so no ``range`` to loop over), no other templates, nothing random
+(a run must be repeatable), no powers, no repeated strings, and prompts of at most 100 kB. A careless author
+can still write nested loops over a long column, macros that call themselves, and padding to a huge width
+(``center``, ``ljust``, ``"%9999d"``).
 """
 
 import re
@@ -45,17 +45,18 @@ _TOO_WIDE = re.compile(r"\d{4}")
 
 
 class PromptTemplate:
-    """A prompt with a row's columns in it: ``Studio photo of {{ brand }} {{ title }}``.
+    """A template that makes a prompt from a row's columns: ``Studio photo of {{ brand }} {{ title }}``.
 
-    A column whose name is no identifier is ``{{ row["Variant SKU"] }}``. A null column is an error unless the
-    template asks first: ``{% if colour %}``, ``{{ colour or "plain" }}``, ``{{ colour|default("plain") }}``.
+    If a column's name is not an identifier, write ``{{ row["Variant SKU"] }}``. A null column is an error
+    unless the template checks it first: ``{% if colour %}``, ``{{ colour or "plain" }}``,
+    ``{{ colour|default("plain") }}``.
 
     Args:
         text: the template, in Jinja syntax.
-        columns: the columns there are; None to find out row by row.
+        columns: the known columns; None to check them row by row.
 
     Raises:
-        InvalidRequest: a syntax error, or a column that is not there.
+        InvalidRequest: a syntax error or an unknown column.
     """
 
     def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
@@ -67,10 +68,10 @@ class PromptTemplate:
             raise InvalidRequest(f"template: {text[:60]!r}: {error}", field="template") from error
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Fill in one row's values.
+        """Return the prompt for one row.
 
         Raises:
-            InvalidRequest: a null column, a value that does not suit the template, or more than 100 kB.
+            InvalidRequest: a null column, a value that does not fit the template, or more than 100 kB.
         """
         values = {name: value for name, value in row.items() if value is not None}
         try:
@@ -88,10 +89,10 @@ class RowFilter:
 
     Args:
         expression: a Jinja expression.
-        columns: the columns there are; None to find out row by row.
+        columns: the known columns; None to check them row by row.
 
     Raises:
-        InvalidRequest: a syntax error, or a column that is not there.
+        InvalidRequest: a syntax error or an unknown column.
     """
 
     def __init__(self, expression: str, *, columns: Collection[str] | None = None) -> None:
@@ -104,10 +105,10 @@ class RowFilter:
             raise InvalidRequest(f"where: {expression[:60]!r}: {error}", field="where") from error
 
     def keep(self, row: Mapping[str, Any]) -> bool:
-        """Say whether the row meets the condition.
+        """Return whether the row meets the condition.
 
         Raises:
-            InvalidRequest: a value does not suit the expression.
+            InvalidRequest: a value does not fit the expression.
         """
         try:
             return bool(self._expression({"row": row, **row}))
@@ -116,18 +117,18 @@ class RowFilter:
 
 
 class NameTemplate:
-    """A file name with a row's columns in it: ``{sku}/{variant:02d}.png``.
+    """A template that makes a file name from a row's columns: ``{sku}/{variant:02d}.png``.
 
-    Python's format syntax, reduced to plain column names, each with an optional format specification.
+    The syntax is Python's format syntax, limited to plain column names with optional format specifications.
     ``{ext}`` is always the image format's suffix, without the dot.
 
     Args:
         text: the template.
-        columns: the columns there are.
+        columns: the known columns.
         image_format: one of `image_codec.IMAGE_FORMATS`; the name must end in its suffix.
 
     Raises:
-        InvalidRequest: a syntax error, a column that is not there, another suffix, or an unsafe path.
+        InvalidRequest: a syntax error, an unknown column, another suffix, or an unsafe path.
     """
 
     def __init__(self, text: str, *, columns: Collection[str], image_format: str) -> None:
@@ -152,13 +153,13 @@ class NameTemplate:
         _check_path("x".join(self._literals), "name", MAX_NAME_BYTES)
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Make one image's name.
+        """Return one image's file name.
 
         Returns:
             A relative POSIX path that is safe on every disk and in S3.
 
         Raises:
-            InvalidRequest: a value is null, empty or does not suit its format, or the path is not safe.
+            InvalidRequest: a value is null, empty or does not fit its format, or the path is unsafe.
         """
         parts = [self._literals[0]]
         for (column, specification), literal in zip(self._fields, self._literals[1:], strict=True):
@@ -169,16 +170,16 @@ class NameTemplate:
 def check_key(key: str) -> str:
     """Return a row's key if it can be part of a file name.
 
-    A key may have several parts, as in ``shoes/123``; at most 400 bytes, 200 in a part.
+    A key may have several parts, as in ``shoes/123``; at most 400 bytes, 200 per part.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: the key cannot be part of a file name.
     """
     return _check_path(key, "key", MAX_KEY_BYTES)
 
 
 class _NullColumn(StrictUndefined):
-    def __bool__(self) -> bool:  # type: ignore[override]  # so that a template can ask
+    def __bool__(self) -> bool:  # type: ignore[override]  # so that a template can check for null
         return False
 
 
@@ -248,7 +249,7 @@ def _formatted(column: str, value: Any, specification: str) -> str:
     try:
         return format(value, specification)
     except (ValueError, TypeError, OverflowError) as error:
-        message = f"name: column {column!r}: {str(value)[:60]!r} does not suit {specification!r} ({error})"
+        message = f"name: column {column!r}: {str(value)[:60]!r} does not fit {specification!r} ({error})"
         raise InvalidRequest(message, field="name") from error
 
 
@@ -259,7 +260,7 @@ def _check_path(path: str, field: str, max_bytes: int) -> str:
 
     for char in path:
         if char in _FORBIDDEN or unicodedata.category(char) in _CONTROL_CATEGORIES:
-            raise refuse(f"holds {char!r}, which file names cannot")
+            raise refuse(f"contains {char!r}, which is not allowed in file names")
     if len(path.encode()) > max_bytes:
         raise refuse(f"is {len(path.encode())} bytes long; the limit is {max_bytes}")
     for segment in path.split("/"):

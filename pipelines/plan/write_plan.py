@@ -1,4 +1,4 @@
-"""Plan a run: read the table, check every row before any engine starts, and write the work table."""
+"""Planning of a run: read the table, check every row before any engine starts, and write the work table."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,16 +41,16 @@ def write_plan(
     """Check the whole input table and write its work table under ``_runs/<run_id>/``.
 
     Args:
-        options: what to make.
+        options: what to generate.
         run_id: name of the run.
         spec: the model.
-        weights_sha256: identity of its weights.
-        output: where the work table goes.
-        finished: what needs no engine any more.
-        to_run: put the pictures that the table itself holds beside the work table.
+        weights_sha256: hash that identifies its weights.
+        output: where the work table is written.
+        finished: units that no longer need an engine.
+        to_run: also write the pictures that the table itself holds.
 
     Raises:
-        InvalidRequest: the table or the options as a whole can't be used; single bad rows are collected.
+        InvalidRequest: the table or the options as a whole can't be used; bad rows are only recorded.
     """
     source = open_source(options.input, options=options.storage, format=options.input_format)
     return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
@@ -58,10 +58,10 @@ def write_plan(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _UsableRow:
-    """A row of a batch, and what it asks for."""
+    """A row of a batch, and the images it asks for."""
 
     index: int
-    """Its place in the batch."""
+    """Index of the row in the batch."""
     row: dict[str, Any]
     pictures: PlannedPictures
     resolved: ResolvedRow
@@ -98,10 +98,10 @@ class _Planner:
             reader = PictureReader(options.picture_access(source.folder))
             self._pictures = PicturePlanner(reader, self._columns.pictures)
             self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
-        part_schema(self._passthrough)  # refuses what a part can't hold, before any image is made
-        # A column under another name or of another type makes another row.
+        part_schema(self._passthrough)  # rejects what a part can't hold, before any image is made
+        # A renamed column, or one of another type, changes every row's digest.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
-        # It brings torch, which the commands that only look at a data set do without.
+        # Imports torch, which commands that only read a data set do not need.
         from zimage_models.models.prompt_tokenizer import PromptTokenizer
 
         self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
@@ -166,7 +166,7 @@ class _Planner:
         self._keep(batch, usable)
 
     def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the rows that filter and limit let through, by their place in the batch."""
+        """Yield the rows that pass the filter and the limit, with their index in the batch."""
         last_row = -1
         for index, (number, row) in enumerate(batch.records()):
             if self._limit_reached():
@@ -202,7 +202,7 @@ class _Planner:
     def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
         messages: dict[int, str] = {}
         for name in ("prompt", "negative_prompt"):
-            # The units of a row differ in their seeds alone.
+            # The units of a row differ only in their seeds.
             requests = {item.index: item.resolved.units[0].request for item in usable}
             checked = [index for index, request in requests.items() if not request.truncate_prompt]
             too_long = self._tokenizer.find_too_long([getattr(requests[index], name) for index in checked])
@@ -216,7 +216,7 @@ class _Planner:
         return [item for item in usable if item.index not in messages]
 
     def _keep(self, batch: SourceBatch, usable: list[_UsableRow]) -> None:
-        """Turn some rows' units into rows of the work table."""
+        """Add the units of some rows to the work table."""
         usable = self._without_long_prompts(batch, usable)
         units = [(item, unit) for item in usable for unit in item.resolved.units]
         if not units:
@@ -239,21 +239,21 @@ class _Planner:
                 item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
             ]
             self._pictures.store(todo, self._output, picture_folder(self._run_id))
-        beside = batch.table.select(self._source_columns)
-        beside = beside.take(pa.array([item.index for item, _ in units], pa.int64()))
+        copied = batch.table.select(self._source_columns)
+        copied = copied.take(pa.array([item.index for item, _ in units], pa.int64()))
         schema = work_schema(self._passthrough)
         arrays = [
-            pa.array(columns[field.name], field.type) if field.name in columns else beside.column(field.name)
+            pa.array(columns[field.name], field.type) if field.name in columns else copied.column(field.name)
             for field in schema
         ]
         self._work.add(pa.Table.from_arrays(arrays, schema=schema))
 
     def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
-        beside = [item.row[name] for name in self._source_columns]
-        return digest([self._layout, item.resolved.key, unit.file_name, beside])
+        copied = [item.row[name] for name in self._source_columns]
+        return digest([self._layout, item.resolved.key, unit.file_name, copied])
 
     def _todo(self, unit_ids: list[str], requests: Sequence[ImageRequest]) -> list[bool]:
-        """Say which units have to be made, and count them."""
+        """Return which units must be made, and count them."""
         ids = pa.array(unit_ids, pa.string())
         made = self._finished.made.contains(ids)
         failed = self._finished.failed.contains(ids) & ~made

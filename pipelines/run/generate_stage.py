@@ -1,6 +1,6 @@
-"""The stage that makes images: it holds an engine and runs as an actor of Ray Data's pool.
+"""The stage that generates images: it holds an engine and runs as an actor in Ray Data's pool.
 
-One Arrow table in, one out. It knows no image file and no storage.
+One Arrow table in, one out. It knows nothing about image files or storage.
 """
 
 import asyncio
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""A unit that killed its engine this often is an error, not retried for ever."""
+"""A unit that has killed its engine this often becomes an error instead of being retried forever."""
 _REPORT_INTERVAL_S = 1.0
 
 
 class GenerateStage:
-    """Makes the images of one block of work; many blocks are in flight, so the step batch stays full.
+    """Generates the images of blocks of work; several blocks are in flight, so the step batch stays full.
 
     Args:
-        engine: the configuration of an engine of one's own, or the model of a running endpoint.
-        monitor: told how far the run is.
+        engine: the configuration of an engine to start, or the model of a running endpoint.
+        monitor: receives the run's counts.
     """
 
     def __init__(self, engine: EngineConfig | ServedModel, monitor: "ActorHandle[Any]") -> None:
-        # torch is imported where engines run, not in the driver that plans and waits.
+        # Import torch only where engines run, not in the driver, which plans and waits.
         from deployments.engine_actor import EngineActor
 
         self._own = isinstance(engine, EngineConfig)
@@ -74,10 +74,10 @@ class GenerateStage:
                 break
             except EngineDead:
                 if self._own:
-                    # An exception would fail the whole job; a dead process is restarted, its block retried.
-                    logger.exception("the engine died; this actor exits to be replaced")
+                    # An exception would fail the job; Ray restarts a dead process and retries its block.
+                    logger.exception("the engine died; this actor exits and Ray replaces it")
                     os._exit(1)
-                logger.warning("the endpoint lost a replica; its block is tried again")
+                logger.warning("the endpoint lost a replica; retrying its block")
         self._monitor.end.remote(block)
         images = iter(made)
         outcomes = [failures[index] if index in failures else next(images) for index in range(len(rows))]
@@ -97,7 +97,7 @@ class GenerateStage:
         return [outcomes[index] for index in range(len(rows))]
 
     async def _generate_alone(self, row: dict[str, Any]) -> "Outcome":
-        """Make one row of a block that lost its engine, so that a row which kills engines is found."""
+        """Generate one row of a block that lost its engine, to find a row that kills engines."""
         async with self._sharing.alone():
             attempt = await self._monitor.begin.remote(row["unit_id"])
             if attempt > MAX_ATTEMPTS - 1:
@@ -108,10 +108,10 @@ class GenerateStage:
 
 
 class _Sharing:
-    """Lets blocks share an engine, and a suspected row have it alone: only then is a death its doing."""
+    """Lets blocks share an engine, but runs a suspect row alone: only then is it to blame for a death."""
 
     def __init__(self) -> None:
-        # Held from when a row asks for the engine until it is done, so that no further block goes before it.
+        # Held from when a suspect row asks for the engine until it is done, so that no block gets in first.
         self._door = asyncio.Lock()
         self._num_together = 0
         self._is_empty = asyncio.Event()

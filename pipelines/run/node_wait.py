@@ -1,4 +1,4 @@
-"""Notices that a run stands still because its engines have no nodes."""
+"""Detection of runs that make no progress because their engines have no nodes."""
 
 import logging
 import time
@@ -12,34 +12,36 @@ from pipelines.run.run_monitor import RunCounts
 logger = logging.getLogger(__name__)
 
 _STILL_S = 10.0
-"""A node that runs gives an engine a place well within this."""
+"""Time without progress before the cluster is asked; a running node places an engine well within it."""
 _REPEAT_S = 60.0
 
 
 class NodeWait:
-    """Looks at a run's counts, again and again, and asks the cluster only while they stand still."""
+    """Watches a run's counts and asks the cluster only while they do not change."""
 
     def __init__(self, resources: EngineResources) -> None:
         self._resources = resources
         self._counts: RunCounts | None = None
-        self._looked_s = 0.0
-        self._told: tuple[str, float] | None = None
+        self._checked_s = 0.0
+        self._reported: tuple[str, float] | None = None
 
     def look(self, counts: RunCounts) -> str | None:
-        """Return what the engines wait for, when that is news; else None."""
+        """Return what the engines are waiting for if that is news, else None."""
         now_s = time.monotonic()
         if counts != self._counts:
-            self._counts, self._looked_s, self._told = counts, now_s, None
+            self._counts, self._checked_s, self._reported = counts, now_s, None
             return None
-        if now_s - self._looked_s < _STILL_S:
+        if now_s - self._checked_s < _STILL_S:
             return None
-        self._looked_s = now_s
+        self._checked_s = now_s
         try:
             message = describe_wait(self._resources)
         except (RpcError, RaySystemError) as error:
-            logger.warning("the cluster's state is not known: %s", error)
+            logger.warning("the cluster's state is unknown: %s", error)
             return None
-        if message is None or (self._told and self._told[0] == message and now_s - self._told[1] < _REPEAT_S):
+        if message is None or (
+            self._reported and self._reported[0] == message and now_s - self._reported[1] < _REPEAT_S
+        ):
             return None
-        self._told = (message, now_s)
+        self._reported = (message, now_s)
         return message

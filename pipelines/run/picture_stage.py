@@ -1,6 +1,7 @@
-"""The stage before the engines for tables with pictures: it fetches and decodes them.
+"""The stage before the engines, for tables with pictures: it fetches and decodes the pictures.
 
-Plain tasks of CPU nodes. One Arrow table in, one out. It knows no engine and no image that is made.
+It runs as plain tasks on CPU nodes. One Arrow table in, one out. It knows nothing about engines or generated
+images.
 """
 
 import hashlib
@@ -43,28 +44,28 @@ _DECODED = {
     "error_class": _TEXT,
     "message": _TEXT,
 }
-"""Columns in the place of those that say where the pictures are."""
+"""Columns that replace those with the pictures' addresses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureSettings:
-    """What the picture stage of one run shares."""
+    """Settings that the picture stage of one run shares."""
 
     access: PictureAccess
     output: Storage
     folder: str
-    """Under the output: pictures that the table itself holds."""
+    """Folder under the output for pictures that the table itself holds."""
     spec: ModelSpec
 
 
 Place = tuple[str, str | None, str]
-"""The field that a picture is for, its address (None: in the run's own folder) and the sha256 of its file."""
+"""A picture's field, its address (None: in the run's own folder) and the sha256 of its file."""
 Files = Mapping[Place, bytes | InvalidRequest]
-"""What was read, or why it was not."""
+"""The content of each file, or why it could not be read."""
 
 
 class RowFailure(ZImageError):
-    """Why a row was given up before it came to an engine."""
+    """Why a row failed before it reached an engine."""
 
     def __init__(self, error_class: str, message: str) -> None:
         super().__init__(message)
@@ -72,7 +73,7 @@ class RowFailure(ZImageError):
 
 
 def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
-    """Put each row's pictures, fitted to its image, or an error, in the place of their addresses."""
+    """Replace the addresses of each row's pictures with the pictures, fitted to its image, or an error."""
     rows = table.select([*REQUEST_COLUMNS, *EDIT_SETTINGS, *_PLACES]).to_pylist()
     decoded = [
         _decoded(row, files, settings)
@@ -87,7 +88,7 @@ def picture_stage(table: pa.Table, settings: PictureSettings) -> pa.Table:
 
 
 def is_decoded(table: pa.Table) -> bool:
-    """Say whether a table comes from the picture stage."""
+    """Return whether a table comes from the picture stage."""
     return "reference_pixels" in table.column_names
 
 
@@ -107,22 +108,22 @@ def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
 
 
 def without_pixels(table: pa.Table) -> pa.Table:
-    """Drop what only engines need, and the errors, which they hand on."""
+    """Drop the pixels, which only engines need, and the errors, which the engines' stage adds again."""
     return table.drop_columns([*_PIXEL_COLUMNS, "error_class", "message"])
 
 
 def read_ingredients(values: Sequence[Mapping[str, Any]] | None) -> tuple[Ingredient, ...]:
-    """Read a value of the column ``ingredients``."""
+    """Convert a value of the column ``ingredients``."""
     return tuple(Ingredient(**value) for value in values or ())
 
 
 @lru_cache(4)
 def _reader(access: PictureAccess) -> PictureReader:
-    return PictureReader(access)  # kept, as a client of S3 takes a tenth of a second to make
+    return PictureReader(access)  # cached: an S3 client takes a tenth of a second to create
 
 
 def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> Files:
-    """Read the files of some rows at once, each once for a field, and compare them with their hashes."""
+    """Read the files of some rows at once, each once per field, and check their hashes."""
     reader, limits = _reader(settings.access), settings.access.limits
 
     def read(place: Place) -> bytes | InvalidRequest:
@@ -134,11 +135,11 @@ def _fetch(rows: Sequence[Mapping[str, Any]], settings: PictureSettings) -> File
             data = reader.read(address, field=field, max_bytes=max_bytes)
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise FetchFailed(
-                    f"{field}: the file is another than when the run was planned; run again", field=field
+                    f"{field}: the file has changed since the run was planned; run again", field=field
                 )
         except InvalidRequest as error:
             return error
-        except OSError as error:  # of the output's own storage
+        except OSError as error:  # from the output's storage
             return FetchFailed(f"{field}: {error}", field=field)
         return data
 
@@ -173,7 +174,7 @@ def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) ->
 def _in_request(
     row: Mapping[str, Any], files: Files, settings: PictureSettings
 ) -> tuple[Sequence[Picture], Picture | None, Picture | None]:
-    """Read a row's images, mask and control image at the sizes that its request has them in."""
+    """Return a row's images, mask and control image at the sizes of its request."""
     limits = settings.access.limits
     found: dict[str, list[bytes]] = {}
     for place in _places(row):
@@ -182,7 +183,7 @@ def _in_request(
         found.setdefault(place[0], []).append(file)
     images = [read_image(file, field="image", limits=limits) for file in found.get("image", ())]
     if settings.spec.variant.max_reference_images:
-        # How far they shrink depends on whether a size was given, which only the plan knows; it checked them.
+        # Their sizes depend on whether a size was given, which only the plan knows; it has checked them.
         planned = zip(images, row["reference_images"], strict=True)
         return [resize_to(image, place["height"], place["width"]) for image, place in planned], None, None
     values = {name: row[name] for name in (*GENERATION_FIELDS, *EDIT_SETTINGS)} | {"reference_images": images}
@@ -191,7 +192,7 @@ def _in_request(
         values["mask"] = read_mask(file, field="mask", limits=limits, size=size)
     for file in found.get("control_image", ()):
         values["control_image"] = read_image(file, field="control_image", limits=limits)
-    # A mask is checked now that it has pixels.
+    # This checks the mask, which has pixels only now.
     request = build_request(settings.spec, values)
     return request.reference_images, request.mask, request.control_image
 

@@ -1,4 +1,4 @@
-"""Counts of a run in progress, and attempts of its blocks, kept in one small Ray actor."""
+"""Counts of a run in progress and of attempts at its blocks, kept in one small Ray actor."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCounts:
-    """How far a run is, in images."""
+    """Progress of a run, in images."""
 
     generated: int = 0
-    """Left an engine, whether or not written since."""
+    """Images that left an engine, written or not."""
     failed: int = 0
     written: int = 0
-    """Committed to storage, failed ones included."""
+    """Images committed to storage, including failed ones."""
 
 
 class RunMonitor:
-    """Answers the driver's progress display and the engines' question how often a block was begun."""
+    """Keeps the counts for the driver's progress display, and how often each block was started."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._attempts: Counter[str] = Counter()
 
     def begin(self, name: str) -> int:
-        """Count one more attempt at a block or unit; returns its number, from 1."""
+        """Count one more attempt at a block or unit, and return its number, from 1."""
         self._attempts[name] += 1
         return self._attempts[name]
 

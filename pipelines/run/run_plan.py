@@ -1,4 +1,4 @@
-"""Run a plan's work table through Ray Data: read, generate, encode, write."""
+"""Running a plan's work table through Ray Data: read, generate, encode, write."""
 
 import math
 import os
@@ -34,13 +34,13 @@ from zimage_models.model_spec import ModelSpec
 _MIN_COMMIT_ROWS = 16
 _MAX_COMMIT_ROWS = 256
 _BLOCKS_PER_ENGINE = 2
-"""Blocks that one engine works on at once: while one ends, the next keeps the step batch full."""
+"""Blocks that one engine works on at once: while one finishes, the next keeps the step batch full."""
 
 _PICTURE_CPUS = 0.9
-"""Of one block's fetching and decoding; no engine reserves as much, so Ray does not fuse the two stages."""
+"""CPUs to fetch and decode one block. No engine reserves the same, so Ray does not fuse the two stages."""
 
 _PROGRESS_INTERVAL_S = 0.5
-"""How often the counts are asked for: asking after every part costs a fast run a tenth."""
+"""Interval between polls of the counts; polling after every part slows a fast run by a tenth."""
 
 ProgressCallback = Callable[[RunCounts], None]
 WaitCallback = Callable[[str], None]
@@ -48,12 +48,12 @@ WaitCallback = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOutcome:
-    """How a run ended; its parts lie in the output whatever the end."""
+    """How a run ended; its parts are in the output in any case."""
 
     counts: RunCounts
     speed: RunSpeed
     stopped_by: str | None
-    """The cap that ended the run early, if any."""
+    """Cap that ended the run early, if any."""
 
 
 def commit_rows(options: GenerateOptions, num_units: int) -> int:
@@ -73,22 +73,23 @@ def run_plan(
     on_progress: ProgressCallback,
     on_waiting: WaitCallback,
 ) -> RunOutcome:
-    """Make every unit that the plan marks as to do, and write it in parts.
+    """Generate every unit that the plan marks as to do, and write the images in parts.
 
-    Rows that fail become error rows; a dead engine, actor or node is retried. Needs an initialised Ray.
+    Rows that fail become error rows; the work of a dead engine, actor or node is retried. Ray must be
+    initialised.
 
     Args:
-        plan: the plan, whose work table lies in the output.
+        plan: the plan; its work table is in the output.
         options: the run's options.
         output: where parts are written.
         spec: the model.
-        weights_sha256: identity of the weights, published with every image.
-        engine: what makes the images.
+        weights_sha256: hash that identifies the weights, published with every image.
+        engine: the engine that generates the images.
         resources: what Ray reserves for one engine.
         on_progress: called from a thread about twice a second, and at the end.
-        on_waiting: told from the same thread what engines without a node wait for.
+        on_waiting: called from the same thread with what engines without a node are waiting for.
     """
-    # Beside the driver: on a worker it would keep an idle node, and end the run when a node is taken away.
+    # On the driver's node: on a worker it would keep an idle node, and end the run if that node is lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     monitor: Any = ray.remote(RunMonitor).options(num_cpus=0, scheduling_strategy=here).remote()
     settings = StageSettings(
@@ -101,10 +102,10 @@ def run_plan(
     )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Version 2 lists files in a task of its own, which costs seconds of start-up for a table of a few files.
+    # Version 2 lists files in a separate task, which adds seconds of start-up for a table of a few files.
     context.use_datasource_v2 = False
-    # Ray Data would fail a run that moves no block for half an hour. Nodes may take longer to come (spot),
-    # and so may one block of large Base images; a run's own cap is its time limit.
+    # Ray Data would fail a run that finishes no block for half an hour. Nodes (spot) may take longer to
+    # start, and so may one block of large Base images; --time-limit is the cap of a run.
     context.execution_no_progress_timeout_s = -1
     pictures = None
     if has_pictures(plan.passthrough):
@@ -120,7 +121,7 @@ def run_plan(
     num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
-        # Not iter_batches: nobody reads the blocks, and fetching them costs the driver as much as the plan.
+        # Not iter_batches: nothing reads the blocks, and fetching them costs the driver as much as the plan.
         for _ in written.iter_internal_ref_bundles():
             last_s = time.monotonic()
             if not first_s:
@@ -152,7 +153,7 @@ class _Polled:
 def _polling(
     monitor: Any, wait: NodeWait, on_progress: ProgressCallback, on_waiting: WaitCallback
 ) -> Iterator[_Polled]:
-    """Keep and report the run's counts, and what it waits for, from a thread while the block runs."""
+    """Poll the run's counts in a thread while the block runs; report them and what the run is waiting for."""
     polled = _Polled(RunCounts())
     done = threading.Event()
 
@@ -185,9 +186,9 @@ def _dataset(
     work = ray.data.read_parquet(
         [f"{root}/{path}" for path in plan.work_files],
         filesystem=filesystem,
-        partitioning=None,  # an output under date=2026-01-01/ is no column of the table
+        partitioning=None,  # else an output under date=2026-01-01/ would add a column
     )
-    # A prompt table is small, so Ray would read it as one block: one engine busy, no part before the end.
+    # Ray would read a small prompt table as one block, with one engine busy and no part until the end.
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
     if pictures is not None:
         blocks = blocks.map_batches(
@@ -206,7 +207,7 @@ def _dataset(
         compute=_pool(options, engine, resources, num_blocks=math.ceil(plan.counts.new / block_rows)),
         **resources.actor_options(),
     )
-    # Ray types a batch as any of its formats at once; these stages take the one asked for.
+    # Ray types a batch as the union of its formats; these stages take the one requested.
     encode, write = cast(Any, encode_stage), cast(Any, write_stage)
     encoded = images.map_batches(
         encode, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
@@ -238,14 +239,14 @@ def _pool(
 
 
 def _ask_for_nodes_by_engines_only() -> None:
-    """Keep Ray Data from asking for nodes on its own.
+    """Keep Ray Data from requesting nodes itself.
 
-    Its requests (2.60) name CPUs and GPUs, no accelerator type or label, so they start and keep nodes that no
-    engine can use; and they double the pool only once the last nodes are at work. The whole queue of a run is
-    known: every engine that it keeps busy is asked for at once, and those without a node yet hinder nobody.
+    Its requests (2.60) name CPUs and GPUs but no accelerator type or label, so they start and keep nodes that
+    no engine can use, and they double the pool only once the last nodes are at work. The whole queue of a run
+    is known: every engine that it keeps busy is requested at once; engines without a node yet do no harm.
     """
     for kind in ("CPU", "GPU", "MEMORY", "OBJECT_STORE_MEMORY"):
-        # The use of the cluster from which it asks for more; read when the first run of this process begins.
+        # Cluster utilisation above which it requests more; read when the first run of this process starts.
         os.environ.setdefault(f"RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_{kind}_UTIL_THRESHOLD", "1e9")
 
 

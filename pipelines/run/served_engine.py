@@ -1,4 +1,4 @@
-"""The engines of a running endpoint, used by a batch job: its work goes to them at BATCH priority."""
+"""Engines of a running endpoint that work for a batch job, at BATCH priority."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -21,17 +21,17 @@ class ServedModel:
 
 
 def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedModel:
-    """Find which model of an endpoint runs a checkpoint. Needs an initialised Ray.
+    """Find which model of an endpoint runs a checkpoint. Ray must be initialised.
 
     Args:
         app_name: the Serve application's name.
         model: the checkpoint, as the endpoint's configuration names it.
-        weights_sha256: identity of the weights that the job was planned for.
+        weights_sha256: hash that identifies the weights that the job was planned for.
 
     Raises:
         InvalidRequest: no such application, none of its models runs the checkpoint, or it has other weights.
     """
-    from ray import serve  # a second of imports, for those who need it
+    from ray import serve  # takes a second to import
 
     from deployments.access.front_desk import FrontDesk
 
@@ -55,7 +55,7 @@ def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedM
         if _handle(candidate).weights_sha256.remote().result() == weights_sha256:
             return candidate
     raise InvalidRequest(
-        f"model: {app_name!r} serves {model!r} with other weights than this job's, {weights_sha256[:12]}",
+        f"model: {app_name!r} serves {model!r} with weights other than this job's, {weights_sha256[:12]}",
         field="model",
     )
 
@@ -67,7 +67,7 @@ def _handle(served: ServedModel) -> Any:
 
 
 class ServedEngine:
-    """Generates like an engine of one's own; the replicas share the work out among them."""
+    """Generates like a job's own engine; the endpoint's replicas share the work."""
 
     def __init__(self, served: ServedModel) -> None:
         from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -76,10 +76,10 @@ class ServedEngine:
         self._unavailable = (BackPressureError, DeploymentUnavailableError)
 
     async def generate(self, requests: Sequence[ImageRequest]) -> AsyncIterator[tuple[int, Outcome]]:
-        """Make many images at once, yielding each as it finishes.
+        """Generate many images at once, yielding each as it finishes.
 
         Raises:
-            EngineDead: the replica that had the requests is gone; another may be asked.
+            EngineDead: the replica that had the requests is gone; another one may be tried.
         """
         responses = self._handle.generate.remote(list(requests), wait=True)
         try:

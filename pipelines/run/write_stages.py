@@ -1,6 +1,6 @@
-"""The stages after the engines: encode images, write parts. Plain tasks, so an engine never waits for either.
+"""The stages after the engines: encode images, write parts. They are plain tasks, so engines never wait.
 
-One Arrow table in, one out. They know no model.
+One Arrow table in, one out. They know nothing about models.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import EMBEDDED_FIELDS, Encoding, encode_image
 
 _PARAMETERS = (*EMBEDDED_FIELDS, "unit_id")
-_BESIDE = ("file_name", "error_class", "message")
+_OTHER_COLUMNS = ("file_name", "error_class", "message")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSettings:
-    """What the writing stages of one run share."""
+    """Settings that the writing stages of one run share."""
 
     output: Storage
     encoding: Encoding
@@ -40,11 +40,11 @@ class StageSettings:
 
 
 def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
-    """Turn pixels into image files; rows with an error pass through, and get one if they can't be encoded."""
+    """Encode pixels as image files; rows with an error pass through, rows that can't be encoded get one."""
     constant = {"model": settings.model, "weights_sha256": settings.weights_sha256}
     # A table without pictures has neither strength nor ingredients.
     parameters_of = [name for name in _PARAMETERS if name in table.column_names]
-    columns = [*parameters_of, *_BESIDE, "ingredients"]
+    columns = [*parameters_of, *_OTHER_COLUMNS, "ingredients"]
     rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
     images: list[dict[str, Any] | None] = [None] * len(rows)
     digests: list[str | None] = [None] * len(rows)
@@ -74,7 +74,7 @@ def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
 
 
 def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
-    """Show each row's pixels without copying them; (H, W, 3), empty for a failed row."""
+    """Yield each row's pixels without copying them: (H, W, 3), empty for a failed row."""
     heights, widths = (iter(table[name].to_pylist()) for name in ("height", "width"))
     for chunk in table["pixels"].chunks:
         _, offsets, values = (memoryview(buffer or b"") for buffer in chunk.buffers())
@@ -86,7 +86,7 @@ def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
 
 
 def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
-    """Commit a block: its images as one part, its errors as another; gives one row per file."""
+    """Commit a block's images as one part and its errors as another; return one row per file."""
     schema = part_schema(settings.passthrough)
     failed = table["error_class"].is_valid()
     written = []

@@ -1,4 +1,4 @@
-"""Rows of comma or tab separated text. It knows no column's meaning."""
+"""Rows of comma-separated or tab-separated text. It knows nothing about the columns' meaning."""
 
 import csv
 import itertools
@@ -14,15 +14,15 @@ from zimage_models.errors import InvalidRequest
 
 
 class CsvSource(Source):
-    """A CSV file (RFC 4180) or a tab separated one, UTF-8, with a header line.
+    """A CSV (RFC 4180) or tab-separated file in UTF-8, with a header line.
 
     Every column is text, so "007" stays "007"; an empty cell is null. A quoted cell may hold line breaks.
     Blank lines are skipped. A row with malformed quotes, with more or fewer cells than the header, or with a
-    cell past 131,072 characters is a row error. Many tab separated files know no quotes: there a line whose
-    quotes are malformed is taken as it stands.
+    cell of more than 131,072 characters is a row error. Many tab-separated files do not use quotes, so a line
+    with malformed quotes is read literally there.
 
     Raises:
-        InvalidRequest: no header, no row, or text that is not UTF-8 in the header.
+        InvalidRequest: no header, no rows, or a header that is not UTF-8.
     """
 
     def __init__(self, files: InputFiles, *, delimiter: str) -> None:
@@ -43,7 +43,7 @@ class CsvSource(Source):
         self.schema = pa.schema([(name, pa.string()) for name in header])
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read the rows from the first on."""
+        """Read all rows in batches."""
         return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _rows(self) -> Iterator[tuple[int, Sequence[str | None]] | RowError]:
@@ -58,7 +58,7 @@ class CsvSource(Source):
                 yield row, [cell or None for cell in cells]
 
     def _records(self) -> Generator[tuple[int, list[str] | str]]:
-        """Yield (number of the first line, cells, or what is wrong with them), the header first."""
+        """Yield (number of the first line, cells or an error) for each record, the header first."""
         lines = _Lines(self._files)
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         while True:
@@ -68,7 +68,7 @@ class CsvSource(Source):
             except StopIteration:
                 return
             except csv.Error as error:
-                # One stray quote swallows the lines after it: only the first is bad, the rest are read again.
+                # A stray quote swallows the lines after it. Only the first is bad; read the others again.
                 lines.give_back()
                 line = lines.taken[0].text.rstrip("\r\n")
                 cells = line.split("\t") if self._delimiter == "\t" else str(error)
@@ -84,7 +84,7 @@ class _Line(NamedTuple):
 
 
 class _Lines(Iterator[str]):
-    """Feed a CSV reader and remember which lines a record took."""
+    """The lines for a CSV reader; it remembers which of them a record took."""
 
     def __init__(self, files: InputFiles) -> None:
         self._uri = files.uri
@@ -98,7 +98,7 @@ class _Lines(Iterator[str]):
         return line.text
 
     def give_back(self) -> None:
-        """Read all taken lines but the first once more."""
+        """Give all taken lines except the first back, to be read again."""
         self._waiting.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 

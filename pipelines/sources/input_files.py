@@ -1,6 +1,6 @@
 """The files of one input: where they are, whether they changed, and their lines.
 
-It knows no table format.
+It knows nothing about table formats.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ _UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputFiles:
-    """One file, or a folder with the files found in it at any depth."""
+    """One file, or a folder and the files in it at any depth."""
 
     uri: str
     filesystem: pyarrow.fs.FileSystem
     is_folder: bool
     files: tuple[pyarrow.fs.FileInfo, ...]
-    """Sorted by path; hidden ones (a part of the path begins with "." or "_") left out."""
+    """Sorted by path, without hidden ones (a part of the path starts with "." or "_")."""
     root: str
 
     @classmethod
     def find(cls, uri: str, options: StorageOptions) -> "InputFiles":
-        """Look up a file or a folder.
+        """Find a file or a folder.
 
         Raises:
-            InvalidRequest: there is none, or it cannot be reached.
+            InvalidRequest: it does not exist or cannot be reached.
         """
         try:
             filesystem, root = open_storage(uri, options).arrow()
@@ -75,7 +75,7 @@ class InputFiles:
         return (open_storage(self.uri) if self.is_folder else open_file(self.uri)[0]).uri
 
     def fingerprint(self) -> str:
-        """Hash the files' names, sizes and times of change with sha256; their content is not read."""
+        """Return a sha256 over the files' names, sizes and modification times; their content is not read."""
         digest = hashlib.sha256()
         for file in self.files:
             name = file.path.removeprefix(self.root) or file.base_name
@@ -83,9 +83,9 @@ class InputFiles:
         return digest.hexdigest()
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the single file's lines with their numbers, from 1, unpacked if it is gzip.
+        """Yield the single file's lines with their numbers, from 1, decompressed if it is gzip.
 
-        A line past :data:`MAX_LINE_BYTES` comes cut to one byte more. A UTF-8 byte order mark is left out.
+        A line longer than :data:`MAX_LINE_BYTES` is cut to one byte more. A UTF-8 byte order mark is removed.
 
         Raises:
             InvalidRequest: the file cannot be read, or is UTF-16.
@@ -107,7 +107,7 @@ class InputFiles:
 
     @contextlib.contextmanager
     def reading(self, path: str | None = None) -> Iterator[None]:
-        """Turn what goes wrong while reading one of the files into InvalidRequest."""
+        """Convert errors while reading one of the files to InvalidRequest."""
         try:
             yield
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:

@@ -1,4 +1,4 @@
-"""Rows of JSON Lines, one object a line. It knows no column's meaning."""
+"""Rows of JSON Lines, one object per line. It knows nothing about the columns' meaning."""
 
 import itertools
 import json
@@ -33,15 +33,15 @@ class JsonRow(NamedTuple):
 
 
 class JsonLinesSource(Source):
-    """A file with one JSON object a line, UTF-8. Blank lines are skipped.
+    """A UTF-8 file with one JSON object per line. Blank lines are skipped.
 
-    The first 10,000 rows decide the columns and their types: whole numbers int64, other numbers double, bool,
-    text; where values are nested or of several types, or all null, the column holds JSON text. A missing key
-    is null. A row is a row error when it is no JSON object, when a value does not fit its column's type, or
-    when it brings a column that the first 10,000 rows do not have.
+    The first 10,000 rows decide the columns and their types: int64 for whole numbers, double for other
+    numbers, bool, or text. If values are nested, of several types, or all null, the column holds JSON text. A
+    missing key is null. A row is a row error if it is not a JSON object, if a value does not fit its column's
+    type, or if it has a column that the first 10,000 rows do not have.
 
     Raises:
-        InvalidRequest: no usable row at the start.
+        InvalidRequest: no usable row among the first 10,000.
     """
 
     format = "jsonl"
@@ -66,7 +66,7 @@ class JsonLinesSource(Source):
         self.schema = pa.schema([_field(name, types) for name, types in kinds.items()])
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read the rows from the first on."""
+        """Read all rows in batches."""
         return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
@@ -82,7 +82,7 @@ class JsonLinesSource(Source):
 
 
 def json_rows(files: InputFiles) -> Iterator[JsonRow | RowError]:
-    """Read a file's objects, and the lines that hold none."""
+    """Yield a file's objects, and an error for each line that holds none."""
     lines = ((number, line) for number, line in files.lines() if line.strip())
     for row, (number, line) in enumerate(lines):
         try:
@@ -92,9 +92,9 @@ def json_rows(files: InputFiles) -> Iterator[JsonRow | RowError]:
 
 
 def cell_reader(schema: pa.Schema) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """Make the function that turns one row's values by column into cells in schema order.
+    """Return a function that converts one row's values by column to cells in schema order.
 
-    It raises InvalidRequest, naming column, value and type, where a value does not fit.
+    The function raises InvalidRequest, naming column, value and type, if a value does not fit.
     """
     readers = [
         (field.name, field.type, _json_text if is_json_text(field) else _CELLS[field.type])
@@ -126,7 +126,7 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"longer than {MAX_LINE_BYTES} bytes")
     try:
         value = json.loads(line.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
-        if rb"\u" in line:  # an escape may stand for half a character, which no table can hold
+        if rb"\u" in line:  # an escape may be half of a surrogate pair, which no table can hold
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"not valid JSON: {error}") from error

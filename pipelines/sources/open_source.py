@@ -1,6 +1,6 @@
-"""Prompt tables: find the input, tell its format, open it as a stream of rows.
+"""Prompt tables: find the input, detect its format, open it as a stream of rows.
 
-It knows no column's meaning; the planner maps columns.
+It knows nothing about the columns' meaning; the planner maps columns.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ def open_source(uri: str, *, options: StorageOptions = _DEFAULT_OPTIONS, format:
 
     Args:
         uri: a file, on disk or ``s3://``, or a folder of Parquet files. CSV, TSV and JSON Lines may be gzip.
-        options: how S3 is reached.
-        format: a name of :data:`SOURCES`; None to tell it from the suffix, and an OpenAI batch file from its
+        options: how to reach S3.
+        format: a name in :data:`SOURCES`; None to detect it from the suffix, or an OpenAI batch file from its
             first object.
 
     Raises:
-        InvalidRequest: an unknown or undecided format, or an input that is missing, empty or unreadable.
+        InvalidRequest: an unknown or unclear format, or an input that is missing, empty or unreadable.
     """
     if format is not None and format not in SOURCES:
         raise InvalidRequest(f"format: {format!r} is not one of {', '.join(SOURCES)}", field="format")
@@ -57,7 +57,7 @@ def _guess(files: InputFiles) -> str:
     suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
     if suffix not in _SUFFIXES:
         raise InvalidRequest(
-            f"input: the format of {files.uri} cannot be told from its name; "
+            f"input: the format of {files.uri} is not clear from its name; "
             f"give --format, one of {', '.join(SOURCES)}",
             field="format",
         )

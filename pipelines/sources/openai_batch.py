@@ -1,6 +1,6 @@
-"""Rows of an OpenAI batch file: one request a line, for an image or the edit of one.
+"""Rows of an OpenAI batch file, in which each line is a request to generate or edit an image.
 
-Format: https://platform.openai.com/docs/guides/batch. It knows no limits of a model.
+Format: https://platform.openai.com/docs/guides/batch. It knows nothing about a model's limits.
 """
 
 import itertools
@@ -29,7 +29,7 @@ _JSON_TYPES = {
     FieldKind.PICTURE: pa.string(),
 }
 _FIELDS = {field.outer_name: field for field in fields_of(Way.BATCH_LINE)}
-_OF_EDITS = {name for name, field in _FIELDS.items() if field.is_of_edits}
+_EDIT_FIELDS = {name for name, field in _FIELDS.items() if field.is_of_edits}
 
 
 def _column(name: str, field: RequestField) -> "pa.Field[Any]":
@@ -41,12 +41,12 @@ _COLUMNS: "tuple[pa.Field[Any], ...]" = (
     pa.field("key", pa.string()),
     pa.field("model", pa.string()),
     pa.field("variants", pa.int64()),
-    *(_column(name, field) for name, field in _FIELDS.items() if name not in _OF_EDITS),
+    *(_column(name, field) for name, field in _FIELDS.items() if name not in _EDIT_FIELDS),
 )
-_EDIT_COLUMNS = tuple(_column(name, field) for name, field in _FIELDS.items() if name in _OF_EDITS)
-"""Further ones of a file with edits."""
+_EDIT_COLUMNS = tuple(_column(name, field) for name, field in _FIELDS.items() if name in _EDIT_FIELDS)
+"""Further columns of a file with edits."""
 
-# Values that ask for what happens anyway, so that leaving them out changes no picture.
+# Values that ask for what happens anyway, so ignoring them changes no image.
 _HARMLESS: dict[str, tuple[str, ...]] = {
     "background": ("auto", "opaque"),
     "moderation": ("auto",),
@@ -61,11 +61,11 @@ class OpenAIBatchSource(Source):
 
     ``custom_id`` becomes the column ``key``, ``body.n`` ``variants``, and the other fields keep their names:
     ``model``, ``size`` (``auto`` counts as absent) and the generation fields. The schema is always the same,
-    but for a file with ``/v1/images/edits`` in its first 10,000 lines, which has the fields of edits as well:
-    ``image``, of ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a list of
+    except that a file with ``/v1/images/edits`` in its first 10,000 lines also has the fields of edits:
+    ``image``, from ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a list of
     these), ``mask``, ``strength``, ``control_image`` and ``controlnet_conditioning_scale``.
 
-    Accepted and left out, since the picture does not depend on them: ``user``; ``response_format``
+    Accepted and ignored, because the image does not depend on them: ``user``; ``response_format``
     ``b64_json``; ``output_format`` (the file format is one choice for the whole data set); ``background``
     ``auto`` or ``opaque``; ``quality`` and ``moderation`` ``auto``. Any other field or value is a row error
     that names it.
@@ -86,7 +86,7 @@ class OpenAIBatchSource(Source):
         self.schema = pa.schema([*_COLUMNS, *(_EDIT_COLUMNS if has_edits else ())])
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read the rows from the first on."""
+        """Read all rows in batches."""
         return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
@@ -96,7 +96,7 @@ class OpenAIBatchSource(Source):
 
 
 def is_openai_batch(files: InputFiles) -> bool:
-    """Say whether the first usable line of a JSON Lines file is a batch request."""
+    """Return whether the first usable line of a JSON Lines file is a batch request."""
     first = next((item for item in json_rows(files) if isinstance(item, JsonRow)), None)
     return first is not None and {"custom_id", "body"} <= first.values.keys()
 
@@ -108,7 +108,7 @@ def _read(
     key = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
         if key is None:
-            raise InvalidRequest(f"custom_id: {shown(custom_id)} is not a text of at least one character")
+            raise InvalidRequest(f"custom_id: {shown(custom_id)} is not a non-empty string")
         body = _request(item.values)
         return item.row, to_cells({"key": key, **_body(body, is_edit=item.values["url"] == EDITS_URL)})
     except InvalidRequest as error:
@@ -141,7 +141,7 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
             if "image" in values:
                 raise InvalidRequest("body.images: give either image or images, not both")
             values["image"] = [_address(item) for item in (value if isinstance(value, list) else [value])]
-        elif name == "model" or (name in _FIELDS and (is_edit or name not in _OF_EDITS)):
+        elif name == "model" or (name in _FIELDS and (is_edit or name not in _EDIT_FIELDS)):
             is_picture = name in _FIELDS and _FIELDS[name].is_picture
             values[name] = _address(value) if is_picture else value
         elif name in _HARMLESS:
@@ -150,7 +150,7 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
                 raise InvalidRequest(f"body.{name}: {shown(value)} is not supported; accepted: {accepted}")
         elif name != "user":
             names = {"model", "n", "user", *_FIELDS, *_HARMLESS}
-            known = ", ".join(sorted(names | {"images"} if is_edit else names - _OF_EDITS))
+            known = ", ".join(sorted(names | {"images"} if is_edit else names - _EDIT_FIELDS))
             raise InvalidRequest(f"body.{name}: unknown field; known fields are {known}")
     if is_edit and not (values.get("image") or values.get("control_image")):
         raise InvalidRequest("body.image: missing")
@@ -158,9 +158,9 @@ def _body(body: Mapping[str, Any], *, is_edit: bool) -> dict[str, Any]:
 
 
 def _address(value: Any) -> Any:
-    """Read an image of an edit, which OpenAI's batches give as an object."""
+    """Return the address of an edit's image, which OpenAI's batches give as an object."""
     if isinstance(value, dict):
         if value.keys() != {"image_url"}:
-            raise InvalidRequest(f"body.image: {shown(value)} is not an object with image_url alone")
+            raise InvalidRequest(f"body.image: {shown(value)} is not an object with only image_url")
         return value["image_url"]
     return value

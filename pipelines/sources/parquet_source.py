@@ -1,4 +1,4 @@
-"""Rows of Parquet files. It knows no column's meaning."""
+"""Rows of Parquet files. It knows nothing about the columns' meaning."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +15,10 @@ _NUM_FOOTER_THREADS = 16
 
 
 class ParquetSource(Source):
-    """One Parquet file, or all ``*.parquet`` files of a folder in the order of their paths.
+    """One Parquet file, or all ``*.parquet`` files of a folder in order of their paths.
 
     Raises:
-        InvalidRequest: no file, no row, a damaged file, or files whose columns differ.
+        InvalidRequest: no files, no rows, a damaged file, or files with different columns.
     """
 
     format = "parquet"
@@ -31,14 +31,14 @@ class ParquetSource(Source):
         self.folder, self.fingerprint = files.folder, files.fingerprint()
         with ThreadPoolExecutor(_NUM_FOOTER_THREADS) as pool:
             footers = list(pool.map(self._read_footer, self._paths))
-        # Notes of other tools (pandas, Hugging Face) describe their table, not ours.
+        # Metadata of other tools (pandas, Hugging Face) describes their table, not ours.
         schemas = [pa.schema([(field.name, field.type) for field in schema]) for schema, _, _ in footers]
         self.schema = schemas[0]
         check_column_names(self.schema.names, f"input: {files.uri}")
         for field in self.schema:
             if (extension := _extension_in(field.type)) is not None:
                 raise InvalidRequest(
-                    f"input: {files.uri}: column {field.name!r} is of Arrow's extension type"
+                    f"input: {files.uri}: column {field.name!r} has the Arrow extension type"
                     f" {extension.extension_name}; write it as a plain type",
                     field=field.name,
                 )
@@ -46,7 +46,7 @@ class ParquetSource(Source):
             if schema != self.schema:
                 difference = _difference(schema, self.schema)
                 raise InvalidRequest(
-                    f"input: {path} has other columns than {self._paths[0]}: {difference}", field="input"
+                    f"input: {path} has different columns from {self._paths[0]}: {difference}", field="input"
                 )
         self.num_rows = sum(num_rows for _, num_rows, _ in footers)
         if not self.num_rows:
@@ -54,7 +54,7 @@ class ParquetSource(Source):
         self._row_bytes = sum(num_bytes for _, _, num_bytes in footers) // self.num_rows + 1
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read the rows from the first on; a batch also ends at about 64 MiB."""
+        """Read all rows in batches, which also end at about 64 MiB."""
         batch_rows = min(batch_rows, max(1, _MAX_BATCH_BYTES // self._row_bytes))
         row = 0
         for path in self._paths:
@@ -75,9 +75,9 @@ class ParquetSource(Source):
 
 
 def _extension_in(dtype: pa.DataType) -> "pa.BaseExtensionType | None":
-    """Return an extension type in a column's type, if there is one: reading its values may run code.
+    """Return an extension type in a column's type, or None if there is none.
 
-    Ray registers ``ray.data.arrow_pickled_object``, whose values are unpickled.
+    Reading its values may run code: Ray registers ``ray.data.arrow_pickled_object``, which unpickles them.
     """
     if isinstance(dtype, pa.BaseExtensionType):
         return dtype
@@ -94,4 +94,4 @@ def _difference(schema: pa.Schema, expected: pa.Schema) -> str:
         if columns[name] != type_:
             return f"{name!r} is {columns[name]}, not {type_}"
     added = [name for name in columns if name not in expected_columns]
-    return f"{added[0]!r} is new" if added else "they come in another order"
+    return f"{added[0]!r} is new" if added else "their order differs"

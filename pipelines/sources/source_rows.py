@@ -1,6 +1,6 @@
-"""What every source yields: usable rows as Arrow tables, and the rows that cannot be used.
+"""What every source yields: usable rows as Arrow tables, and errors for the other rows.
 
-It knows no file format and no column's meaning.
+It knows nothing about file formats or the columns' meaning.
 """
 
 import json
@@ -39,7 +39,7 @@ class SourceBatch:
     errors: list[RowError]
 
     def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield each usable row's number and its Python values by column, JSON text columns decoded."""
+        """Yield each usable row's number and its Python values by column, with JSON text decoded."""
         json_columns = [field.name for field in self.table.schema if is_json_text(field)]
         for row, record in zip(self.rows, self.table.to_pylist(), strict=True):
             for name in json_columns:
@@ -53,10 +53,10 @@ class Source(ABC):
 
     Attributes:
         format: the name of its format.
-        schema: the columns; what a JSON text column holds, :meth:`SourceBatch.records` decodes.
+        schema: the columns; :meth:`SourceBatch.records` decodes those of JSON text.
         folder: address of the folder that holds its files.
-        fingerprint: sha256 over the files' names, sizes and times of change, in hexadecimal.
-        num_rows: the number of rows, where it is known before reading them.
+        fingerprint: sha256 over the files' names, sizes and modification times, in hexadecimal.
+        num_rows: the number of rows, if it is known before reading them.
     """
 
     format: str
@@ -67,10 +67,10 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read the rows from the first on, at most ``batch_rows`` in each batch.
+        """Read all rows, at most ``batch_rows`` in each batch.
 
         Raises:
-            InvalidRequest: a file turned out damaged or could no longer be read.
+            InvalidRequest: a file is damaged or can no longer be read.
         """
 
 
@@ -80,12 +80,12 @@ def json_text_field(name: str) -> "pa.Field[Any]":
 
 
 def is_json_text(field: "pa.Field[Any]") -> bool:
-    """Say whether a column was made by :func:`json_text_field`."""
+    """Return whether a column was made by :func:`json_text_field`."""
     return (field.metadata or {}).get(_ENCODING) == _JSON
 
 
 def check_column_names(names: Sequence[str], uri: str) -> None:
-    """Make sure that every column can be told by its name.
+    """Check that column names identify their columns.
 
     Raises:
         InvalidRequest: a name is empty or given twice.
@@ -100,7 +100,7 @@ def check_column_names(names: Sequence[str], uri: str) -> None:
 def batched_rows(
     parsed: Iterable[tuple[int, Sequence[Any]] | RowError], schema: pa.Schema, batch_rows: int
 ) -> Iterator[SourceBatch]:
-    """Collect parsed rows, (row number, values in schema order), and bad ones into batches."""
+    """Collect parsed rows (row number, values in schema order) and row errors into batches."""
     rows: list[int] = []
     values: list[Sequence[Any]] = []
     errors: list[RowError] = []

@@ -45,9 +45,8 @@ class Cluster:
 
     def samples(self, name: str, **labels: str) -> list[float]:
         """Read a metric's values with these labels, one a replica, from the text for Prometheus."""
-        text = httpx.get(f"http://127.0.0.1:{self._port('metrics_export')}/metrics", timeout=30).text
         # All of it is a megabyte.
-        lines = [line for line in text.splitlines() if line.startswith(name)]
+        lines = [line for line in self._metrics().splitlines() if line.startswith(name)]
         return [
             sample.value
             for family in text_string_to_metric_families("\n".join(lines) + "\n")
@@ -58,6 +57,10 @@ class Cluster:
     def metric(self, name: str, **labels: str) -> float:
         """Sum a metric; 0 while there is none."""
         return sum(self.samples(name, **labels))
+
+    def metric_names(self) -> set[str]:
+        """Name all samples in the text for Prometheus."""
+        return set(re.findall(r"^(\w+)[{ ]", self._metrics(), re.MULTILINE))
 
     def log(self) -> str:
         """Read the logs of Serve and of all replicas."""
@@ -78,6 +81,9 @@ class Cluster:
         ) as process:
             yield Driver(process)
             process.communicate()
+
+    def _metrics(self) -> str:
+        return httpx.get(f"http://127.0.0.1:{self._port('metrics_export')}/metrics", timeout=30).text
 
     def _port(self, name: str) -> int:
         return int(next(self._session.glob(f"{name}_port_*")).read_text())

@@ -252,7 +252,7 @@ def test_every_image_must_have_the_version_of_the_project(checkout: Path) -> Non
 def test_base_image_must_be_one_of_ray(checkout: Path) -> None:
     replace(checkout / "Dockerfile", "FROM rayproject/ray:", "FROM python:")
     [problem] = checked(checkout)
-    assert problem.message.startswith("must be an image of Ray")
+    assert problem.message.startswith("must be a Ray image")
 
 
 def test_ray_service_may_be_checked_alone(checkout: Path) -> None:

@@ -59,7 +59,7 @@ def test_zimage_cluster_check_outside_a_checkout_asks_for_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.run(["cluster", "check"]) == 2
-    assert "files: none here; run it in a checkout or name some" in capsys.readouterr().err
+    assert "files: none found; run this in a checkout or name some" in capsys.readouterr().err
 
 
 def test_zimage_cluster_check_needs_a_version_in_pyproject(
@@ -88,7 +88,7 @@ def test_zimage_cluster_sync_copies_serve_yaml_into_the_ray_service(
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("max_replicas: 8", "max_replicas: 7"), encoding="utf-8")
     assert cli.run(["cluster", "check"]) == 2
-    message = "spec.serveConfigV2: differs from deployments/serve.yaml: `zimage cluster sync` copies it"
+    message = "spec.serveConfigV2: differs from deployments/serve.yaml; run `zimage cluster sync` to copy it"
     assert message in capsys.readouterr().out
     assert cli.run(["cluster", "sync"]) == 0
     assert service.read_text(encoding="utf-8") == before.replace("max_replicas: 8", "max_replicas: 7")

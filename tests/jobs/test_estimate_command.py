@@ -83,7 +83,7 @@ def test_text_says_what_to_take_and_why(cluster: Path) -> None:
     assert "take 6 x h100 (48 engines): the cheapest of 2 node types that meet the deadline" in out
     assert ", deadline 8h; $" in out
     assert "published, +-25%: SGLang CI" in out
-    assert "68 sums of together 2.2 GB a forward" in out
+    assert "68 all-reduces of 2.2 GB in total per forward" in out
 
 
 def test_deadline_that_nothing_meets_says_how_long_it_takes(cluster: Path) -> None:
@@ -101,13 +101,13 @@ def test_what_the_output_holds_is_not_planned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "input: give a prompt table or --images"),
-        ([EXAMPLE, "--images", 5], "input: give a prompt table or --images"),
+        ([], "input: give either a prompt table or --images"),
+        ([EXAMPLE, "--images", 5], "input: give either a prompt table or --images"),
         (["--images", 0], "images: 0 is below 1"),
         (["--images", 5, *RELEASED, "--size", "1000x1000"], "size: 1000 px is not a multiple of 16"),
         (["--images", 5, *RELEASED, "--guidance", 4], "guidance_scale"),
         (["--images", 5, "--prompt-tokens", 4000], "prompt_tokens: 4000 is outside 1..512"),
-        ([EXAMPLE, "--prompt-tokens", 40], "prompt_tokens: a table's prompts are counted"),
+        ([EXAMPLE, "--prompt-tokens", 40], "prompt_tokens: only with --images"),
         (["--images", 5, "--deadline", "soon"], "deadline: 'soon' is not a duration"),
         (["--images", 5, "--deadline", "1s"], "deadline: 1 s is not above the 60 s"),
         (["--images", 5, "--tp", 7], "tp: 7 is not one of 1, 2, 3"),

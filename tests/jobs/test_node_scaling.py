@@ -90,4 +90,4 @@ def test_whether_engines_take_gpus_that_are_yet_to_come_must_be_said(
     command = ClusterCommand(cluster, table(tmp_path / "table.parquet", 8), tmp_path / "out")
     assert command.finish() == 2
     assert command.process.stderr is not None
-    assert "say --engine-gpus 1" in command.process.stderr.read()
+    assert "give --engine-gpus 1" in command.process.stderr.read()

@@ -1,4 +1,4 @@
-"""A whole job with everything on S3, in a module of its own: Ray starts after the account is set."""
+"""A long job with everything on S3; its twin is no soak: shared_fleet/test_catalogue_edits.py."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from zimage_models.model_spec import KNOWN_MODELS
 NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "owl", "郁金香", "watermelon")
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_input_output_and_checkpoint_on_s3(s3: S3Server, bucket: str, zimage: Zimage, tmp_path: Path) -> None:
     storage = open_storage(bucket, StorageOptions(s3_endpoint_url=s3.endpoint_url))

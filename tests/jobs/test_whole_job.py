@@ -1,10 +1,11 @@
-"""Whole jobs with the real engine: real prompt tables, S3, and equality with diffusers."""
+"""Whole jobs with the real engine: real prompt tables, and equality with diffusers."""
 
 import csv
 import io
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -14,35 +15,72 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 
+from tests.drawn_objects import OBJECTS, recognised
 from tests.jobs.conftest import Zimage, published
+from zimage_models.image_files.image_codec import is_marked_generated, read_parameters
 from zimage_models.model_spec import KNOWN_MODELS
 
-PARTI_PROMPTS = Path(__file__).parents[3] / "shared" / "data" / "prompts" / "PartiPrompts.tsv"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "objects.csv"
+PARTI_PROMPTS = ROOT.parent / "shared" / "data" / "prompts" / "PartiPrompts.tsv"
 NUM_PARTI_PROMPTS = 1632
 
-pytestmark = pytest.mark.timeout(900)
-needs_parti = pytest.mark.skipif(
-    not PARTI_PROMPTS.exists(), reason="needs ../shared/data/prompts/PartiPrompts.tsv"
-)
+pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
-def parti_table() -> pa.Table:
+@pytest.fixture(scope="module")
+def example(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the example table's images with two engines, and return their folder."""
+    folder = tmp_path_factory.mktemp("example") / "out"
+    done = zimage("generate", EXAMPLE, folder, "--engines", "2:2", "--commit-rows", 8, "--progress", "quiet")
+    assert done.code == 0, done.err
+    return folder
+
+
+def test_prompts_of_a_table_are_published_each_exactly_once(example: Path, zimage: Zimage) -> None:
+    with EXAMPLE.open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    rows = published(example).rows
+    assert len(rows) == len(table) == 48
+    assert sorted(row["prompt"] for row in rows) == sorted(row["prompt"] for row in table)
+    assert zimage("verify", example).code == 0
+
+
+def test_example_table_becomes_a_data_set_of_pictures(example: Path) -> None:
+    loaded = datasets.load_dataset(str(example), split="train")
+    assert len(loaded) == 48
+    assert {row["language"] for row in loaded} == {"en", "zh"}
+    assert all(isinstance(row["image"], Image.Image) and row["image"].size == (64, 64) for row in loaded)
+    row = published(example).rows[0]
+    assert is_marked_generated(row["image"]["bytes"])
+    assert read_parameters(row["image"]["bytes"])["prompt"] == row["prompt"]
+
+
+def test_pictures_show_what_their_prompts_say(example: Path) -> None:
+    known = {item[language]: index for index, item in enumerate(OBJECTS) for language in ("en", "zh")}
+    shown = {
+        row["prompt"]: recognised(np.asarray(Image.open(io.BytesIO(row["image"]["bytes"]))))
+        for row in published(example).rows
+        if row["prompt"] in known
+    }
+    assert len(shown) == 28
+    assert shown == {prompt: known[prompt] for prompt in shown}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not PARTI_PROMPTS.exists(), reason="needs ../shared/data/prompts/PartiPrompts.tsv")
+def test_parti_prompts_are_published_each_exactly_once(zimage: Zimage, tmp_path: Path) -> None:
     with PARTI_PROMPTS.open(newline="", encoding="utf-8") as file:
-        return pa.Table.from_pylist(list(csv.DictReader(file, delimiter="\t")))
-
-
-@needs_parti
-@pytest.mark.parametrize("steps", [1, pytest.param(8, marks=pytest.mark.soak)])
-def test_parti_prompts_are_published_each_exactly_once(zimage: Zimage, tmp_path: Path, steps: int) -> None:
-    pq.write_table(parti_table(), tmp_path / "parti.parquet")
+        table = pa.Table.from_pylist(list(csv.DictReader(file, delimiter="\t")))
+    pq.write_table(table, tmp_path / "parti.parquet")
     done = zimage(
-        *("generate", tmp_path / "parti.parquet", tmp_path / "out", "--engines", "2:2"),
-        *("--steps", steps, "--progress", "json"),
+        *("generate", tmp_path / "parti.parquet", tmp_path / "out", "--engines", "2:2", "--progress", "json"),
     )
     assert done.code == 0, done.err
     rows = published(tmp_path / "out").rows
     assert len(rows) == NUM_PARTI_PROMPTS
-    assert sorted(row["prompt"] for row in rows) == sorted(parti_table()["Prompt"].to_pylist())
+    assert sorted(row["prompt"] for row in rows) == sorted(table["Prompt"].to_pylist())
     assert zimage("verify", tmp_path / "out").code == 0
 
 
@@ -57,7 +95,9 @@ MIXED_ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("model", ["tiny-zimage-turbo", "tiny-zimage-base"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("tiny-zimage-turbo", marks=pytest.mark.soak), "tiny-zimage-base"]
+)
 def test_each_row_equals_diffusers(zimage: Zimage, tmp_path: Path, model: str) -> None:
     rows = MIXED_ROWS
     if model.endswith("base"):

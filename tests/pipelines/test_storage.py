@@ -245,8 +245,8 @@ class TestAddresses:
             ("s3:/bucket/x", "not a storage address"),
             ("file:x", "not a storage address"),
             ("file://host/x", "no absolute path"),
-            ("s3://", "names no bucket"),
-            ("s3:///x", "names no bucket"),
+            ("s3://", "has no bucket"),
+            ("s3:///x", "has no bucket"),
             ("s3://bucket/../x", "must be relative"),
         ],
     )
@@ -258,7 +258,7 @@ class TestAddresses:
         "uri", ["dir/", "..", "dir/..", "s3://bucket", "s3://bucket/", "s3://bucket/d/", "/"]
     )
     def test_open_file_refuses_a_folder(self, uri: str) -> None:
-        with pytest.raises(ValueError, match="names a folder"):
+        with pytest.raises(ValueError, match="is a folder"):
             open_file(uri)
 
     @pytest.mark.parametrize("url", ["", "localhost:9000", "ftp://host", "http://"])

@@ -282,8 +282,8 @@ BAD_EDITS = [
     ({"strength": -0.5}, "strength", ["-0.5", "0..1"]),
     ({"strength": "most"}, "strength", ["'most'", "not a number"]),
     ({"mask": mask(8, 16)}, "mask", ["16x8 px", "8x8 px"]),
-    ({"mask": picture(8, 8)}, "mask", ["not a picture of one channel"]),
-    ({"mask": "mask.png"}, "mask", ["mask.png", "not a picture of one channel"]),
+    ({"mask": picture(8, 8)}, "mask", ["not a one-channel picture"]),
+    ({"mask": "mask.png"}, "mask", ["mask.png", "not a one-channel picture"]),
     ({"mask": mask(8, 8, 127)}, "mask", ["paints nothing", "128", "every 4th", "8x8 px"]),
 ]
 
@@ -361,10 +361,10 @@ BAD_REFERENCES = [
     (
         {"reference_images": [picture(1500, 9000)], "size": "32x16"},
         "reference_images",
-        ["9000x1500", "shrunk to 55x9", "16..8192 px a side"],
+        ["9000x1500", "shrunk to 55x9", "16..8192 px per side"],
     ),
-    ({"reference_images": [picture(64, 64)], "strength": 0.5}, "strength", ["edit", "starts from none"]),
-    ({"reference_images": [picture(64, 64)], "mask": mask(64, 64)}, "mask", ["edit", "starts from none"]),
+    ({"reference_images": [picture(64, 64)], "strength": 0.5}, "strength", ["edit", "not start from one"]),
+    ({"reference_images": [picture(64, 64)], "mask": mask(64, 64)}, "mask", ["edit", "not start from one"]),
     ({"strength": 0.5}, "strength", ["without reference_images"]),
 ]
 

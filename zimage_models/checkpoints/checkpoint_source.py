@@ -1,6 +1,6 @@
-"""Turn a model's name into a local folder: embedded, on disk, on the hub, or on S3.
+"""Find a model's local folder by its name: embedded, on disk, on the hub, or on S3.
 
-Downloads go to one cache per node, behind a file lock, so that engines starting together fetch once.
+Downloads go to one cache per node with a file lock, so engines that start together download only once.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ def resolve_checkpoint(
     cache_dir: Path | None = None,
     s3_endpoint_url: str | None = None,
 ) -> Path:
-    """Return the local folder of a model, or of a ControlNet, downloading it first if need be.
+    """Return the local folder of a model or a ControlNet, downloading it first if necessary.
 
     Args:
         model: an embedded model's name, a local folder, a hub id (``HF_HUB_OFFLINE`` is honoured), or
             ``s3://bucket/prefix`` (credentials from the usual AWS chain).
-        field: which option of an engine it is: ``model``, or ``controlnet``, of which none is embedded.
-        cache_dir: where ``s3://`` checkpoints are kept; the hub keeps its own cache.
+        field: the engine's option: ``model``, or ``controlnet``, of which none is embedded.
+        cache_dir: the folder for ``s3://`` checkpoints; the hub has its own cache.
         s3_endpoint_url: an S3-compatible server instead of AWS.
 
     Raises:
-        CheckpointError: nothing of that name, or it cannot be fetched.
+        CheckpointError: nothing has that name, or it cannot be fetched.
     """
     known = KNOWN_MODELS.get(model) if field == "model" else None
     if known and known.directory:
@@ -58,7 +58,7 @@ def resolve_checkpoint(
     if field == "controlnet":
         raise CheckpointError(
             f"controlnet: {model!r} is neither a folder (config.json and safetensors, as diffusers writes a"
-            " ZImageControlNetModel), nor a hub id or an s3:// address",
+            " ZImageControlNetModel) nor a hub id or an s3:// address",
             field=field,
         )
     embedded = ", ".join(name for name, entry in KNOWN_MODELS.items() if entry.directory)
@@ -87,9 +87,9 @@ def _fetch_hub(model: str, field: str) -> Path:
 
 
 def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -> Path:
-    """Fetch a checkpoint into a folder named by what the bucket holds now.
+    """Fetch a checkpoint into a folder named by a hash of the bucket's current objects.
 
-    A changed object gives another folder, so an engine that reads the old one is not disturbed.
+    If an object changes, so does the folder, and engines that read the old one are not disturbed.
     """
     # Imported here: nothing else in this package needs storage, and GPU machines may lack boto3.
     import boto3
@@ -103,7 +103,7 @@ def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -
         if _INDEX_FILES[field] not in objects:
             raise CheckpointError(f"{field}: {uri} holds no {_INDEX_FILES[field]}", field=field)
         folder = cache_dir / "s3" / _digest(endpoint_url or "", uri, *map(str, sorted(objects.items())))
-        # The last component is kept: known models are known by it.
+        # Keep the last component: it is how known models are recognised.
         target = folder / (prefix.rsplit("/", 1)[-1] or bucket)
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
@@ -120,14 +120,14 @@ def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -
                 temporary.rename(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    # ValueError: boto3's word on a malformed endpoint.
+    # boto3 raises ValueError for a malformed endpoint.
     except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
         raise CheckpointError(f"{field}: {uri} cannot be fetched ({error})", field=field) from error
     return target
 
 
 def _list_s3(client: Any, bucket: str, prefix: str) -> dict[str, str]:
-    """List a checkpoint's files, relative to its prefix, with the size and entity tag of each."""
+    """List a checkpoint's files relative to its prefix, each with its size and entity tag."""
     folder = f"{prefix}/" if prefix else ""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=folder)
     objects = (item for page in pages for item in page.get("Contents", []))

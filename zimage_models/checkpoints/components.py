@@ -1,10 +1,11 @@
 """Load the models of a checkpoint in diffusers layout.
 
 Only safetensors are read, and strictly: a missing, unexpected or misshapen tensor is an error, so a wrong
-checkpoint never draws something. This module knows no request and no engine.
+checkpoint never makes an image. This module knows nothing about requests or engines.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from diffusers import (
     ZImageControlNetModel,
     ZImageTransformer2DModel,
 )
-from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
 from transformers.utils import logging as transformers_logging
@@ -30,19 +30,19 @@ from zimage_models.siglip_spec import has_siglip
 class Components:
     """A checkpoint's loaded models, in eval mode.
 
-    Their types are Any because diffusers sets a model's modules and settings where no type checker sees them.
+    Their types are Any because type checkers cannot see the modules and settings that diffusers adds.
     """
 
     transformer: Any
     """A ZImageTransformer2DModel."""
     text_encoder: Any
-    """A Qwen3Model :func:`without_unread_layers`."""
+    """A Qwen3Model after :func:`without_unread_layers`."""
     vae: Any
     """An AutoencoderKL."""
     scheduler: Any
     """A FlowMatchEulerDiscreteScheduler."""
     siglip: Any = None
-    """A Siglip2VisionModel; None where the transformer reads no features."""
+    """A Siglip2VisionModel; None if the transformer reads no features."""
     siglip_processor: Any = None
     """A Siglip2ImageProcessorPil."""
     controlnet: Any = None
@@ -55,7 +55,7 @@ def load_components(
     """Load a checkpoint's weights strictly.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
     """
     check_files(directory)
     return Components(
@@ -68,14 +68,14 @@ def load_components(
 
 
 def load_text_encoder(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a Qwen3Model :func:`without_unread_layers`, as strictly as :func:`load_components`."""
+    """Load a Qwen3Model as strictly as :func:`load_components`; apply :func:`without_unread_layers`."""
     transformers_logging.disable_progress_bar()
     text_encoder = _load(Qwen3Model, directory, "text_encoder", dtype)
     return _on_device(without_unread_layers(text_encoder), device)
 
 
 def load_vae(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load an AutoencoderKL, as strictly as :func:`load_components`."""
+    """Load an AutoencoderKL as strictly as :func:`load_components`."""
     return _on_device(_load(AutoencoderKL, directory, "vae", dtype), device)
 
 
@@ -85,11 +85,11 @@ def load_scheduler(directory: Path) -> Any:
 
 
 def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Load the SigLIP2 encoder of :class:`Components` and its processor, where a checkpoint has them."""
+    """Load a checkpoint's SigLIP2 encoder and processor for :class:`Components`; empty without them."""
     if not has_siglip(directory):
         return {}
     transformers_logging.disable_progress_bar()
-    # The processor on PIL: the one on torchvision scales a picture a little differently.
+    # PIL's processor: torchvision's scales pictures slightly differently.
     processor = Siglip2ImageProcessorPil.from_pretrained(
         str(directory / "siglip_processor"), local_files_only=True
     )
@@ -98,15 +98,15 @@ def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) ->
 
 
 def load_controlnet(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load a ZImageControlNetModel, as strictly as :func:`load_components`."""
+    """Load a ZImageControlNetModel as strictly as :func:`load_components`."""
     weight_files(directory, "")
     return _on_device(_load(ZImageControlNetModel, directory, "", dtype), device)
 
 
 def without_unread_layers(text_encoder: Any) -> Any:
-    """Cut off a Qwen3 encoder's last layer and final norm, whose outputs Z-Image never reads.
+    """Remove a Qwen3 encoder's last layer and final norm, because Z-Image never reads their outputs.
 
-    What remains ends in the hidden state that diffusers takes as ``hidden_states[-2]``.
+    The rest returns the hidden state that diffusers takes as ``hidden_states[-2]``.
     """
     del text_encoder.layers[-1]
     text_encoder.norm = torch.nn.Identity()
@@ -117,7 +117,7 @@ def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {}
     if issubclass(cls, ModelMixin):
         # Said explicitly: diffusers prints a paragraph about accelerate for each model when it has to guess.
-        options["low_cpu_mem_usage"] = is_accelerate_available()
+        options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
     try:
         model, report = cls.from_pretrained(
             str(directory / part),
@@ -135,11 +135,13 @@ def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
         "unexpected": [name for name in report["unexpected_keys"] if not name.startswith("lm_head.")],
         "misshapen": report["mismatched_keys"],
     }
-    told = [
+    counts = [
         f"{len(names)} {kind} (such as {min(map(str, names))})" for kind, names in problems.items() if names
     ]
-    if told:
-        raise CheckpointError(f"{directory / part}: not the tensors of its config.json: {', '.join(told)}")
+    if counts:
+        raise CheckpointError(
+            f"{directory / part}: the tensors do not match its config.json: {', '.join(counts)}"
+        )
     return model
 
 

@@ -17,21 +17,21 @@ def convert_checkpoint(source: Path, target: Path, *, dtype: torch.dtype = torch
     """Write a copy of a checkpoint with its floating-point weights cast, file by file.
 
     The Turbo release is float32 on disk (24.6 GB); its bfloat16 copy loads from half the bytes. Only one
-    safetensors file is in memory at a time. Hidden files and weights in other formats are left out.
+    safetensors file is in memory at a time. Hidden files and weights in other formats are not copied.
 
     Returns:
         The size of the copy's weights in bytes.
 
     Raises:
-        CheckpointError: the source is not a checkpoint, or the target exists.
+        CheckpointError: the source is not a checkpoint, or the target already exists.
     """
     if target.exists():
-        raise CheckpointError(f"target: {target} exists", field="target")
+        raise CheckpointError(f"target: {target} already exists", field="target")
     parts = weight_parts(source)
     weights = {file for part in parts for file in weight_files(source, part)}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        # A folder inside it: the temporary one itself is closed to other users.
+        # A folder inside it, because other users cannot read the temporary folder itself.
         copy = Path(temporary) / target.name
         num_bytes = sum(
             _convert_file(file, copy / file.relative_to(source), dtype) for file in sorted(weights)
@@ -64,7 +64,7 @@ def _convert_file(source: Path, target: Path, dtype: torch.dtype) -> int:
 
 
 def _convert_json(source: Path, target: Path, dtype: torch.dtype) -> None:
-    """Copy a JSON file; a configuration then names the new dtype, and an index the new size."""
+    """Copy a JSON file, with the new dtype in a configuration and the new size in an index."""
     content = json.loads(source.read_text(encoding="utf-8"))
     if isinstance(content, dict):
         for name in {"dtype", "torch_dtype"} & content.keys():

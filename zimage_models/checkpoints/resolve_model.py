@@ -1,4 +1,4 @@
-"""From an EngineConfig to the checkpoint it names: its limits, and the identity of its weights."""
+"""The checkpoint that an EngineConfig names: its limits and the identity of its weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,10 @@ FAKE_WEIGHTS = "fake"
 
 
 def resolve_model(config: EngineConfig) -> ModelSpec:
-    """Find (or fetch) a config's checkpoint, and its ControlNet if any, and read their limits.
+    """Find or fetch a config's checkpoint, and its ControlNet if any, and read their limits.
 
     Raises:
-        CheckpointError: nothing of that name, or a missing or foreign file.
+        CheckpointError: nothing has that name, or a file is missing or not a Z-Image checkpoint's.
     """
     directory = resolve_checkpoint(
         config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
@@ -42,7 +42,7 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
-    """Identify the weights a config makes images with; the fake engine's are ``"fake"``."""
+    """Return the hash of the weights that a config makes images with; ``"fake"`` for the fake engine."""
     if config.fake:
         return FAKE_WEIGHTS
     controlnet = spec.controlnet.directory if spec.controlnet else None

@@ -1,7 +1,7 @@
-"""Reads slices of tensors out of a safetensors file, and counts what it reads.
+"""Read slices of tensors from a safetensors file and count the bytes read.
 
-``safetensors.safe_open(...).get_slice`` maps the file: some columns of a matrix then read all of its pages
-(measured: 174 MB from disk for 39 MB wanted of 157). Here every row's piece is read by itself.
+``safetensors.safe_open(...).get_slice`` maps the file, so a few columns of a matrix read all of its pages
+(measured: 174 MB from disk for 39 MB wanted of 157). Here every row's piece is read separately.
 
 The format: 8 bytes with the length of a JSON header, the header, then the tensors' bytes in row-major order
 (https://github.com/huggingface/safetensors, "Format").
@@ -30,7 +30,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """What one rank holds of a divided dimension: ``start:stop`` of it, then zeros up to ``size``."""
+    """One rank's part of a divided dimension: ``start:stop`` of it, then zeros up to ``size``."""
 
     dim: int
     start: int
@@ -57,12 +57,12 @@ class TensorFile:
         """Open a file.
 
         Raises:
-            CheckpointError: it is no safetensors file, or damaged.
+            CheckpointError: it is damaged or not a safetensors file.
         """
         self.path = path
         self.num_bytes_read = 0
         try:
-            # The library's own checks: offsets without gaps, a length that fits.
+            # The library checks that the offsets have no gaps and that the length fits.
             with safe_open(path, framework="pt"):
                 pass
             self._descriptor = os.open(path, os.O_RDONLY)
@@ -73,7 +73,7 @@ class TensorFile:
         self._data_start = 8 + header_length
         self._entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
         if hasattr(os, "posix_fadvise"):
-            # No reading ahead, or a row's piece would bring in the pieces of the other ranks.
+            # No read-ahead: it would also read the other ranks' pieces of each row.
             os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def __enter__(self) -> Self:
@@ -89,12 +89,12 @@ class TensorFile:
         return {name: tuple(entry["shape"]) for name, entry in self._entries.items()}
 
     def read_into(self, target: Tensor, name: str, split: Split | None) -> None:
-        """Fill a tensor of any device and floating-point type with a stored one, or with its slice.
+        """Fill a tensor of any device and floating-point type with a stored one, or with a slice of it.
 
         Args:
-            target: of the stored shape; with a split, of the split's shape: what it pads is filled with 0.
-            name: a stored tensor.
-            split: along dimension 0, or the last of two.
+            target: has the stored shape or, with a split, the split's shape; padding is filled with 0.
+            name: the stored tensor's name.
+            split: along dimension 0, or along the last of two dimensions.
         """
         entry = self._entries[name]
         dtype = _DTYPES.get(entry["dtype"])
@@ -125,7 +125,7 @@ class TensorFile:
         return tensor
 
     def _fill(self, tensor: Tensor, offset: int) -> None:
-        """Read until a vector is full: one call returns 2 GiB at most."""
+        """Read until a vector is full, because one call returns at most 2 GiB."""
         buffer = memoryview(tensor.view(torch.uint8).numpy().data)
         done = 0
         while done < len(buffer):

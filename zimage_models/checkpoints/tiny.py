@@ -1,6 +1,6 @@
 """Random tiny Z-Image checkpoints of any shape, in the released layout, for tests and experiments.
 
-Nothing is downloaded. They draw noise, but every code path of the released models runs on them.
+Nothing is downloaded. They generate noise, but every code path of the released models runs on them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -63,33 +63,33 @@ def build_tiny_checkpoint(
     """Write a checkpoint with random weights.
 
     Args:
-        directory: where to write it; made if need be.
-        seed: decides the weights; the global random state is left alone.
-        dim: transformer width; ``dim / num_heads`` is even and at least 8.
+        directory: where to write it; created if missing.
+        seed: decides the weights; the global random state does not change.
+        dim: transformer width; ``dim / num_heads`` must be even and at least 8.
         num_heads: attention heads; the release has 30.
         num_layers: transformer layers.
         num_refiner_layers: layers of each of the two refiners.
-        num_text_layers: layers of the text encoder, the last of which Z-Image never reads.
-        vae_levels: the VAE shrinks by 2 to the power of one less; 4 as released: sizes are multiples of 16.
+        num_text_layers: layers of the text encoder; Z-Image never reads the last one.
+        vae_levels: the VAE shrinks by ``2 ** (vae_levels - 1)``; 4 as released: sizes are multiples of 16.
         sample_size: default image side in pixels.
         shift: the scheduler's time shift.
         axes_lens: positions of the rotary encoding: captions, rows, columns.
         dtype: of the stored weights.
-        max_shard_size: larger components are written in several files, with an index.
-        reads_references: write a ZImageOmniPipeline, of the edit variant.
+        max_shard_size: larger components are split into several files with an index.
+        reads_references: write a ZImageOmniPipeline, for the edit variant.
         siglip_width: width of its SigLIP2 features; None for a model without them.
 
     Returns:
         The directory.
 
     Raises:
-        ValueError: a shape that the architecture cannot have.
+        ValueError: the architecture cannot have this shape.
     """
     head_dim = dim // num_heads
     if dim % num_heads or head_dim % 2 or head_dim < 8:
         raise ValueError(f"dim: {dim} / {num_heads} heads is not an even number of at least 8")
     tokenizer = _byte_tokenizer()
-    # diffusers and transformers draw weights as they build a model; ours come from a generator of our own.
+    # diffusers and transformers draw weights when they build a model; ours come from our own generator.
     with torch.random.fork_rng(devices=[]):
         models = {
             "transformer": _transformer(
@@ -103,7 +103,7 @@ def build_tiny_checkpoint(
     generator = torch.Generator().manual_seed(seed)
     for model in models.values():
         _randomise(model, generator)
-        # Not model.to: diffusers' warns.
+        # Not model.to, because diffusers' version warns.
         nn.Module.to(model, dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
     parts: dict[str, Any] = {"scheduler": scheduler, "tokenizer": tokenizer, **models}
@@ -136,12 +136,12 @@ def build_tiny_controlnet(
     """Write a ControlNet with random weights for a checkpoint of :func:`build_tiny_checkpoint`.
 
     Args:
-        directory: where to write it; made if need be.
-        seed: decides the weights; the global random state is left alone.
+        directory: where to write it; created if missing.
+        seed: decides the weights; the global random state does not change.
         dim: of the checkpoint's transformer.
         num_heads: of the checkpoint's transformer.
-        places: the transformer's layers that are given hints.
-        refiner_places: the layers of its image refiner that are, in the layouts that do so.
+        places: the transformer's layers that get hints.
+        refiner_places: the layers of its image refiner that get hints, in layouts with such hints.
         num_refiner_layers: of the checkpoint's transformer.
         num_channels: 16 for a control image alone (1.0), 33 with a mask and an image to paint in (2.x).
         refiner_hints: which layers make the refiner's hints: None (1.0), ``control_layers`` (2.0) or
@@ -241,7 +241,7 @@ def _text_encoder(num_layers: int, vocab_size: int) -> Any:
 
 @torch.no_grad()
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Give every parameter, gates and pad tokens too, a value that keeps activations near 1."""
+    """Give every parameter, including gates and pad tokens, a value that keeps activations near 1."""
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if "norm" in name and name.endswith("weight"):
@@ -254,7 +254,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def _byte_tokenizer() -> Qwen2Tokenizer:
-    """Make a byte-level BPE tokenizer without merges: one token a byte."""
+    """Make a byte-level BPE tokenizer without merges: one token per byte."""
     symbols = [*_byte_symbols(), *_SPECIAL_TOKENS]
     tokenizer = Qwen2Tokenizer(
         vocab={symbol: number for number, symbol in enumerate(symbols)},
@@ -267,7 +267,7 @@ def _byte_tokenizer() -> Qwen2Tokenizer:
 
 
 def _byte_symbols() -> Iterator[str]:
-    """Name each byte by one visible character, as GPT-2's byte-level BPE does."""
+    """Yield one visible character for each byte, as in GPT-2's byte-level BPE."""
     visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     num_hidden = 0
     for byte in range(256):

@@ -1,4 +1,4 @@
-"""Which safetensors files a checkpoint's weights are in. It reads no tensor and needs no torch."""
+"""Find the safetensors files of a checkpoint's weights. It reads no tensors and does not need torch."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import has_siglip
 
 OTHER_WEIGHT_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf")
-"""Weights that are found beside safetensors, and not read."""
+"""Suffixes of weights in other formats, which are never read."""
 _WEIGHT_PARTS = ("text_encoder", "transformer", "vae")
 
 
@@ -17,13 +17,13 @@ def weight_parts(directory: Path) -> tuple[str, ...]:
 
 
 def check_files(directory: Path) -> None:
-    """See that all components have weights, before any of them is read."""
+    """Require weights of all components, before any of them is read."""
     for part in weight_parts(directory):
         weight_files(directory, part)
 
 
 def weight_files(directory: Path, part: str) -> list[Path]:
-    """List a component's safetensors files, checking that all its index names are there."""
+    """List a component's safetensors files, and require all files that its index names."""
     folder = directory / part
     files = sorted(folder.glob("*.safetensors"))
     for index in folder.glob("*.safetensors.index.json"):

@@ -1,4 +1,4 @@
-"""Identify a checkpoint by the content of its weights; digests are cached, as files of 12 GB take a while."""
+"""Hash the weights of a checkpoint. Digests are cached, because hashing files of 12 GB takes a while."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def weights_sha256(directory: Path, *, controlnet: Path | None = None, cache_dir: Path | None = None) -> str:
-    """Identify a checkpoint, and the ControlNet beside it if any, by the content of their safetensors files.
+    """Hash the safetensors files of a checkpoint and, if given, its ControlNet.
 
-    Digests are cached by path, size and modification time, so that a large checkpoint is read once.
+    Digests are cached by path, size and modification time, so that a large checkpoint is read only once.
 
     Returns:
         64 hexadecimal digits.

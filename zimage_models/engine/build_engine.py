@@ -1,4 +1,4 @@
-"""From an EngineConfig to a running engine; torch is imported only for a real one."""
+"""Build a running engine from an EngineConfig. Only a real engine imports torch."""
 
 from itertools import product
 from typing import Any, Protocol
@@ -19,13 +19,13 @@ from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
 
 class EngineLike(Protocol):
-    """What a host needs of an engine."""
+    """The engine interface that hosts use."""
 
     spec: ModelSpec
 
     @property
     def death(self) -> EngineDead | None:
-        """Why the engine can't go on, or None while it can."""
+        """Why the engine cannot continue, or None while it can."""
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
         """Queue one request."""
@@ -35,7 +35,7 @@ class EngineLike(Protocol):
         """Start the thread that steps the engine."""
 
     def close(self) -> None:
-        """Stop the thread and fail what is unfinished."""
+        """Stop the thread and fail the unfinished requests."""
 
     def stats(self) -> EngineStats:
         """Report queue, speed and memory."""
@@ -47,11 +47,11 @@ def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) 
 
     Args:
         config: the engine.
-        launcher: starts the other ranks of a divided engine; None for processes of this machine.
+        launcher: starts the other ranks of a divided engine; None for local processes.
 
     Raises:
-        CheckpointError: the checkpoint can't be found, fetched or loaded.
-        InvalidRequest: the device is not there.
+        CheckpointError: the checkpoint cannot be found, fetched or loaded.
+        InvalidRequest: the device is not available.
     """
     engine = FakeEngine(resolve_model(config)) if config.fake else _load(config, launcher)
     engine.start()
@@ -65,10 +65,10 @@ def _load(config: EngineConfig, launcher: RankLauncher | None) -> EngineLike:
 
 
 def warm_up(engine: EngineLike) -> None:
-    """Make a few images of few steps, so that the first real request pays no set-up.
+    """Make a few images in a few steps, so that the first real request does not wait for set-up.
 
-    Batches of one, two and three images, of two lengths, make a compiled transformer ready for any shape. A
-    model that reads pictures beside the prompt makes them with and without one.
+    Batches of one, two and three images, with two sequence lengths, prepare a compiled transformer for any
+    shape. A model that reads pictures makes them with and without one.
     """
     spec = engine.spec
     small = 4 * spec.size_multiple

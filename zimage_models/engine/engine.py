@@ -1,7 +1,7 @@
-"""The engine: many requests in flight, one denoising step at a time.
+"""The engine: many requests at once, one denoising step at a time.
 
 The loop is three calls, ``schedule -> denoise_step -> finish``. Requests join and leave at every step. It
-knows no Ray, no HTTP and no table.
+knows nothing about Ray, HTTP or tables.
 """
 
 import logging
@@ -42,7 +42,7 @@ __all__ = ["Engine", "PreviewCallback", "PreviewEvent", "RequestHandle"]
 logger = logging.getLogger(__name__)
 
 _ENCODE_AHEAD = 32
-"""Requests first in line whose prompts are encoded together with those of a step."""
+"""Number of requests at the head of the line that have their prompts encoded together with a step's."""
 
 
 class Engine:
@@ -71,7 +71,7 @@ class Engine:
         self._arrivals: deque[Entry[Job]] = deque()
         self._arrival_numbers = count()
         self._cancelled: deque[int] = deque()
-        # The engine thread's own: what is in the scheduler by arrival number, and a heap of deadlines.
+        # Only the engine's thread uses these: scheduled entries by arrival number, and a heap of deadlines.
         self._entries: dict[int, Entry[Job]] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._changed = threading.Condition()
@@ -82,7 +82,7 @@ class Engine:
         self._stats = StatsCollector()
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
-        """Queue one request; from any thread.
+        """Queue one request; any thread may call this.
 
         A prompt past the token limit fails the handle's future with :class:`InvalidRequest`.
 
@@ -91,7 +91,7 @@ class Engine:
             on_preview: called from the engine's thread every ``request.preview_every`` steps.
 
         Raises:
-            EngineOverloaded: ``max_queued`` requests of its priority wait or run already.
+            EngineOverloaded: ``max_queued`` requests of its priority are already waiting or running.
             EngineDead: the engine has failed or is closed.
         """
         arrival = next(self._arrival_numbers)
@@ -99,7 +99,7 @@ class Engine:
             request=request, on_preview=on_preview, on_cancel=partial(self._cancelled.append, arrival)
         )
         try:
-            # In the caller's thread, so that a step waits for no tokenizer.
+            # In the caller's thread, so that no step waits for the tokenizer.
             entry = enter(handle, arrival=arrival, spec=self.spec, tokenizer=self._tokenizer)
         except InvalidRequest as error:
             self._stats.record_outcome(error)
@@ -108,7 +108,7 @@ class Engine:
         with self._changed:
             if self._death or self._closing:
                 raise EngineDead(str(self._death or "the engine is closed"))
-            # Each priority has room of its own, so that batch work never fills the queue for those online.
+            # Each priority has its own limit, so that batch work never fills the queue for online requests.
             num_open = self._num_open[request.priority]
             if num_open >= self._max_queued:
                 raise EngineOverloaded(
@@ -124,7 +124,7 @@ class Engine:
         """Advance the images of one bucket by one denoising step.
 
         Returns:
-            False when there was nothing to do.
+            False if there was nothing to do.
         """
         self._admit()
         self._drop_cancelled()
@@ -140,12 +140,12 @@ class Engine:
 
     def start(self) -> None:
         """Start the thread that steps the engine."""
-        assert self._thread is None, "it runs already"
+        assert self._thread is None, "it is already running"
         self._thread = threading.Thread(target=self._run, name="zimage-engine", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop the thread, fail what is unfinished with :class:`Cancelled`, and end the other ranks."""
+        """Stop the thread, fail unfinished requests with :class:`Cancelled`, and end the other ranks."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -169,7 +169,7 @@ class Engine:
 
     @property
     def death(self) -> EngineDead | None:
-        """Why the engine can't go on, or None while it can."""
+        """Why the engine cannot continue, or None while it can."""
         return self._death
 
     def _run(self) -> None:
@@ -193,7 +193,7 @@ class Engine:
             self._drop(entry, error_class(message))
 
     def _admit(self) -> None:
-        """Move what was submitted since the last step into the scheduler."""
+        """Move the requests submitted since the last step into the scheduler."""
         while self._arrivals:
             entry = self._arrivals.popleft()
             handle = entry.payload.handle
@@ -203,11 +203,11 @@ class Engine:
                 due_s = handle.submitted_s + handle.request.deadline_s
                 heappush(self._deadlines, (due_s, entry.arrival))
             if handle.cancelled:
-                # Said while the engine did not know it yet.
+                # It was cancelled before it reached the scheduler.
                 self._cancelled.append(entry.arrival)
 
     def _drop_cancelled(self) -> None:
-        """Drop what was cancelled and what is past its deadline."""
+        """Drop the requests that were cancelled or are past their deadline."""
         while self._cancelled:
             entry = self._entries.get(self._cancelled.popleft())
             if entry is not None:
@@ -219,7 +219,7 @@ class Engine:
                 self._drop(entry, DeadlineExceeded(f"deadline_s: {deadline_s:g} s have passed"))
 
     def _denoise_step(self, batch: Sequence[Entry[Job]], num_ahead: int = _ENCODE_AHEAD) -> list[Entry[Job]]:
-        """Step a batch, halving it when memory runs out; returns the entries that stepped."""
+        """Step a batch, halving it when memory runs out; return the entries that stepped."""
         problem = self._try_step(batch, num_ahead)
         if problem is None:
             for entry in batch:
@@ -227,7 +227,7 @@ class Engine:
             return list(batch)
         release_cached(self._runner.device)
         if num_ahead and any(entry.payload.state.canvas is None for entry in batch):
-            # It was the prompts, not the step.
+            # The prompts encoded ahead may have used the memory, not the step.
             return self._denoise_step(batch, 0)
         if len(batch) == 1:
             job = batch[0].payload
@@ -238,14 +238,14 @@ class Engine:
         if limit < self._scheduler.max_step_tokens:
             size = batch[0].payload.size
             logger.warning(
-                "out of memory at %d images of %s: steps are now of %d tokens", len(batch), size, limit
+                "out of memory at %d images of %s: steps now have at most %d tokens", len(batch), size, limit
             )
             self._scheduler.max_step_tokens = limit
         halves = (batch[:middle], batch[middle:])
         return [entry for half in halves for entry in self._denoise_step(half, 0)]
 
     def _try_step(self, batch: Sequence[Entry[Job]], num_ahead: int) -> str | None:
-        """Step a batch; returns why memory ran out, if it did (not the error, which holds the tensors)."""
+        """Step a batch; return why memory ran out, if it did (not the error, which holds the tensors)."""
         try:
             self._prepare(batch, num_ahead)
             self._runner.denoise_step([entry.payload.state for entry in batch])
@@ -260,8 +260,8 @@ class Engine:
                 entry.payload.started_s = now_s
         if all(entry.payload.state.canvas for entry in batch):
             return
-        # Many prompts at once are far cheaper than each by itself; but none waits for a lower priority's, and
-        # none for pictures of others, which are encoded one by one.
+        # Encoding many prompts at once is far cheaper than one by one. But no request waits for prompts of a
+        # lower priority, or for other requests' pictures, which are encoded one by one.
         ahead = (
             e
             for e in islice(self._scheduler, num_ahead)
@@ -283,7 +283,7 @@ class Engine:
         try:
             handle.on_preview(event)
         except Exception:
-            # The caller's code, not ours: its image goes on without previews.
+            # The caller's code failed, not ours: its image continues without previews.
             logger.exception("a preview callback failed")
             handle.on_preview = None
 
@@ -309,7 +309,7 @@ class Engine:
         return [OutOfMemory(f"out of memory decoding one {entries[0].payload.size} image ({problem})")]
 
     def _drop(self, entry: Entry[Job], outcome: ImageResult | ZImageError) -> None:
-        """Take a request out and hand its caller the outcome."""
+        """Remove a request and hand its caller the outcome."""
         handle = entry.payload.handle
         self._scheduler.remove(entry)
         del self._entries[entry.arrival]

@@ -13,36 +13,36 @@ _WINDOW = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStats:
-    """One engine's state and speed; counts are since its start."""
+    """One engine's state and speed, with counts since its start."""
 
     num_open: int
     """Requests waiting or running."""
     num_online: int
-    """Those of them that are online ones."""
+    """Online requests among them."""
     num_images: int
     num_failed: int
     num_cancelled: int
     num_steps: int
     """Step batches run."""
     num_item_steps: int
-    """Steps summed over the images in them."""
+    """Steps of all images, summed."""
     num_preemptions: int
     num_caption_hits: int
     num_caption_misses: int
     step_s: float
     """Mean time of the last step batches, in seconds."""
     images_per_s: float
-    """While busy, over the last step batches."""
+    """Speed while busy, over the last step batches."""
     queue_s: float
-    """Estimated seconds until the online requests of now are done: batch work waits for those."""
+    """Estimated seconds until the current online requests are done; batch work waits for them."""
     memory_bytes: int
-    """Peak memory: of the accelerator where there is one, else of the process; of several ranks, rank 0's."""
+    """Peak memory of the accelerator, or of the process if there is none; with several ranks, rank 0's."""
     num_rebuilds: int = 0
-    """Times the ranks of a divided engine were replaced because one was lost."""
+    """Number of times that the ranks of a divided engine were replaced because one was lost."""
 
 
 class StatsCollector:
-    """Collects what the engine's thread records; read from any thread."""
+    """Collects what the engine's thread records; any thread may read it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class StatsCollector:
                 self._num_failed += 1
 
     def seconds_for(self, num_requests: int) -> float:
-        """Estimate how long ``num_requests`` take at the present speed, at least one second."""
+        """Estimate how many seconds ``num_requests`` take at the current speed, at least one."""
         with self._lock:
             speed = self._images_per_s()
         return max(1.0, num_requests / speed) if speed else 1.0
@@ -84,7 +84,7 @@ class StatsCollector:
         memory_bytes: int,
         num_rebuilds: int = 0,
     ) -> EngineStats:
-        """Sum up, with what the engine itself counts."""
+        """Report what was recorded, together with the engine's own counts."""
         with self._lock:
             speed = self._images_per_s()
             return EngineStats(

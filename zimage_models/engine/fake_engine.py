@@ -1,4 +1,4 @@
-"""An engine with no model: instant coloured tiles, for tests and benchmarks of everything around it."""
+"""An engine without a model: instant coloured tiles, to test and benchmark everything around it."""
 
 import hashlib
 
@@ -20,7 +20,7 @@ FAKE_FAILURES: dict[str, type[ZImageError]] = {
     "[fake: out of memory]": OutOfMemory,
     "[fake: die]": EngineDead,
 }
-"""Failures that a prompt can ask for, to try what a host makes of them."""
+"""Failures that a prompt can ask for, to test how a host handles them."""
 
 
 class FakeEngine:
@@ -33,7 +33,7 @@ class FakeEngine:
         self._stats = StatsCollector()
 
     def submit(self, request: ImageRequest, *, on_preview: PreviewCallback | None = None) -> RequestHandle:
-        """Make the tile before returning; previews are the tile, made small.
+        """Make the tile before returning; previews are smaller copies of it.
 
         Raises:
             EngineDead: the engine is closed.
@@ -83,7 +83,7 @@ def _preview(result: ImageResult, on_preview: PreviewCallback) -> None:
 
 
 def draw_tile(prompt: str, seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Draw two stripes; uint8 (height, width, 3), RGB, coloured by prompt and seed."""
+    """Draw two stripes coloured by prompt and seed; uint8 (height, width, 3), RGB."""
     digest = hashlib.blake2b(f"{seed}|{prompt}".encode(), digest_size=6).digest()
     colours = np.frombuffer(digest, dtype=np.uint8).reshape(2, 3)
     pixels_HWC = np.empty((height, width, 3), dtype=np.uint8)
@@ -93,4 +93,4 @@ def draw_tile(prompt: str, seed: int, height: int, width: int) -> npt.NDArray[np
 
 
 def _do_nothing() -> None:
-    """Cancel a request that is already answered."""
+    """Do nothing: the request has already been answered."""

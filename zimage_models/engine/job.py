@@ -22,7 +22,7 @@ from zimage_models.siglip_spec import SiglipSpec
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Job:
-    """A request on its way through an engine."""
+    """A request inside an engine."""
 
     handle: RequestHandle
     state: ImageState
@@ -31,11 +31,11 @@ class Job:
 
     @property
     def size(self) -> str:
-        """Its size, for messages."""
+        """Size of the image, for messages."""
         return f"{self.handle.request.width}x{self.handle.request.height}"
 
     def result(self, pixels_HWC: npt.NDArray[np.uint8], *, denoised_s: float) -> ImageResult:
-        """Put its image and its times together, the image having been decoded since ``denoised_s``."""
+        """Build the result of a request now that its image, denoised at ``denoised_s``, is decoded."""
         submitted_s, now_s = self.handle.submitted_s, time.monotonic()
         started_s = submitted_s if self.started_s is None else self.started_s
         return ImageResult(
@@ -53,7 +53,7 @@ class Job:
 
 
 def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: PromptTokenizer) -> Entry[Job]:
-    """Tokenise a request's prompts, which decide its bucket, and make its scheduler entry.
+    """Tokenise a request's prompts, choose its bucket and make its scheduler entry.
 
     Raises:
         InvalidRequest: a prompt has too many tokens.
@@ -87,7 +87,7 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
         priority=int(request.priority),
         arrival=arrival,
         bucket=bucket,
-        # With guidance every step runs the images twice, once for each prompt.
+        # With guidance, every step runs the images twice, once for each prompt.
         num_step_tokens=(2 if negative else 1) * image_tokens
         + bucket.caption_tokens
         + bucket.negative_tokens,

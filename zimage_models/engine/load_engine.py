@@ -1,4 +1,4 @@
-"""Load a checkpoint into a real engine on its device, or on one device for each of its ranks."""
+"""Load a checkpoint into a real engine, on one device for each of its ranks."""
 
 from dataclasses import replace
 
@@ -17,18 +17,18 @@ from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
-# Transformer tokens a step takes before more of them stop helping. CPU: throughput is flat from 8 images of
-# 96 tokens on. Accelerator: four 1024 x 1024 images; one already fills an H100 (batching gains 8 %).
+# Transformer tokens in a step beyond which more do not help. CPU: throughput is flat from 8 images of 96
+# tokens on. Accelerator: four 1024 x 1024 images; one already fills an H100 (batching gains 8 %).
 CPU_STEP_TOKENS = 1024
 ACCELERATOR_STEP_TOKENS = 4 * 4224
 
 
 def load_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> Engine:
-    """Load a model into an engine that its caller starts or steps; ``config.fake`` is not read.
+    """Load a model into an engine that the caller starts or steps; ``config.fake`` is ignored.
 
     Args:
         config: the engine.
-        launcher: starts the other ranks of a divided engine; None for processes of this machine.
+        launcher: starts the other ranks of a divided engine; None for local processes.
     """
     spec = resolve_model(config)
     limit_threads(config)
@@ -54,7 +54,7 @@ def _load_runner(
     dtype = resolve_dtype(config.dtype, device)
     vae_dtype = torch.float32 if config.vae_dtype == "auto" else resolve_dtype(config.vae_dtype, device)
     if config.parallel.tensor_parallel_size > 1:
-        # A process group is a thing of its own to import and to start.
+        # Imported here: only a divided engine needs process groups.
         from zimage_models.tensor_parallel.load_first_rank import load_first_rank
 
         return load_first_rank(

@@ -1,4 +1,4 @@
-"""What a caller holds of a submitted request: its future, its cancellation, its previews."""
+"""A caller's handle on a submitted request: its future, its cancellation and its previews."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from zimage_models.requests import ImageRequest, ImageResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewEvent:
-    """A small picture of a running image; ``pixels_HWC`` is uint8 RGB."""
+    """A small preview of a running image; ``pixels_HWC`` is uint8 RGB."""
 
     step: int
     num_steps: int
@@ -25,14 +25,14 @@ PreviewCallback = Callable[[PreviewEvent], None]
 
 
 class _ImageFuture(Future[ImageResult]):
-    """A future whose cancellation, as by an asyncio task that awaits it, reaches the engine."""
+    """A future that passes its cancellation, such as by an asyncio task awaiting it, to the engine."""
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()
         self._on_cancel = on_cancel
 
     def cancel(self) -> bool:
-        """Cancel, if it is not done yet."""
+        """Cancel the future if it is not done yet."""
         cancelled = super().cancel()
         if cancelled:
             self._on_cancel()
@@ -43,19 +43,19 @@ class _ImageFuture(Future[ImageResult]):
 class RequestHandle:
     """A submitted request: wait for its result, or cancel it.
 
-    Cancelling the future, as an asyncio task that awaits it does, cancels the request too.
+    Cancelling the future, as an asyncio task awaiting it does, also cancels the request.
     """
 
     request: ImageRequest
     on_preview: PreviewCallback | None
     on_cancel: Callable[[], None]
-    """Called in the canceller's thread."""
+    """Callback that runs in the thread that cancels."""
     future: Future[ImageResult] = field(init=False)
     submitted_s: float = field(init=False, default_factory=time.monotonic)
     _dropped: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        # Not the handle's own method: in a cycle, a finished image would wait for the cycle collector.
+        # Not a method of the handle: in a reference cycle, a finished image would wait for the collector.
         self.future = _ImageFuture(self.on_cancel)
 
     @property
@@ -64,7 +64,7 @@ class RequestHandle:
         return self._dropped or self.future.cancelled()
 
     def result(self, timeout_s: float | None = None) -> ImageResult:
-        """Wait for the image; raises the request's error."""
+        """Wait for the image and return it, or raise the request's error."""
         return self.future.result(timeout_s)
 
     def cancel(self) -> None:

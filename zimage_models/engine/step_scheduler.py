@@ -1,10 +1,13 @@
-"""Which requests share the next denoising step. Plain Python: it knows no tensor and no thread.
+"""Choose the requests that share the next denoising step. It is plain Python without tensors or threads.
 
-Rules: the first request in line, by priority and then by arrival, sets the bucket of the step; others of the
-same bucket and of no lower priority fill it up, in order, to ``max_step_tokens``. Those of a lower priority
-would make the step longer for the first. A request left out keeps its place and its latents.
-When the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once: so a
-lower priority always ends, yet costs a higher one at most one step in that time, however long its line.
+The first request in line, by priority and then by arrival, sets the bucket of the step. Other requests of the
+same bucket fill it up in order, to at most ``max_step_tokens``. Requests of a lower priority do not join,
+because they would make the step longer for the first. A request that is left out keeps its place and its
+latents.
+
+If the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once. So every
+request finishes in the end, but a lower priority costs a higher one at most one step in that time, however
+long its line.
 """
 
 from bisect import bisect_left, insort
@@ -19,7 +22,7 @@ Payload = TypeVar("Payload")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """What items of one step have in common, so that they need no attention mask."""
+    """The properties that all items of one step share, so that they need no attention mask."""
 
     height: int
     width: int
@@ -28,11 +31,11 @@ class Bucket:
     negative_tokens: int
     """Padded caption length of the negative prompt; 0 without guidance."""
     reference_tokens: int = 0
-    """Padded tokens of the images that are read."""
+    """Padded tokens of the images that the model reads."""
     feature_tokens: int = 0
     """Padded tokens of their features."""
     controlled: bool = False
-    """Whether a ControlNet runs beside the transformer."""
+    """Whether a ControlNet runs with the transformer."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -40,12 +43,12 @@ class Entry(Generic[Payload]):
     """A request in the scheduler."""
 
     priority: int
-    """A smaller number goes first."""
+    """Priority; smaller numbers go first."""
     arrival: int
-    """A number that no other entry has; a smaller one goes first."""
+    """Unique number; smaller ones go first."""
     bucket: Bucket
     num_step_tokens: int
-    """Transformer tokens that one step of this request takes: the same for all of one bucket."""
+    """Transformer tokens that one step of this request takes; the same for all requests of one bucket."""
     payload: Payload
 
 
@@ -60,14 +63,15 @@ def _arrival(entry: Entry[Payload]) -> int:
 class StepScheduler(Generic[Payload]):
     """Keeps requests in order and picks the batch of each step.
 
-    A step costs time by the number of buckets and the size of its batch, not by the number of requests.
+    The time to pick a batch grows with the number of buckets and the batch's size, not with the number of
+    requests.
     """
 
     def __init__(self, *, max_step_tokens: int, ageing_s: float) -> None:
         self.max_step_tokens = max_step_tokens
         self.num_preemptions = 0
         self._ageing_s = ageing_s
-        # By priority, then by bucket; each line is in order of arrival, and none is empty.
+        # By priority, then by bucket; each line is in order of arrival and never empty.
         self._lines: dict[int, dict[Bucket, list[Entry[Payload]]]] = {}
         self._num_entries = 0
         self._last_batch: list[Entry[Payload]] = []
@@ -87,7 +91,7 @@ class StepScheduler(Generic[Payload]):
         self._num_entries += 1
 
     def remove(self, entry: Entry[Payload]) -> None:
-        """Take a request that is in line out of it."""
+        """Remove a request from the line; it must be there."""
         lines = self._lines[entry.priority]
         line = lines[entry.bucket]
         del line[bisect_left(line, entry.arrival, key=_arrival)]
@@ -136,7 +140,7 @@ class StepScheduler(Generic[Payload]):
         return [head, *islice(others, capacity - 1)]
 
     def _count_preemptions(self, batch: list[Entry[Payload]]) -> None:
-        """Count unfinished requests of the step before that this one leaves out."""
+        """Count the unfinished requests of the last step that this one leaves out."""
         chosen = set(batch)
         self.num_preemptions += sum(entry not in chosen for entry in self._last_batch)
         self._last_batch = list(batch)

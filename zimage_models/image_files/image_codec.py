@@ -1,7 +1,7 @@
-"""Image files: pixels to marked PNG, JPEG, WebP or AVIF bytes and back. It knows no storage.
+"""Write and read image files: PNG, JPEG, WebP and AVIF. It knows nothing about storage.
 
-Every file carries the mark of generated media and its parameters as XMP (:mod:`.xmp`); a PNG
-repeats the parameters as the text chunk ``parameters`` that image tools show.
+Every file has the mark of generated media and its parameters as XMP (:mod:`.xmp`). A PNG repeats the
+parameters in the text chunk ``parameters``, which image tools display.
 """
 
 import io
@@ -31,20 +31,20 @@ _DEFAULT_QUALITY = {"jpeg": 92, "webp": 90, "avif": 80}
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     # The same mosaic at level 1: 82 ms, 1840 KiB; 3: 110 ms, 1796 KiB; 6: 279 ms, 1684 KiB.
     "png": {"compress_level": 3},
-    # Full colour resolution: halved, it smears coloured text and thin lines (36 dB instead of 39).
+    # Full colour resolution; half of it smears coloured text and thin lines (36 dB instead of 39).
     "jpeg": {"subsampling": 0},
     "webp": {"method": 4},
     # Speed 8 takes 0.3 s; the default, 6, takes 0.7 s for 2 % fewer bytes.
-    # One thread, for callers encode many images side by side.
+    # One thread, because callers encode many images in parallel.
     "avif": {"speed": 8, "max_threads": 1},
 }
 
-# A JPEG segment holds 65,533 bytes, of which 29 name it as XMP.
+# A JPEG segment holds 65,533 bytes, 29 of which identify it as XMP.
 _MAX_JPEG_XMP_BYTES = 65_504
 EMBEDDED_FIELDS = tuple(field.name for field in fields_of(Way.IMAGE_FILE))
-"""The fields of a request that go into its image file."""
+"""Request fields that are written into the image file."""
 _PROMPT_FIELDS = ("prompt", "negative_prompt")
-# No "Model hash": that label means ten digits of one checkpoint file's own hash.
+# No "Model hash": that label means ten digits of the hash of a single checkpoint file.
 _A1111_LABELS = {
     "num_inference_steps": "Steps",
     "guidance_scale": "CFG scale",
@@ -60,9 +60,9 @@ class Encoding:
 
     format: str = "png"
     quality: int | None = None
-    """1..100; None for the format's default. A PNG has none."""
+    """Quality, 1..100; None for the format's default, and for a PNG."""
     embed_prompt: bool = True
-    """Write the prompts into the file. The mark of generated media and the other parameters always are."""
+    """Whether to write the prompts; the mark of generated media and other parameters are always written."""
 
     def __post_init__(self) -> None:
         if self.format not in IMAGE_FORMATS:
@@ -96,12 +96,12 @@ def encode_image(
     parameters: Mapping[str, Any],
     ingredients: Sequence[Ingredient] = (),
 ) -> bytes:
-    """Encode pixels to an image file that is marked as generated. The same input gives the same bytes.
+    """Encode pixels as an image file that is marked as generated. The same input gives the same bytes.
 
     Args:
         pixels_HWC: uint8, 0..255, RGB.
-        encoding: format, quality, and whether the prompts go in.
-        parameters: what made the image, JSON values by name; None and "" are left out.
+        encoding: format, quality, and whether to write the prompts.
+        parameters: what made the image, as JSON values by name; None and "" are left out.
         ingredients: the pictures that it was made from.
 
     Raises:
@@ -130,7 +130,7 @@ def encode_image(
         if encoding.format == "jpeg" and len(packet) > _MAX_JPEG_XMP_BYTES:
             raise InvalidRequest(
                 f"embed_prompt: the parameters take {len(packet)} bytes as XMP; "
-                f"a jpeg holds {_MAX_JPEG_XMP_BYTES}: leave the prompts out or take another format",
+                f"a jpeg holds {_MAX_JPEG_XMP_BYTES}: leave out the prompts or use another format",
                 field="embed_prompt",
             )
         options["quality"] = encoding.quality or _DEFAULT_QUALITY[encoding.format]
@@ -141,12 +141,12 @@ def encode_image(
 
 
 def ingredients_of(request: ImageRequest) -> tuple[Ingredient, ...]:
-    """Return what :func:`encode_image` says of the pictures that a request brings along."""
+    """Return the ingredients that :func:`encode_image` writes for a request's pictures."""
     return tuple(picture.ingredient for picture in request.pictures)
 
 
 def image_parameters(request: ImageRequest, **identity: str) -> dict[str, Any]:
-    """Return what :func:`encode_image` writes into an image: its settings, and what else identifies it."""
+    """Return the parameters that :func:`encode_image` writes: a request's settings and its identity."""
     return {name: getattr(request, name) for name in EMBEDDED_FIELDS} | identity
 
 
@@ -157,7 +157,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
         Pixels (height, width, 3), uint8, 0..255, RGB; an alpha channel is dropped.
 
     Raises:
-        ValueError: the data are foreign, damaged or cut off, or hold more than 64 million pixels.
+        ValueError: the data are damaged, cut off, in another format or more than 64 million pixels.
     """
     image = _open(data)
     if image.width * image.height > MAX_DECODED_PIXELS:
@@ -165,7 +165,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
             f"image: {image.width}x{image.height} has {image.width * image.height} pixels; "
             f"the limit is {MAX_DECODED_PIXELS}"
         )
-    # Pillow takes a PNG without its end for whole once the last pixel is in.
+    # Pillow accepts a PNG without its end once it has read the last pixel.
     if image.format == "PNG" and _PNG_END not in data:
         raise ValueError(f"image: PNG of {len(data)} bytes is cut off")
     try:
@@ -175,7 +175,7 @@ def decode_image(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def read_parameters(data: bytes) -> dict[str, Any]:
-    """Read back what :func:`encode_image` wrote; empty for a file without parameters.
+    """Read the parameters that :func:`encode_image` wrote; empty for a file without any.
 
     Raises:
         ValueError: the data are not an image file, or its metadata are damaged.
@@ -184,7 +184,7 @@ def read_parameters(data: bytes) -> dict[str, Any]:
 
 
 def is_marked_generated(data: bytes) -> bool:
-    """Say whether an image file carries the mark of generated media, made from a prompt or from pictures.
+    """Return whether an image file is marked as generated media, from a prompt or from pictures.
 
     Raises:
         ValueError: the data are not an image file, or its metadata are damaged.
@@ -193,7 +193,7 @@ def is_marked_generated(data: bytes) -> bool:
 
 
 def read_ingredients(data: bytes) -> tuple[Ingredient, ...]:
-    """Read back the pictures that an image was made from; empty for one made from a prompt alone.
+    """Read which pictures an image was made from; empty if it was made from a prompt alone.
 
     Raises:
         ValueError: the data are not an image file, or its metadata are damaged.

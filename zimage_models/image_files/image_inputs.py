@@ -1,7 +1,7 @@
-"""Images that clients send: bounded, checked by content, and turned into pixels. It knows no HTTP.
+"""Check and decode the images that clients send. It knows nothing about HTTP.
 
-Nothing here trusts a file name or a content type, and no pixel is decoded before the header's size is within
-the limits. Decoding takes up to seconds of CPU time: call it off the event loop.
+Nothing here trusts a file name or a content type, and no pixel is decoded before the size in the header has
+been checked. Decoding takes up to seconds of CPU time: call it outside the event loop.
 """
 
 import binascii
@@ -19,8 +19,8 @@ from zimage_models.image_files.image_codec import MIME_TYPES
 from zimage_models.image_files.xmp import describe_file
 from zimage_models.pictures import Picture, stand_in
 
-# A scan is one pass over all pixels and may be 42 bytes long: at 25 million pixels 500 of them took 6.5 s of
-# one core (Pillow 13), and 50 MiB hold a million. Encoders write about ten.
+# A JPEG scan is one pass over all pixels and may be only 42 bytes long. At 25 million pixels, 500 scans took
+# 6.5 s of one core (Pillow 13), and 50 MiB hold a million of them. Encoders write about ten.
 _MAX_JPEG_SCANS = 100
 _LONGEST_DATA_URL_HEAD = 64
 # EXIF orientations that swap width and height (EXIF 2.32, 4.6.4).
@@ -29,32 +29,34 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
-    """What an image from outside may be. The byte limits are those of OpenAI's image edits."""
+    """Limits of an image from outside. The byte limits are those of OpenAI's image edits."""
 
     max_bytes: int = 50 * 2**20
     max_mask_bytes: int = 4 * 2**20
     max_pixels: int = 25 * 10**6
-    """Decoding holds up to 16 bytes a pixel for a moment."""
+    """Most pixels; decoding briefly holds up to 16 bytes for each."""
     min_side: int = 16
     max_aspect_ratio: float = 8.0
     formats: tuple[str, ...] = ("png", "jpeg", "webp")
-    """AVIF is left to those who trust the sender: its header bounds nothing. A file of 1.2 kB that declares
-    64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own limit is 16384x16384."""
+    """Accepted formats. AVIF is only for trusted senders, because its header bounds nothing: a file of 1.2 kB
+    that declares 64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own limit is
+    16384x16384."""
 
 
 def read_outline(data: bytes, *, field: str, limits: ImageLimits, is_mask: bool = False) -> Picture:
-    """Check what can be checked of an image without decoding its pixels.
+    """Check an image as far as possible without decoding its pixels.
 
     Returns:
-        A stand-in of its size, upright, with the sha256 of the file as its own.
+        A stand-in with the size of the upright image and the file's sha256.
 
     Raises:
-        InvalidRequest: the file is foreign, animated, cut off or damaged at its head, or outside the limits.
+        InvalidRequest: the file is not an accepted image, is animated, is cut off or damaged in its header,
+            or is outside the limits.
     """
     max_bytes = limits.max_mask_bytes if is_mask else limits.max_bytes
     image = _open(data, field=field, limits=limits, max_bytes=max_bytes)
     width, height = image.size
-    # A PNG's EXIF may stand behind its pixels, so Pillow decodes one that shows none before them.
+    # A PNG's EXIF may come after its pixels, so Pillow decodes a PNG that has none before them.
     if image.format != "PNG" or b"eXIf" in data or b"tiff:Orientation" in data:
         with _translated_errors(field, limits):
             if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
@@ -63,10 +65,11 @@ def read_outline(data: bytes, *, field: str, limits: ImageLimits, is_mask: bool 
 
 
 def read_image(data: bytes, *, field: str, limits: ImageLimits) -> Picture:
-    """Decode one still image: upright by its EXIF orientation, alpha on white, any colour mode as RGB.
+    """Decode one still image to RGB: upright by its EXIF orientation, with alpha composed on white.
 
     Raises:
-        InvalidRequest: the file is foreign, animated, damaged, cut off, or outside the limits.
+        InvalidRequest: the file is not an accepted image, is animated, is damaged or cut off, or is outside
+            the limits.
     """
     image = _decode(data, field=field, limits=limits, max_bytes=limits.max_bytes)
     ingredient = describe_file(data, image.info.get("xmp"))
@@ -78,19 +81,19 @@ def read_image(data: bytes, *, field: str, limits: ImageLimits) -> Picture:
 
 
 def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, int]) -> Picture:
-    """Decode the mask of an edit: painted is what is fully transparent or, in a mask without alpha, white.
+    """Decode the mask of an edit: fully transparent pixels or, without alpha, white ones are painted.
 
     Args:
         data: the file.
         field: the request's field, for errors.
-        limits: what the file may be.
+        limits: limits of the file.
         size: (width, height) of the image it belongs to.
 
     Returns:
         A mask: 255 = paint, 0 = keep.
 
     Raises:
-        InvalidRequest: as for an image; or the mask has another size, or marks nothing.
+        InvalidRequest: as for an image, or the mask has another size or marks nothing.
     """
     image = _decode(data, field=field, limits=limits, max_bytes=limits.max_mask_bytes)
     if image.size != size:
@@ -103,16 +106,16 @@ def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, 
         painted = np.asarray(image.convert("L")) >= 128
     if not painted.any():
         raise InvalidRequest(
-            f"{field}: marks nothing to paint; that is alpha 0, or white in a mask without alpha", field=field
+            f"{field}: marks nothing to paint: use alpha 0, or white in a mask without alpha", field=field
         )
     return Picture(pixels=np.where(painted, np.uint8(255), np.uint8(0)))
 
 
 def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
-    """Return what a ``data:image/...;base64,`` URL holds; its length is checked before it is decoded.
+    """Decode a ``data:image/...;base64,`` URL, after checking its length.
 
     Raises:
-        InvalidRequest: another kind of URL, more than ``max_bytes``, or not strict base64.
+        InvalidRequest: it is another kind of URL, has more than ``max_bytes``, or is not strict base64.
     """
     head, comma, _ = text[:_LONGEST_DATA_URL_HEAD].partition(",")
     if not comma or head.lower() not in {f"data:{mime_type};base64" for mime_type in MIME_TYPES.values()}:
@@ -132,12 +135,12 @@ def _open(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> Im
     with _translated_errors(field, limits):
         image: Image.Image = Image.open(io.BytesIO(data), formats=limits.formats)
     _check_size(image.size, limits, field)
-    # A camera's MPO is a JPEG with previews behind it, not an animation.
+    # A camera's MPO is a JPEG followed by previews, not an animation.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise InvalidRequest(f"{field}: animated {image.format}; only still images are read", field=field)
     if image.info.get("progressive") and (num_scans := data.count(b"\xff\xda")) > _MAX_JPEG_SCANS:
         raise InvalidRequest(f"{field}: {num_scans} JPEG scans; the limit is {_MAX_JPEG_SCANS}", field=field)
-    # Pillow takes a PNG without its end for whole once the last pixel is in.
+    # Pillow accepts a PNG without its end once it has read the last pixel.
     if image.format == "PNG" and b"IEND" not in data:
         raise InvalidRequest(f"{field}: PNG of {len(data)} bytes is cut off", field=field)
     return image
@@ -155,7 +158,7 @@ def _decode(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> 
 def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode != "I;16":
         return image
-    # Pillow 13 clips 16-bit grey where it should scale it, and so misses its transparent shade.
+    # Pillow 13 clips 16-bit grey instead of scaling it, and so misses its transparent shade.
     grey = np.asarray(image)
     scaled = Image.fromarray((grey >> 8).astype(np.uint8))
     if (transparent := image.info.get("transparency")) is not None:
@@ -172,7 +175,7 @@ def _translated_errors(field: str, limits: ImageLimits) -> Iterator[None]:
         raise InvalidRequest(f"{field}: not a readable {kinds} image", field=field) from None
     except Image.DecompressionBombError as error:
         raise InvalidRequest(f"{field}: more than {limits.max_pixels} pixels", field=field) from error
-    # Pillow's plugins raise what comes (struct.error, KeyError, SyntaxError...) and document none of it.
+    # Pillow's plugins raise undocumented errors of any type (struct.error, KeyError, SyntaxError...).
     except Exception as error:
         raise InvalidRequest(f"{field}: damaged or cut off ({error})", field=field) from error
 

@@ -1,9 +1,9 @@
-"""XMP packets: how an image was made, and the pictures it was made from. It knows no image format.
+"""XMP packets: how an image was made, and the pictures it was made from. It knows no image formats.
 
 The mark of generated media is IPTC's ``DigitalSourceType`` (IPTC Photo Metadata Standard 2023.1, Iptc4xmpExt
 schema): ``trainedAlgorithmicMedia`` for an image made from a prompt alone,
-``compositeWithTrainedAlgorithmicMedia`` for one that was made from pictures, which are then listed as
-``xmpMM:Ingredients`` (XMP Specification part 2, 2.2). The generation parameters stand beside it as JSON.
+``compositeWithTrainedAlgorithmicMedia`` for one made from pictures, which are then listed as
+``xmpMM:Ingredients`` (XMP Specification part 2, 2.2). The generation parameters are stored with it as JSON.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _INGREDIENT_NAMESPACES = f' xmlns:xmpMM="{_MM}" xmlns:stRef="{_REF}"'
 # JSON escapes control characters itself; XML forbids these two as well (XML 1.0, production 2).
 _XML_FORBIDDEN = {0xFFFE: "\\ufffe", 0xFFFF: "\\uffff"}
 
-# What a stranger's picture says goes into ours, so it is bounded.
+# Metadata of other people's pictures is copied into ours, so it is bounded.
 _MAX_PACKET_BYTES = 2**20
 _MAX_TEXT_CHARS = 256
 # The head of a C2PA manifest store in any container: a JUMBF description box of the type "c2pa"
@@ -58,7 +58,7 @@ _NAMESPACES = {"stRef": _REF, "Iptc4xmpExt": _IPTC_EXT, "zimage": _OWN}
 
 
 def write_packet(parameters: Mapping[str, Any], ingredients: Sequence[Ingredient] = ()) -> bytes:
-    """Write what a generated image says of itself.
+    """Write the XMP packet of a generated image.
 
     Args:
         parameters: JSON values by name.
@@ -76,7 +76,7 @@ def write_packet(parameters: Mapping[str, Any], ingredients: Sequence[Ingredient
 
 
 def describe_file(data: bytes, packet: bytes | None) -> Ingredient:
-    """Collect what an image file says of itself; damaged or oversized metadata count as none.
+    """Read what an image file says about its origin; damaged or oversized metadata count as none.
 
     Args:
         data: the file.
@@ -102,7 +102,7 @@ def describe_file(data: bytes, packet: bytes | None) -> Ingredient:
 
 
 def read_source_type(packet: bytes | None) -> str | None:
-    """Return IPTC's mark of how the image came to be.
+    """Return IPTC's mark of how the image was made, or None.
 
     Raises:
         ValueError: the packet is damaged.
@@ -111,7 +111,7 @@ def read_source_type(packet: bytes | None) -> str | None:
 
 
 def read_parameters(packet: bytes | None) -> dict[str, Any]:
-    """Read back what :func:`write_packet` wrote; empty for a packet without parameters.
+    """Read the parameters that :func:`write_packet` wrote; empty for a packet without any.
 
     Raises:
         ValueError: the packet is damaged.
@@ -124,7 +124,7 @@ def read_parameters(packet: bytes | None) -> dict[str, Any]:
 
 
 def read_ingredients(packet: bytes | None) -> tuple[Ingredient, ...]:
-    """Read back the pictures that :func:`write_packet` wrote.
+    """Read the ingredients that :func:`write_packet` wrote.
 
     Raises:
         ValueError: the packet is damaged.
@@ -155,7 +155,7 @@ def _ingredients_element(ingredients: Sequence[Ingredient]) -> str:
 
 
 def _parse(packet: bytes) -> ElementTree.Element:
-    # XMP has no document type (ISO 16684-1, 7.2): refusing one refuses every entity trick.
+    # XMP has no document type (ISO 16684-1, 7.2): refusing one prevents all entity attacks.
     if b"<!DOCTYPE" in packet:
         raise ValueError("image: its XMP packet declares a document type")
     try:
@@ -166,7 +166,7 @@ def _parse(packet: bytes) -> ElementTree.Element:
 
 
 def _property(root: ElementTree.Element, name: str) -> str | None:
-    # Tools that rewrite XMP are free to turn a property from attribute to element and back.
+    # Tools that rewrite XMP may turn a property from an attribute into an element and back.
     for description in root.iter(f"{{{_RDF}}}Description"):
         value = description.get(name) or description.findtext(name)
         if value:

@@ -1,4 +1,4 @@
-"""Memory of the device an engine runs on: copies to it, and what it holds."""
+"""Memory of an engine's device: copies to it, and how much it holds."""
 
 import ctypes
 import platform
@@ -8,16 +8,16 @@ from torch import Tensor
 
 from zimage_models.process_memory import process_peak_bytes
 
-# Parameters of mallopt and their numbers in glibc's malloc.h. Blocks up to the first, the most it takes, come
-# from the heaps; these are cut back, and dropped, only with as much unused at their end as the others say.
+# Parameters of mallopt, by their numbers in glibc's malloc.h. Blocks up to MMAP_THRESHOLD, here its maximum,
+# come from the heaps. Heaps shrink or go only with as much unused at their end as the other two say.
 _MALLOC_OPTIONS = {-3: 32 * 2**20, -1: 2**30, -2: 64 * 2**20}  # MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD
 
 
 def keep_freed(device: torch.device) -> None:
-    """Let a process that computes on a CPU keep the memory it frees: the next step wants as much again.
+    """Make a process that computes on a CPU keep freed memory, because the next step needs as much again.
 
-    glibc gives large blocks back to the kernel at once, and fresh pages for each step cost up to a seventh of
-    it. Under another C library, nothing changes.
+    glibc returns large blocks to the kernel at once, and fresh pages for each step cost up to a seventh of
+    the step's time. With another C library, nothing changes.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         for option, value in _MALLOC_OPTIONS.items():
@@ -33,13 +33,13 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def release_cached(device: torch.device) -> None:
-    """Give the allocator's unused blocks back, so that a smaller request finds memory in one piece."""
+    """Release the allocator's unused blocks, so that a smaller request finds memory in one piece."""
     if device.type != "cpu":
         torch.accelerator.empty_cache()
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: of the accelerator, or of the process on a CPU."""
+    """Return the peak memory in bytes: the accelerator's, or on a CPU the process's."""
     if device.type != "cpu":
         return int(torch.accelerator.max_memory_allocated(device))
     return process_peak_bytes()

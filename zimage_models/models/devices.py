@@ -1,4 +1,4 @@
-"""Which device, number type and threads a rank computes with."""
+"""The device, dtype and threads that a rank computes with."""
 
 import os
 
@@ -9,20 +9,20 @@ from zimage_models.errors import InvalidRequest
 
 
 def resolve_device(config: EngineConfig, *, index: int = 0) -> torch.device:
-    """Find the device that a config names, and see that it is usable.
+    """Find the device that a config names and check that it is usable.
 
     Args:
-        config: of several ranks it names a type only.
-        index: which of several devices of that type, when there are several ranks.
+        config: for several ranks, it must name only a type.
+        index: number of the device of that type; used only with several ranks.
 
     Raises:
-        InvalidRequest: the device is not there, or one device is named for several ranks.
+        InvalidRequest: the device is not available, or one device is named for several ranks.
     """
     name = config.device
     num_ranks = config.parallel.tensor_parallel_size
     if name == "auto":
         device = torch.accelerator.current_accelerator(check_available=True)
-        # Apple's is untried: it has to be asked for by name.
+        # Apple's is untested, so it must be named explicitly.
         device = torch.device("cpu") if device is None or device.type == "mps" else device
     else:
         device = _usable(name)
@@ -30,7 +30,7 @@ def resolve_device(config: EngineConfig, *, index: int = 0) -> torch.device:
         return device
     if torch.device(name if name != "auto" else device.type).index is not None:
         raise InvalidRequest(
-            f"device: {name!r} is one device; {num_ranks} ranks take {device.type}", field="device"
+            f"device: {name!r} is one device; for {num_ranks} ranks, use {device.type!r}", field="device"
         )
     return _usable(f"{device.type}:{index}")
 
@@ -45,14 +45,14 @@ def _usable(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Read a config's type; ``auto`` is float32 on a CPU, else bfloat16."""
+    """Return the dtype that a config names; ``auto`` is float32 on a CPU, else bfloat16."""
     if name == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
 
 
 def limit_threads(config: EngineConfig) -> None:
-    """Set torch's threads: what the config says, or for several ranks an equal part of the cores at most."""
+    """Set torch's threads: the config's number, or for several ranks at most an equal share of the cores."""
     num_ranks = config.parallel.tensor_parallel_size
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)

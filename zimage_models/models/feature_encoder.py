@@ -1,4 +1,4 @@
-"""From pictures to SigLIP2 features, for models that read them. It knows no transformer and no request."""
+"""SigLIP2 features of pictures, for models that read them. It knows nothing about requests."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from zimage_models.siglip_spec import SiglipSpec
 
 
 def feature_grid(height: int, width: int, spec: SiglipSpec) -> tuple[int, int]:
-    """Say how many rows and columns of features a picture of a size in pixels has."""
+    """Return the rows and columns of features that a picture of a size in pixels has."""
     rows, columns = get_image_size_for_max_num_patches(height, width, spec.patch_size, spec.max_num_patches)
     return rows // spec.patch_size, columns // spec.patch_size
 
 
 class FeatureEncoder:
-    """Runs a SigLIP2 vision model and keeps the features of pictures."""
+    """Runs a SigLIP2 vision model and caches the features of pictures."""
 
     def __init__(self, siglip: Any, processor: Any, *, cache_bytes: int) -> None:
         self._siglip = siglip
@@ -38,7 +38,7 @@ class FeatureEncoder:
             inputs = self._processor(images=[Image.fromarray(picture.pixels)], return_tensors="pt")
             rows, columns = inputs.spatial_shapes[0].tolist()
             hidden = self._siglip(**inputs.to(self._siglip.device)).last_hidden_state
-            # A copy: what is kept must not keep the padding.
+            # A copy, so that the cache does not keep the padding.
             features = hidden[0, : rows * columns].view(rows, columns, -1).clone()
             self._kept.put(picture.sha256, features)
         return features

@@ -1,4 +1,4 @@
-"""From latents to pictures. It knows no scheduler and no denoiser.
+"""Decode latents to pixels. It knows nothing about schedulers or denoisers.
 
 Shape legend: B batch, C latent channels, H W height and width.
 """
@@ -30,11 +30,11 @@ class ImageDecoder:
     def decode(
         self, latents: Sequence[Tensor], requests: Sequence[ImageRequest]
     ) -> list[npt.NDArray[np.uint8] | BlankImage]:
-        """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one.
+        """Decode finished latents of one size to uint8 (H, W, 3) pixels, or to the error of a blank image.
 
         Args:
             latents: float32 (C, H, W) each.
-            requests: of each.
+            requests: one for each of the latents.
         """
         first = requests[0]
         chunk = max(1, _MAX_DECODE_PIXELS // (first.height * first.width))
@@ -55,9 +55,9 @@ class ImageDecoder:
 
     @torch.inference_mode()
     def preview(self, estimate_CHW: Tensor) -> npt.NDArray[np.uint8]:
-        """Decode a small picture of latents; uint8 (h, w, 3).
+        """Decode latents to a small preview; uint8 (h, w, 3).
 
-        They are shrunk to at most 16 x 16 before the VAE: far cheaper than a step.
+        They are first shrunk to at most 16 x 16, which makes decoding far cheaper than a step.
         """
         factor = -(-max(estimate_CHW.shape[-2:]) // _PREVIEW_LATENT_SIDE)
         images_BCHW = self._decode(functional.avg_pool2d(estimate_CHW[None], factor))
@@ -81,14 +81,12 @@ def _finished(
     pixels_HWC: npt.NDArray[np.uint8], request: ImageRequest, *, finite: bool, uniform: bool
 ) -> npt.NDArray[np.uint8] | BlankImage:
     if not finite:
-        return BlankImage(
-            "the image came out as NaN or infinity: use bfloat16 or float32, or check the weights"
-        )
+        return BlankImage("the image contains NaN or infinity: use bfloat16 or float32, or check the weights")
     if uniform:
         red, green, blue = pixels_HWC[0, 0].tolist()
         return BlankImage(f"the image is one uniform colour (every pixel is {red}, {green}, {blue})")
     if request.mask is not None:
-        # What is kept is kept to the pixel, not as the VAE renders it.
+        # Outside the mask, the image keeps its exact pixels instead of the VAE's version of them.
         return np.where(painted(request.mask)[:, :, None], pixels_HWC, request.reference_images[0].pixels)
-    # A copy: an image that is kept must not keep its batch.
+    # A copy, so that an image in memory does not keep its whole batch there.
     return pixels_HWC.copy()

@@ -1,4 +1,4 @@
-"""From pictures to VAE latents. It knows no scheduler and no request.
+"""Encode pictures as VAE latents. It knows nothing about schedulers or requests.
 
 Shape legend: C latent channels, H W latent height and width.
 """
@@ -16,7 +16,7 @@ from zimage_models.pictures import Picture, painted
 
 
 class ImageEncoder:
-    """Runs a VAE's encoder and keeps posteriors: one serves every seed, the sampling is a request's own."""
+    """Runs a VAE's encoder and caches posteriors: one serves every seed, and each request samples from it."""
 
     def __init__(self, vae: Any, *, cache_bytes: int) -> None:
         self._vae = vae
@@ -24,11 +24,11 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def encode(self, picture: Picture, generator: torch.Generator) -> Tensor:
-        """Sample the latents of an RGB picture, as diffusers' ``prepare_latents`` does; float32 (C, H, W).
+        """Sample the latents of an RGB picture as diffusers' ``prepare_latents`` does; float32 (C, H, W).
 
         Args:
-            picture: its sides are multiples of the VAE's scale.
-            generator: a CPU generator; draws one normal number for each value.
+            picture: its sides must be multiples of the VAE's scale.
+            generator: a CPU generator; it draws one normal number for each value.
         """
         posterior = DiagonalGaussianDistribution(self._moments_of(picture))
         config = self._vae.config
@@ -37,11 +37,11 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def mode(self, picture: Picture, *, hidden: Picture | None = None) -> Tensor:
-        """Return the likeliest latents of an RGB picture, as models read them; float32 (C, H, W).
+        """Return the most likely latents of an RGB picture, as models read them; float32 (C, H, W).
 
         Args:
-            picture: its sides are multiples of the VAE's scale.
-            hidden: a mask of what is shown grey, of the same size.
+            picture: its sides must be multiples of the VAE's scale.
+            hidden: a mask of the same size; the painted part is replaced with grey.
         """
         config = self._vae.config
         latents = DiagonalGaussianDistribution(self._moments_of(picture, hidden)).mode()[0]

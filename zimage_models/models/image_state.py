@@ -1,4 +1,4 @@
-"""One image on its way: what a preempted request keeps between its steps.
+"""The state of an unfinished image, which a preempted request keeps between its steps.
 
 Shape legend: C latent channels, H W latent height and width.
 """
@@ -18,21 +18,21 @@ class StepTimes:
     """The times of a whole denoising run, as float32 values."""
 
     sigmas: tuple[float, ...]
-    """Noise levels, 1 (noise) .. 0 (image), one more than there are steps."""
+    """Noise levels, 1 (noise) .. 0 (image), one more than the number of steps."""
     sigma_changes: tuple[float, ...]
-    """What each step adds to the noise level; below 0."""
+    """Change of the noise level in each step; below 0."""
     times: tuple[float, ...]
     """Normalised times that the transformer sees, 0 (noise) .. 1 (image)."""
 
 
 def add_noise(image_CHW: Tensor, noise_CHW: Tensor, sigma: float) -> Tensor:
-    """Bring an image's latents to a noise level (FlowMatchEulerDiscreteScheduler.scale_noise)."""
+    """Add noise to an image's latents up to a noise level (FlowMatchEulerDiscreteScheduler.scale_noise)."""
     return sigma * noise_CHW + (1.0 - sigma) * image_CHW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Inpainting:
-    """What keeps the unmasked part of an image as it was, on the runner's device."""
+    """The tensors that keep the unmasked part of an image unchanged, on the runner's device."""
 
     image_CHW: Tensor
     """Latents of the image to start from; float32."""
@@ -42,7 +42,7 @@ class Inpainting:
     """bool; False where the image is kept."""
 
     def blend(self, latents_CHW: Tensor, sigma: float) -> Tensor:
-        """Put the image back where it is kept, at the noise level of the latents."""
+        """Restore the part of the image that is kept, at the noise level of the latents."""
         return torch.where(self.painted_HW, latents_CHW, add_noise(self.image_CHW, self.noise_CHW, sigma))
 
 
@@ -59,12 +59,12 @@ class Canvas:
     inpainting: Inpainting | None = None
     """None without a mask."""
     estimate_CHW: Tensor | None = None
-    """The latents less all their remaining noise; kept only for requests that want previews."""
+    """The latents without their remaining noise; only for requests with previews."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ImageState:
-    """One image on its way."""
+    """An unfinished image."""
 
     request: ImageRequest
     prompt: TokenizedPrompt
@@ -80,7 +80,7 @@ class ImageState:
 
     @property
     def num_done(self) -> int:
-        """Steps run."""
+        """Number of steps already run."""
         return self.step - self.request.first_step
 
     @property

@@ -1,4 +1,4 @@
-"""The tensor work behind each verb of the engine: encode, denoise one step, decode. It knows no queue.
+"""The tensor work of the engine: encode, denoise one step, decode. It knows nothing about the queue.
 
 Shape legend: B batch, C latent channels, H W height and width.
 """
@@ -32,13 +32,13 @@ from zimage_models.pictures import Picture, crop_to_multiple, painted
 from zimage_models.requests import ImageRequest
 
 Segments = tuple[tuple[int, ...], ...]
-"""The token ids of a prompt: what its refined caption is kept by."""
+"""The token ids of a prompt: the cache key of its refined caption."""
 
 
 class ModelRunner:
     """Runs one checkpoint's models for batches of image states.
 
-    A verb that raises leaves its states as they were.
+    A method that raises does not change its states.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class ModelRunner:
         """Wrap a checkpoint's models.
 
         Args:
-            components: the models; of a divided one, this rank's share.
-            caption_cache_bytes: refined captions to keep.
-            image_cache_bytes: encoded pictures to keep; of their features as many bytes again.
+            components: the models; of a divided model, this rank's share.
+            caption_cache_bytes: size of the cache of refined captions.
+            image_cache_bytes: size of the cache of encoded pictures, and of the cache of their features.
             denoiser_class: the variant's (:func:`.omni_denoiser.denoiser_class`).
-            ranks: those that the transformer is divided over; None when it is whole.
+            ranks: the ranks that the transformer is divided over; None if it is whole.
             text_encoder_ranks: the same for the text encoder.
         """
         self.ranks = ranks or OneRank()
@@ -84,7 +84,7 @@ class ModelRunner:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensor work runs."""
+        """Device that the tensor work runs on."""
         return self._denoiser.device
 
     @torch.inference_mode()
@@ -98,9 +98,9 @@ class ModelRunner:
     def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
         request = state.request
         step_times = self._step_times(request.num_inference_steps)
-        # From a CPU generator of its own, in float32: a seed means one image on any device and in any batch.
+        # A CPU generator per image, in float32: a seed gives the same image on any device and in any batch.
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        # The image before the noise: diffusers' prepare_latents draws in this order.
+        # The image comes before the noise, because diffusers' prepare_latents draws in this order.
         start = request.start_image
         image_CHW = self._image_encoder.encode(start, generator) if start else None
         sides = request.height // self._latent_scale, request.width // self._latent_scale
@@ -145,7 +145,7 @@ class ModelRunner:
         return Control(torch.cat(channels), request.controlnet_conditioning_scale)
 
     def _painted(self, mask: Picture) -> Tensor:
-        """Say of each latent whether to paint it; bool (H, W)."""
+        """Return which latents to paint; bool (H, W)."""
         seen = painted(mask)[:: self._latent_scale, :: self._latent_scale]
         return upload(torch.from_numpy(seen.copy()), self.device)
 
@@ -170,7 +170,7 @@ class ModelRunner:
         return captions
 
     def _embed(self, segments: Iterable[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
-        """Run the text encoder over segments, those of like length together."""
+        """Run the text encoder over segments, with those of similar length in one batch."""
         buckets: dict[int, list[tuple[int, ...]]] = {}
         for segment in sorted(segments):
             buckets.setdefault(padded_length(len(segment)), []).append(segment)
@@ -182,16 +182,17 @@ class ModelRunner:
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[ImageState]) -> None:
-        """Advance every state by one step; all have one bucket, each its own time, guidance and caption.
+        """Advance all states, which are of one bucket, by one step.
 
-        The update is the Euler step of FlowMatchEulerDiscreteScheduler.step:
-        x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity. Inpainting then puts back what it keeps.
+        Each state has its own time, guidance and caption. The update is the Euler step of
+        FlowMatchEulerDiscreteScheduler.step: x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity. Inpainting
+        then restores what it keeps.
         """
         canvases = [_canvas(state) for state in states]
         indexed = [(canvas.step_times, state.step) for canvas, state in zip(canvases, states, strict=True)]
         times = [step_times.times[step] for step_times, step in indexed]
         sigma_changes = [step_times.sigma_changes[step] for step_times, step in indexed]
-        # One upload a step, and none that the host waits for.
+        # One upload per step, which the host does not wait for.
         time_B, sigma_change_B = upload(
             torch.tensor([times, sigma_changes], dtype=torch.float32), self.device
         )
@@ -216,9 +217,9 @@ class ModelRunner:
         self._pace()
 
     def _pace(self) -> None:
-        """Let the host run one step ahead of the device and no further.
+        """Let the host run at most one step ahead of the device.
 
-        One step ahead hides what the host does between steps; more of them would delay a request that joins.
+        One step hides the host's work between steps; more would delay a request that joins.
         """
         if self.device.type == "cpu":
             return
@@ -231,7 +232,7 @@ class ModelRunner:
     def _guided_velocity(
         self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
     ) -> Tensor:
-        """Predict velocities, each half of a guided pair in its own bucket: padding changes it."""
+        """Predict velocities; each half of a guided pair stays in its own bucket, as padding changes it."""
         conditions = [canvas.condition for canvas in canvases]
         negatives: dict[int, Condition] = {}
         for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
@@ -262,12 +263,12 @@ class ModelRunner:
         return torch.stack(velocities)
 
     def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
-        """Turn finished latents of one size into uint8 (H, W, 3) pixels, or the error of a blank one."""
+        """Decode finished latents of one size to uint8 (H, W, 3) pixels, or to the error of a blank image."""
         latents = [_canvas(state).latents_CHW for state in states]
         return self._image_decoder.decode(latents, [state.request for state in states])
 
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
-        """Decode a small estimate of where a running image is going; uint8 (h, w, 3)."""
+        """Decode a small estimate of a running image's result; uint8 (h, w, 3)."""
         estimate_CHW = _canvas(state).estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
         return self._image_decoder.preview(estimate_CHW)

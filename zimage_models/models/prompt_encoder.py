@@ -1,4 +1,4 @@
-"""From token ids to text-encoder embeddings. It knows no transformer and no request.
+"""Text-encoder embeddings of token ids. It knows nothing about the transformer or requests.
 
 The embedding is the next-to-last hidden state of the checkpoint's Qwen3 encoder (diffusers
 pipeline_z_image.py, ``_encode_prompt``).
@@ -16,14 +16,14 @@ from zimage_models.models.ranks import OneRank, Ranks, Verb
 
 
 class PromptEncoder:
-    """Runs a text encoder, cut off where Z-Image reads it (``checkpoint.load_components``)."""
+    """Runs a text encoder up to the layer that Z-Image reads (``components.without_unread_layers``)."""
 
     def __init__(self, text_encoder: PreTrainedModel, *, ranks: Ranks | None = None) -> None:
         """Wrap a text encoder.
 
         Args:
             text_encoder: whole, or this rank's share of it.
-            ranks: those that hold the other shares; None when it is whole.
+            ranks: the ranks that hold the other shares; None if it is whole.
         """
         self._text_encoder = text_encoder
         self._run_together = (ranks or OneRank()).together(Verb.ENCODE, self._run)
@@ -33,7 +33,7 @@ class PromptEncoder:
         """Embed token sequences in one forward, padded to the longest of them.
 
         The encoder is causal and padding is on the right, so no sequence sees it and no mask is needed. (A
-        mask would also cost a wait for the device, and the fast attention kernels.)
+        mask would also make the host wait for the device, and rule out the fast attention kernels.)
 
         Returns:
             One (tokens, text width) tensor each, in the encoder's dtype.

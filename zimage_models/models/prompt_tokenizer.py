@@ -1,4 +1,4 @@
-"""From prompt text to token ids, within the token limit. It loads no weights and needs no torch.
+"""Token ids of prompts, within the token limit. It loads no weights and does not need torch.
 
 The text is one user turn of the checkpoint's own chat template (diffusers pipeline_z_image.py,
 ``_encode_prompt``).
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from zimage_models.errors import CheckpointError, InvalidRequest
 from zimage_models.models.sequence_layout import num_caption_positions
 
-# White space at both ends shows a template that trims the user's text.
+# White space at both ends reveals a template that trims the user's text.
 _SENTINEL = " <<prompt>>\n"
 _VISION_START, _VISION_END, _TURN_END = "<|vision_start|>", "<|vision_end|>", "<|im_end|>"
 
@@ -27,7 +27,7 @@ class TokenizedPrompt:
     """A prompt as token ids, chat template included."""
 
     segments: tuple[tuple[int, ...], ...]
-    """Each is encoded on its own; there are several where images stand between them."""
+    """Parts that are encoded separately; several only if there are images between them."""
     truncated: bool = False
 
     @property
@@ -37,22 +37,22 @@ class TokenizedPrompt:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each segment."""
+        """Number of tokens of each segment."""
         return [len(segment) for segment in self.segments]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """What surrounds a prompt that speaks of some number of reference images."""
+    """The text around a prompt with a certain number of reference images."""
 
     prefix: str
     suffix: str
     suffix_ids: tuple[int, ...]
     before: tuple[tuple[int, ...], ...] = ()
-    """Segments ahead of the prompt's own."""
+    """Segments before the prompt's own."""
     after: tuple[tuple[int, ...], ...] = ()
     max_tokens: int
-    """Of the prompt's own segment."""
+    """Token limit of the prompt's own segment."""
 
     def holding(self, ids: Sequence[int], *, truncated: bool) -> TokenizedPrompt:
         return TokenizedPrompt(segments=(*self.before, tuple(ids), *self.after), truncated=truncated)
@@ -61,8 +61,8 @@ class _Frame:
 class PromptTokenizer:
     """Turns prompts into token ids and enforces the token limit; loads no weights. Any thread may use it.
 
-    With reference images a prompt has a segment ahead of each image, its own one, and a last one, as in
-    diffusers' ``ZImageOmniPipeline._encode_prompt``. The limit is of its own segment.
+    With reference images, a prompt has a segment before each image, its own segment and a last one, as in
+    diffusers' ``ZImageOmniPipeline._encode_prompt``. The limit applies to its own segment.
     """
 
     def __init__(self, directory: Path, *, max_tokens: int, num_positions: int | None = None) -> None:
@@ -71,7 +71,7 @@ class PromptTokenizer:
         Args:
             directory: the checkpoint.
             max_tokens: the limit.
-            num_positions: those that all segments share (``ModelSpec.num_caption_positions``): they may
+            num_positions: positions that all segments share (``ModelSpec.num_caption_positions``); they may
                 lower the limit of prompts with reference images.
         """
         folder = directory / "tokenizer"
@@ -79,7 +79,7 @@ class PromptTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             )
-            # enable_thinking=True adds no block to the prompt; it is what the model was trained with.
+            # enable_thinking=True adds no block to the prompt; the model was trained with it.
             template = tokenizer.apply_chat_template(
                 [{"role": "user", "content": _SENTINEL}],
                 tokenize=False,
@@ -94,7 +94,7 @@ class PromptTokenizer:
         if not separator:
             raise CheckpointError(f"{folder}: its chat template changes the user's text")
         self.max_tokens = max_tokens
-        # The Rust tokenizer itself: transformers' wrapper keeps state that threads may not share.
+        # The Rust tokenizer itself: transformers' wrapper keeps state that threads must not share.
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -109,16 +109,16 @@ class PromptTokenizer:
             )
 
     def count(self, prompts: Sequence[str], *, num_references: int = 0) -> list[int]:
-        """Count tokens of each prompt, chat template included; with references, of its own segment."""
+        """Count the tokens of each prompt (with references, of its own segment), chat template included."""
         frame = self._frame(num_references)
         texts = [f"{frame.prefix}{prompt}{frame.suffix}" for prompt in prompts]
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def find_too_long(self, prompts: Sequence[str], *, num_references: int = 0) -> dict[int, int]:
-        """Find the prompts that have too many tokens; short ones are not tokenized for that.
+        """Find the prompts that have too many tokens, without tokenizing the short ones.
 
         Returns:
-            Tokens, chat template included, by the prompt's place in the sequence.
+            Number of tokens, chat template included, by the prompt's place in the sequence.
         """
         frame = self._frame(num_references)
         unsure = [place for place, prompt in enumerate(prompts) if not self._surely_fits(prompt, frame)]
@@ -134,7 +134,7 @@ class PromptTokenizer:
             prompt: the user's text.
             truncate: cut a prompt past the limit, keeping the template's closing tokens, instead of raising.
             field: the name used in the error.
-            num_references: images that the model reads beside it.
+            num_references: number of images that the model reads with it.
 
         Raises:
             InvalidRequest: the prompt has too many tokens and ``truncate`` is False.
@@ -149,7 +149,7 @@ class PromptTokenizer:
         return frame.holding((*kept, *frame.suffix_ids), truncated=True)
 
     def too_long(self, num_tokens: int, field: str = "prompt", *, num_references: int = 0) -> str:
-        """Word the error for a prompt of too many tokens."""
+        """Return the error message for a prompt with too many tokens."""
         limit = self._frame(num_references).max_tokens
         return f"{field}: {num_tokens} tokens with the chat template; the limit is {limit}"
 
@@ -201,13 +201,13 @@ class PromptTokenizer:
 
     def _surely_fits(self, prompt: str, frame: _Frame) -> bool:
         text = f"{frame.prefix}{prompt}{frame.suffix}"
-        # NFC makes three bytes of one at most (Unicode UAX 15, maximum expansion factors), and leaves ASCII.
+        # NFC turns one byte into at most three (Unicode UAX 15, maximum expansion factors), but keeps ASCII.
         num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
         return self._counts_bytes and num_bytes <= frame.max_tokens
 
 
 def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:
-    """Say whether no text has more tokens than bytes after NFC, as with Qwen's byte-level BPE."""
+    """Return whether no text has more tokens than bytes after NFC, as with Qwen's byte-level BPE."""
     steps = tokenizer.pre_tokenizer
     *splits, last = (
         steps if isinstance(steps, pre_tokenizers.Sequence) else [steps]  # type: ignore[misc]  # by its indices

@@ -1,6 +1,6 @@
-"""The seam between the models and the ranks that run them: which functions all ranks run together.
+"""The interface between the models and the ranks that run them: the functions all ranks run together.
 
-Rank 0 lives in the engine's own process and decides; what it calls runs on the others with the same tensors.
+Rank 0 is the engine's own process and decides; what it calls also runs on the others with the same tensors.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Protocol
 from torch import Tensor
 
 Forward = Callable[..., Tensor]
-"""From tensors to a tensor; it leaves its inputs as they are, so it can be run again."""
+"""A function from tensors to a tensor; it does not change its inputs, so it can be run again."""
 
 
 class Verb(IntEnum):
-    """What the ranks run together."""
+    """What the ranks can run together."""
 
     STOP = 0
     ENCODE = 1
@@ -24,15 +24,15 @@ class Verb(IntEnum):
 
 
 class Ranks(Protocol):
-    """One rank's view of all of them."""
+    """One rank's view of all ranks."""
 
     num_rebuilds: int
-    """Times lost ranks were replaced."""
+    """Number of times that lost ranks were replaced."""
 
     def together(self, verb: Verb, forward: Forward) -> Forward:
-        """Make a forward of this rank's share of a model one that all ranks run at once.
+        """Return a forward that all ranks run at once, each with its share of the model.
 
-        On rank 0 the result announces each call to the other ranks, which have given the same verb.
+        On rank 0, each call is announced to the other ranks, which have registered the same verb.
         """
         ...
 
@@ -41,7 +41,7 @@ class Ranks(Protocol):
 
 
 class OneRank:
-    """No others: a forward is run as it is."""
+    """The only rank: forwards do not change."""
 
     num_rebuilds = 0
 

@@ -1,6 +1,6 @@
-"""How many tokens a request's parts take in the transformer's sequence, and where. Plain numbers, no tensor.
+"""Numbers and positions of the tokens in the transformer's sequence; plain numbers, no tensors.
 
-Captions, images and features are padded to whole multiples of 32 tokens, with tokens that are attended.
+Captions, images and features are padded to multiples of 32 tokens, with tokens that are attended.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ def num_caption_tokens(lengths: Sequence[int]) -> int:
 
 
 def segment_ends(lengths: Sequence[int]) -> list[int]:
-    """Say which position follows each segment of a caption: the one that its image has.
+    """Return the position after each segment of a caption, which is its image's position.
 
-    The first segment begins at 1. Between two segments there are two positions, of an image and of its
-    features. Padding is not counted (diffusers, ``patchify_and_embed_omni``: ``cap_end_pos``).
+    The first segment begins at 1. Between two segments there are two positions: an image's and its features'.
+    Padding is not counted (diffusers, ``patchify_and_embed_omni``: ``cap_end_pos``).
     """
     ends = []
     start = 1
@@ -38,12 +38,12 @@ def segment_ends(lengths: Sequence[int]) -> list[int]:
 
 
 def caption_positions(lengths: Sequence[int]) -> list[int]:
-    """Say the position of every token of a caption, padding included.
+    """Return the position of every token of a caption, padding included.
 
-    diffusers' ``_pad_with_ids`` gives a segment positions for its padding too, and then as many zeros again;
-    these are more positions than tokens, so from the second segment on a token has a position of an earlier
-    one. We compute what diffusers computes: a checkpoint is trained through that code (docs/edit.md). With
-    one segment the zeros are cut off, and the positions are 1, 2, 3 and so on.
+    diffusers' ``_pad_with_ids`` gives a segment positions for its padding and then adds as many zeros. That
+    is more positions than tokens, so from the second segment on, a token has an earlier one's position. We
+    compute what diffusers computes, because checkpoints are trained through that code (docs/edit.md). With
+    one segment, the zeros are cut off, and the positions are 1, 2, 3 and so on.
     """
     positions: list[int] = []
     for length, end in zip(lengths, segment_ends(lengths), strict=True):

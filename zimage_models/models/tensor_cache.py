@@ -1,4 +1,4 @@
-"""Tensors worth keeping, such as refined captions: many images of a batch share a prompt or a picture."""
+"""A cache of tensors such as refined captions, because many images of a batch share a prompt or a picture."""
 
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -9,7 +9,7 @@ Key = TypeVar("Key")
 
 
 class TensorCache(Generic[Key]):
-    """Keeps tensors up to a number of bytes; the least recently used go first."""
+    """Keeps tensors up to a number of bytes; the least recently used are dropped first."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -19,7 +19,7 @@ class TensorCache(Generic[Key]):
         self.num_misses = 0
 
     def get(self, key: Key) -> Tensor | None:
-        """Look a tensor up."""
+        """Return a tensor, or None if it is not cached."""
         tensor = self._tensors.get(key)
         if tensor is None:
             self.num_misses += 1
@@ -29,7 +29,7 @@ class TensorCache(Generic[Key]):
         return tensor
 
     def put(self, key: Key, tensor: Tensor) -> None:
-        """Keep a tensor that is not here yet; it must own its memory."""
+        """Add a tensor that is not cached yet; it must own its memory."""
         self._tensors[key] = tensor
         self.num_bytes += tensor.nbytes
         while self.num_bytes > self._max_bytes:

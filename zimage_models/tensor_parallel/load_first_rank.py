@@ -1,4 +1,4 @@
-"""Load what rank 0 of a divided engine runs: its share of the models, and whole what only it uses."""
+"""Load the models of a divided engine's rank 0: its shares, and whole models that only it uses."""
 
 import logging
 
@@ -45,17 +45,16 @@ def load_first_rank(
     """Start the other ranks of an engine and load rank 0's models; closing the runner's ranks ends them.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
-        InvalidRequest: more ranks than attention heads, or the process is in a process group already.
+        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
+        InvalidRequest: there are more ranks than attention heads, or this process is in a process group.
         EngineDead: a rank could not start or load its share.
     """
     directory = spec.directory
-    # What can be refused is refused before anything is started.
+    # Check everything that can be refused before starting anything.
     num_ranks = config.parallel.tensor_parallel_size
     if dist.is_initialized():
         raise InvalidRequest(
-            f"tensor_parallel_size: {num_ranks} ranks need a process that is in no process group yet, "
-            "and this one is",
+            f"tensor_parallel_size: {num_ranks} ranks need a process that is not yet in a process group",
             field="tensor_parallel_size",
         )
     check_files(directory)

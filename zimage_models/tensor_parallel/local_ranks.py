@@ -1,4 +1,4 @@
-"""Start ranks as processes of this machine. They end with this process, however it ends."""
+"""Start ranks as local processes. They end when this process ends, for whatever reason."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ _SERVER_MODULE = "zimage_models.tensor_parallel.rank_server"
 
 
 class LocalRankLauncher:
-    """Starts ranks by way of a :mod:`.rank_server`, which imports torch and diffusers once."""
+    """Starts ranks through a :mod:`.rank_server`, which imports torch and diffusers once."""
 
     host = "127.0.0.1"
 
@@ -27,7 +27,7 @@ class LocalRankLauncher:
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
         with theirs:
-            # -P: not the working directory first, where another version may lie.
+            # -P: do not import from the working directory first; it may hold another version.
             command = [
                 sys.executable,
                 "-P",
@@ -50,9 +50,9 @@ class LocalRankLauncher:
         return started
 
     def close(self) -> None:
-        """End the server, and with it whatever ranks there are."""
+        """End the server, and with it all ranks."""
         with self._socket:
-            # Closing alone would not wake the thread that reads.
+            # Closing alone would not wake the reading thread.
             self._socket.shutdown(socket.SHUT_RDWR)
         try:
             self._server.wait(_KILL_TIMEOUT_S)
@@ -63,7 +63,7 @@ class LocalRankLauncher:
         self._connection.close()
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Tell the server something; when it is gone, its ranks are too."""
+        """Send the server a message; if it is gone, so are its ranks."""
         with self._lock:
             try:
                 self._connection.send(message)
@@ -93,19 +93,19 @@ class LocalRank:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still be there."""
+        """Whether it may still be running."""
         return not self.ended.is_set()
 
     def kill(self) -> None:
-        """End it without asking, and return when it is gone."""
+        """Kill it, and return when it is gone."""
         if self.alive:
             self._launcher.send(("kill", self.number))
             self.ended.wait(_KILL_TIMEOUT_S)
 
 
 def _environment() -> dict[str, str]:
-    """Make the server import what this process imports; a Ray worker's path is nowhere else."""
+    """Return the server's environment, with this process's import path: a Ray worker's is nowhere else."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    # A fork keeps one thread, so the server has no more: OpenBLAS would start its own as numpy is imported.
-    # PASSIVE: the ranks share the cores, where OpenMP threads that spin as they wait are in the way.
+    # A fork keeps one thread, so the server must have only one; OpenBLAS would start more with numpy.
+    # PASSIVE: the ranks share the cores, so OpenMP threads must not spin while they wait.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}

@@ -1,15 +1,15 @@
-"""Tensor parallelism of a Z-Image transformer and its Qwen3 text encoder, put on from outside the models.
+"""Tensor parallelism for a Z-Image transformer and its Qwen3 text encoder, applied from outside the models.
 
-Attention and feed-forward are divided as Megatron-LM divides them (Shoeybi et al. 2019, section 3): the first
-products by their outputs (q, k, v; w1, w3), the last one (to_out, w2) by its inputs, then one all-reduce.
-Norms, modulation, embedders and the final layer are whole on every rank.
+Attention and feed-forward are divided as in Megatron-LM (Shoeybi et al. 2019, section 3): the first products
+by their outputs (q, k, v; w1, w3), the last one (to_out, w2) by its inputs, then one all-reduce. Norms,
+modulation, embedders and the final layer are whole on every rank.
 
-What does not divide evenly is padded with zeros, and stays exact: a padded head has q = k = v = 0 (an RMS
-norm leaves 0 as it is), so it adds 0; a padded hidden unit is silu(0) * 0 = 0.
+Dimensions that do not divide evenly are padded with zeros. The result stays exact: a padded head has
+q = k = v = 0 (an RMS norm keeps 0), so it adds 0; a padded hidden unit is silu(0) * 0 = 0.
 
-Parameters stay plain tensors. As DTensors (ColwiseParallel, RowwiseParallel) a pair of linears takes 0.66 ms
-of host time under no_grad and 3.1 ms under inference_mode, against 0.17 ms here (torch 2.13, one CPU core):
-at 68 such pairs a forward the host would be slower than the device.
+Parameters stay plain tensors. As DTensors (ColwiseParallel, RowwiseParallel), a pair of linears takes 0.66 ms
+of host time under no_grad and 3.1 ms under inference_mode, but 0.17 ms here (torch 2.13, one CPU core). With
+68 such pairs per forward, the host would be slower than the device.
 """
 
 from functools import partial
@@ -24,25 +24,25 @@ from zimage_models.checkpoints.tensor_file import Split
 from zimage_models.errors import InvalidRequest
 
 _HIDDEN_UNITS = 8
-"""Hidden units that stay together: matrix kernels want rows of whole 16 bytes."""
+"""Hidden units that stay together: matrix kernels want rows in multiples of 16 bytes."""
 _BLOCK_STACKS = ("layers", "noise_refiner", "context_refiner", "siglip_refiner")
 
 
 def split_of(full_size: int, *, unit: int, dim: int, rank: int, world_size: int) -> Split:
-    """Divide a dimension evenly into whole units, as many on every rank; only the last ranks are padded."""
+    """Divide a dimension into whole units, the same number on every rank; only the last ranks are padded."""
     size = -(-full_size // (unit * world_size)) * unit
     start = min(rank * size, full_size)
     return Split(dim=dim, start=start, stop=min(start + size, full_size), size=size, full_size=full_size)
 
 
 def parameter_splits(module: nn.Module) -> dict[str, Split]:
-    """Say which of a module's own parameters are divided, and how; of those that no plan names, nothing."""
+    """Return how a module's own parameters are divided, by name; undivided ones are missing."""
     splits: dict[str, Split] = getattr(module, "parameter_splits", {})
     return splits
 
 
 class _Divided(ParallelStyle):
-    """Divides a linear layer's weight, once: a second mesh of the same size changes no weight."""
+    """Divides a linear layer's weight once; a second mesh of the same size does not change it."""
 
     def __init__(self, unit: int) -> None:
         self._unit = unit
@@ -78,7 +78,7 @@ class _ByInputs(_Divided):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         if module.bias is not None:
-            raise InvalidRequest("tensor_parallel_size: a layer that is summed over ranks has a bias here")
+            raise InvalidRequest("tensor_parallel_size: a layer that is summed over ranks has a bias")
         self._divide(module, device_mesh, {"weight": 1})
         disconnect(module)
         module.reduction = module.register_forward_hook(partial(_sum_over_ranks, device_mesh.get_group()))
@@ -93,7 +93,7 @@ def _sum_over_ranks(
 
 
 def disconnect(model: nn.Module) -> None:
-    """Let go of the process group; without another mesh the model's shares can't be run any more."""
+    """Release a model's process group; the model cannot run again without another mesh."""
     for module in model.modules():
         reduction = getattr(module, "reduction", None)
         if reduction is not None:
@@ -102,10 +102,10 @@ def disconnect(model: nn.Module) -> None:
 
 
 def check_degree(num_ranks: int, num_heads: int) -> None:
-    """Refuse more ranks than heads: one of them would hold nothing but padding whatever the model.
+    """Refuse more ranks than heads, because some ranks would hold only padding.
 
     Raises:
-        InvalidRequest: as it says.
+        InvalidRequest: there are more ranks than heads.
     """
     if num_ranks > num_heads:
         raise InvalidRequest(
@@ -115,19 +115,19 @@ def check_degree(num_ranks: int, num_heads: int) -> None:
 
 
 def parallelize(transformer: Any, mesh: DeviceMesh) -> None:
-    """Make a ZImageTransformer2DModel this rank's share of itself, which all ranks of the mesh run together.
+    """Reduce a ZImageTransformer2DModel to this rank's share; all ranks of the mesh run it together.
 
-    Its weights may be real or on the meta device. Called again with another mesh of the same size (a group
-    that was rebuilt), it changes only whom the ranks talk to.
+    Its weights may be real or on the meta device. A second call with another mesh of the same size (after a
+    group was rebuilt) only replaces the process group.
 
     Raises:
-        InvalidRequest: more ranks than attention heads.
+        InvalidRequest: there are more ranks than attention heads.
     """
     config = transformer.config
     head_dim = config.dim // config.n_heads
     check_degree(mesh.size(), config.n_heads)
     plan: dict[str, ParallelStyle] = {}
-    # Only a model that reads features has the last one.
+    # Only a model that reads features has the last stack.
     stacks = [stack for stack in _BLOCK_STACKS if getattr(transformer, stack) is not None]
     for stack in stacks:
         for name in ("to_q", "to_k", "to_v"):
@@ -143,9 +143,9 @@ def parallelize(transformer: Any, mesh: DeviceMesh) -> None:
 
 
 def parallelize_text_encoder(text_encoder: Any, mesh: DeviceMesh) -> None:
-    """Make a Qwen3Model this rank's share of itself, as :func:`parallelize` does.
+    """Reduce a Qwen3Model to this rank's share, as :func:`parallelize` does.
 
-    A key-value head stays with its query heads; padding adds whole such groups, so any degree is exact.
+    A key-value head stays with its query heads; padding adds whole groups of these, so any degree is exact.
     """
     config = text_encoder.config
     num_query_heads = config.num_attention_heads // config.num_key_value_heads

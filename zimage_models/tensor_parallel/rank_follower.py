@@ -1,4 +1,4 @@
-"""What ranks 1 and up do: load their share of the models, then run what rank 0 announces."""
+"""The work of ranks 1 and up: load their share of the models, then run what rank 0 announces."""
 
 import json
 import logging
@@ -25,11 +25,11 @@ from zimage_models.tensor_parallel.sharded_checkpoint import (
 logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = "out of memory: "
-"""How the reason of a rank begins that ran out of memory."""
+"""Prefix of the failure reason of a rank that ran out of memory."""
 
 
 class FollowingRanks:
-    """The ranks as one of the others sees them: it runs what it is told."""
+    """The ranks as seen by rank 1 and up, which run what rank 0 announces."""
 
     num_rebuilds = 0
 
@@ -38,13 +38,13 @@ class FollowingRanks:
         self._forwards: dict[Verb, Forward] = {}
 
     def together(self, verb: Verb, forward: Forward) -> Forward:
-        """Remember how to run a verb."""
+        """Register a verb's forward and return it unchanged."""
         self._forwards[verb] = forward
         return forward
 
     @torch.inference_mode()
     def follow(self) -> None:
-        """Run what rank 0 announces until it says stop."""
+        """Run what rank 0 announces until it announces the stop."""
         while True:
             verb, tensors = self._member.listen()
             if verb is Verb.STOP:
@@ -60,16 +60,16 @@ class FollowingRanks:
 def run_rank(
     rank: int, rendezvous: Rendezvous, config: EngineConfig, *, device_index: int | None = None
 ) -> None:
-    """Be one rank of an engine, from loading until rank 0 stops it or is gone; raises what ends it early.
+    """Run one rank of an engine until rank 0 stops it or is gone; raise the error that ends it early.
 
-    It tells its state through the rendezvous' store: ``started/N``, then ``loaded/N`` with what it read, or
+    It reports its state in the rendezvous' store: ``started/N``, then ``loaded/N`` with what it read, or
     ``failed/N`` with the reason.
 
     Args:
         rank: 1 or more.
         rendezvous: where rank 0 waits.
-        config: the engine's, as rank 0 has it.
-        device_index: of the visible accelerators; None for the rank's own number, as on one machine.
+        config: the engine's, the same as on rank 0.
+        device_index: among the visible accelerators; None for the rank's own number, as on one machine.
     """
     store = RankStore.reach(rendezvous, timeout_s=config.parallel.start_timeout_s)
     try:
@@ -80,7 +80,7 @@ def run_rank(
         try:
             store.tell(rank, FAILED, reason)
         except RuntimeError:
-            # No one to tell: rank 0 is gone, which is what ended this rank.
+            # Rank 0 is gone, which is what ended this rank.
             logger.info("rank %d ends: %s", rank, reason)
         raise
 
@@ -117,7 +117,7 @@ def _run(
 
 
 def share_report(shares: dict[str, Share]) -> dict[str, dict[str, int]]:
-    """Say how much a rank read and holds of each model, in bytes."""
+    """Return how many bytes of each model a rank read and holds."""
     return {
         part: {"num_bytes_read": share.num_bytes_read, "num_bytes": share.num_bytes}
         for part, share in shares.items()

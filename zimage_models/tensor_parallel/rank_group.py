@@ -1,4 +1,4 @@
-"""The ranks as rank 0 sees them: started by it, told what to run, and replaced when one is lost."""
+"""The ranks as seen by rank 0, which starts them, runs calls on them and replaces them if one is lost."""
 
 import json
 import logging
@@ -30,15 +30,15 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class RankGroup:
-    """Rank 0's side of a divided engine; one a process.
+    """Rank 0's side of a divided engine; one per process.
 
-    Whatever goes wrong in a call, the group is rebuilt in place and the call is run again: rank 0 keeps its
-    weights, the others are started anew. When that fails, or the new group is lost before any call on it
-    succeeded, the engine is dead.
+    If a call fails, the group is rebuilt in place: rank 0 keeps its weights, and the others are restarted.
+    Then the call is run again, unless memory ran out. If the rebuild fails, or the new group is lost before
+    any call on it has succeeded, the engine is dead.
     """
 
     def __init__(self, config: EngineConfig, launcher: RankLauncher, device: torch.device) -> None:
-        """Start the other ranks and join them; they load their shares meanwhile.
+        """Start the other ranks and join them; they then load their shares.
 
         Raises:
             EngineDead: a rank could not start.
@@ -54,7 +54,7 @@ class RankGroup:
         self._generation = 0
         self.num_rebuilds = 0
         self.loads: dict[int, dict[str, dict[str, int]]] = {}
-        """What each of the other ranks read and holds, by model, in bytes."""
+        """Bytes that each rank read and holds, by model."""
         self._intact = False
         self._proven = True
         self._death: str | None = None
@@ -74,7 +74,7 @@ class RankGroup:
         return self._member.mesh
 
     def keep_connected(self, model: Any, parallelize: Callable[[Any, DeviceMesh], None]) -> None:
-        """Divide a model again, by the function that divided it, whenever there is a new mesh."""
+        """Divide a model again whenever there is a new mesh, with the function that divided it."""
         self._divided.append((model, parallelize))
 
     def wait_until_loaded(self) -> None:
@@ -88,12 +88,12 @@ class RankGroup:
         self._intact = True
 
     def together(self, verb: Verb, forward: Forward) -> Forward:
-        """Make a forward one that all ranks run at once."""
+        """Return a forward that all ranks run at once."""
         self._forwards[verb] = forward
         return partial(self._run, verb)
 
     def close(self) -> None:
-        """End the other ranks and leave nothing behind; harmless when it is closed."""
+        """End the other ranks and clean up; harmless if it is already closed."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -107,7 +107,7 @@ class RankGroup:
             raise EngineDead(self._death or "its ranks were closed")
         if not self._intact:
             # An exception from outside, such as KeyboardInterrupt, has cut a call short.
-            self._rebuild("the call before was cut short")
+            self._rebuild("the last call was cut short")
         while True:
             try:
                 return self._try_run(verb, tensors)
@@ -115,14 +115,14 @@ class RankGroup:
                 problem, out_of_memory = str(error), True
             except Exception as error:
                 problem, out_of_memory = f"{type(error).__name__}: {error}", False
-            # Past the except clauses: the error holds the tensors of the call.
+            # After the except clauses, because the error holds the call's tensors.
             reasons = self._reasons()
             for reason in reasons.values():
                 if reason.startswith(OUT_OF_MEMORY):
                     problem, out_of_memory = reason, True
             if not out_of_memory:
                 problem = "; ".join([problem, *(f"rank {rank}: {r}" for rank, r in reasons.items())])
-            # Memory that ran out says nothing against the group: a smaller batch may do.
+            # Running out of memory says nothing about the group: a smaller batch may succeed.
             self._proven = self._proven or out_of_memory
             self._rebuild(problem)
             if out_of_memory:
@@ -139,9 +139,9 @@ class RankGroup:
 
     def _rebuild(self, problem: str) -> None:
         if not self._proven:
-            self._die(f"its ranks were lost twice without a step between ({problem})")
+            self._die(f"its ranks were lost twice without a step in between ({problem})")
         started_s = time.monotonic()
-        logger.warning("a rank was lost, and all but rank 0 are replaced (%s)", problem)
+        logger.warning("a rank was lost; replacing all but rank 0 (%s)", problem)
         self._proven = False
         self._generation += 1
         try:
@@ -163,7 +163,7 @@ class RankGroup:
         raise EngineDead(reason) from cause
 
     def _form(self) -> None:
-        """Start the other ranks, and join the groups with them."""
+        """Start the other ranks and join the groups with them."""
         parallel = self._config.parallel
         world_size = parallel.tensor_parallel_size
         host = self._launcher.host
@@ -183,33 +183,33 @@ class RankGroup:
         )
 
     def _await_all(self, state: str) -> dict[int, str]:
-        """Wait until every other rank has told a state; returns what they told with it."""
+        """Wait until every other rank has reported a state; return what they reported with it."""
         assert self._store is not None, "the group is closed"
         timeout_s = self._config.parallel.start_timeout_s
         deadline_s = time.monotonic() + timeout_s
-        told: dict[int, str] = {}
-        while len(told) < len(self._processes):
+        reports: dict[int, str] = {}
+        while len(reports) < len(self._processes):
             for rank, process in self._processes.items():
-                if rank in told:
+                if rank in reports:
                     continue
                 alive, text = process.alive, self._store.told(rank, state)
                 if text is not None:
-                    told[rank] = text
+                    reports[rank] = text
                 elif not alive:
-                    reason = self._reasons().get(rank, "it ended without a word")
+                    reason = self._reasons().get(rank, "it ended without giving a reason")
                     raise EngineDead(f"rank {rank} has not {state}: {reason}")
                 elif time.monotonic() > deadline_s:
                     raise EngineDead(f"rank {rank} has not {state} within start_timeout_s, {timeout_s:g} s")
             time.sleep(_POLL_S)
-        return told
+        return reports
 
     def _reasons(self) -> dict[int, str]:
-        """Collect why other ranks say they failed."""
+        """Collect the reasons of the other ranks that reported a failure."""
         store = self._store
         if store is None:
             return {}
-        told = {rank: store.told(rank, FAILED) for rank in self._processes}
-        return {rank: reason for rank, reason in told.items() if reason is not None}
+        reports = {rank: store.told(rank, FAILED) for rank in self._processes}
+        return {rank: reason for rank, reason in reports.items() if reason is not None}
 
     def _ask_to_stop(self) -> None:
         assert self._member is not None, "an intact group has one"
@@ -238,10 +238,10 @@ class RankGroup:
                 # Joining failed half-way.
                 dist.destroy_process_group()
         except RuntimeError as error:
-            logger.warning("a broken process group could not be left in order (%s)", error)
+            logger.warning("could not leave a broken process group cleanly (%s)", error)
 
     def _watch(self) -> None:
-        """Free rank 0 from a GPU collective that waits for a rank that has died."""
+        """Free rank 0 from a GPU collective that waits for a dead rank."""
         while not self._closed.wait(_WATCH_S):
             member, processes = self._member, list(self._processes.values())
             if member is not None and not all(process.alive for process in processes):

@@ -1,4 +1,4 @@
-"""How ranks 1 and up come to be: what rank 0 asks of whoever starts them. It knows no tensor and no model."""
+"""The interface that rank 0 uses to start the other ranks. It knows nothing about tensors or models."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,13 +8,13 @@ from zimage_models.config import EngineConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendezvous:
-    """Where the ranks of one group meet: a store that rank 0 keeps, on a port of its own."""
+    """The place where the ranks of one group meet: a store in rank 0's process, on its own port."""
 
     host: str
     port: int
     world_size: int
     generation: int
-    """Counts the groups of one engine: 0 at first, one more each time it is rebuilt."""
+    """Number of the group in its engine: 0 at first, one more after each rebuild."""
 
 
 class RankProcess(Protocol):
@@ -22,15 +22,15 @@ class RankProcess(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether it may still be there; at once, from any thread."""
+        """Whether it may still be running; it answers at once, in any thread."""
         ...
 
     def kill(self) -> None:
-        """End it without asking, and return when it is gone; harmless when it is gone already."""
+        """Kill it, and return when it is gone; harmless if it is already gone."""
 
 
 class RankLauncher(Protocol):
-    """Starts ranks; each runs :func:`.rank_follower.run_rank` in a process of its own."""
+    """Starts ranks; each runs :func:`.rank_follower.run_rank` in its own process."""
 
     host: str
     """The address of rank 0's machine, as the other ranks reach it."""
@@ -40,4 +40,4 @@ class RankLauncher(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of whatever starts the ranks; they are gone already."""
+        """Release what starts the ranks; they are already gone."""

@@ -1,9 +1,9 @@
-"""A process that has imported everything once, and forks a rank when asked: that takes no 6 s, but 0.1 s.
+"""A process that imports everything once and forks ranks on request, in 0.1 s instead of 6 s.
 
-It is started by :class:`.local_ranks.LocalRankLauncher` with one end of a socket pair. It ends,
-and its ranks with it, when the other end closes: however the engine's process came to its end.
+:class:`.local_ranks.LocalRankLauncher` starts it with one end of a socket pair. It ends with its ranks when
+the other end closes, however the engine's process ended.
 
-``multiprocessing``'s own fork server imports the caller's main module again in every child: Ray's worker
+``multiprocessing``'s fork server would import the caller's main module again in every child: Ray's worker
 program, or a user's script without a guard.
 """
 
@@ -36,10 +36,10 @@ def main() -> None:
     connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
     ranks: dict[int, int] = {}
     try:
-        # The parent is looked at too: a process forked from it may hold the socket's other end open.
+        # Check the parent too, because a process forked from it may hold the socket's other end open.
         while os.getppid() == engine_pid:
             if wait([connection], _POLL_S):
-                _obey(connection.recv(), connection, ranks)
+                _handle(connection.recv(), connection, ranks)
             _report_ended(connection, ranks)
     except (EOFError, ConnectionError):
         pass
@@ -49,7 +49,7 @@ def main() -> None:
             os.waitpid(pid, 0)
 
 
-def _obey(message: tuple[Any, ...], connection: "Connection[Any, Any]", ranks: dict[int, int]) -> None:
+def _handle(message: tuple[Any, ...], connection: "Connection[Any, Any]", ranks: dict[int, int]) -> None:
     match message:
         case ("start", number, rank, rendezvous, config):
             sys.stdout.flush()
@@ -57,7 +57,7 @@ def _obey(message: tuple[Any, ...], connection: "Connection[Any, Any]", ranks: d
             server_pid = os.getpid()
             pid = os.fork()
             if pid == 0:
-                _be_rank(server_pid, connection, rank, rendezvous, config)
+                _run_child(server_pid, connection, rank, rendezvous, config)
             ranks[number] = pid
         case ("kill", number) if number in ranks:
             os.kill(ranks[number], signal.SIGKILL)
@@ -70,19 +70,19 @@ def _report_ended(connection: "Connection[Any, Any]", ranks: dict[int, int]) -> 
             connection.send(("ended", number))
 
 
-def _be_rank(
+def _run_child(
     server_pid: int,
     connection: "Connection[Any, Any]",
     rank: int,
     rendezvous: Rendezvous,
     config: EngineConfig,
 ) -> None:
-    """Run a rank in the child of a fork; never returns."""
+    """Run a rank in a forked child; never return."""
     status = 1
     try:
         connection.close()
         if sys.platform == "linux":
-            # The server kills its ranks when the engine ends; this is for an end of the server itself.
+            # The server kills its ranks when the engine ends; this covers the end of the server itself.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == server_pid:
             run_rank(rank, rendezvous, config)

@@ -1,4 +1,4 @@
-"""The store where ranks meet and tell rank 0 how far they are; rank 0's process keeps it, on a free port."""
+"""The store where ranks meet and report their state to rank 0. It is in rank 0's process, on a free port."""
 
 import socket
 from datetime import timedelta
@@ -9,11 +9,11 @@ import torch.distributed as dist
 from zimage_models.tensor_parallel.rank_launcher import Rendezvous
 
 STARTED, LOADED, FAILED = "started", "loaded", "failed"
-"""What a rank tells: with nothing, with a report of its loading, with the reason."""
+"""The states that a rank reports: with no text, with a report of what it loaded, and with the reason."""
 
 
 class RankStore:
-    """One process' end of the store."""
+    """One process's end of the store."""
 
     def __init__(self, store: Any) -> None:
         self.store = store
@@ -21,8 +21,8 @@ class RankStore:
 
     @classmethod
     def open(cls, host: str, *, world_size: int, timeout_s: float) -> "RankStore":
-        """Open one in this process."""
-        # A listening socket of our own: the store would listen on every interface, and its port be a guess.
+        """Open a store in this process."""
+        # Our own listening socket: the store would listen on every interface, and we would guess its port.
         with socket.create_server((host, 0)) as listener:
             port = listener.getsockname()[1]
             descriptor = listener.detach()
@@ -40,7 +40,7 @@ class RankStore:
 
     @classmethod
     def reach(cls, rendezvous: Rendezvous, *, timeout_s: float) -> "RankStore":
-        """Connect to that of rank 0."""
+        """Connect to rank 0's store."""
         return cls(
             dist.TCPStore(  # type: ignore[attr-defined]  # its home is private
                 rendezvous.host,
@@ -53,14 +53,14 @@ class RankStore:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Port that it listens on."""
         return int(self.store.port)
 
     def tell(self, rank: int, state: str, text: str = "") -> None:
-        """Say how far a rank is."""
+        """Report a state of a rank."""
         self.store.set(f"{state}/{rank}", text)
 
     def told(self, rank: int, state: str) -> str | None:
-        """Look up what a rank has said of a state; at once."""
+        """Return what a rank has reported for a state, or None; do not wait for it."""
         key = f"{state}/{rank}"
         return self.store.get(key).decode() if self.store.check([key]) else None

@@ -1,7 +1,7 @@
 """Load one rank's share of a checkpoint: it reads only its slices and never holds a whole model.
 
-As strict as :mod:`zimage_models.checkpoints.components`: a missing, unexpected or misshapen tensor is an
-error.
+It is as strict as :mod:`zimage_models.checkpoints.components`: a missing, unexpected or misshapen tensor is
+an error.
 """
 
 import json
@@ -44,8 +44,8 @@ def load_transformer_share(
     """Load this rank's share of a ZImageTransformer2DModel, in eval mode.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
-        InvalidRequest: more ranks than attention heads.
+        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
+        InvalidRequest: there are more ranks than attention heads.
     """
     config = transformer_config(directory)
     whole = _build(lambda: ZImageTransformer2DModel.from_config(config), directory / "transformer")
@@ -58,7 +58,7 @@ def transformer_config(directory: Path) -> dict[str, Any]:
     """Read a transformer's configuration file.
 
     Raises:
-        CheckpointError: it can't be read.
+        CheckpointError: it cannot be read.
     """
     folder = directory / "transformer"
     try:
@@ -71,10 +71,10 @@ def transformer_config(directory: Path) -> dict[str, Any]:
 def load_text_encoder_share(
     directory: Path, mesh: DeviceMesh, *, device: torch.device, dtype: torch.dtype
 ) -> Share:
-    """Load this rank's share of a Qwen3Model :func:`without_unread_layers`; only rank 0 embeds tokens.
+    """Load this rank's share of a Qwen3Model after :func:`without_unread_layers`; only rank 0 embeds tokens.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or holds other tensors than its configuration says.
+        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
     """
     folder = directory / "text_encoder"
     whole = _build(
@@ -85,7 +85,7 @@ def load_text_encoder_share(
     if mesh.get_local_rank() > 0:
         whole.embed_tokens = None
     parallelize_text_encoder(whole, mesh)
-    # Its frequencies are computed as it is built, so from the meta device they come empty.
+    # Its frequencies are computed when it is built, so on the meta device they are empty.
     whole.rotary_emb = type(whole.rotary_emb)(whole.config)
     return _load(whole, shapes, directory, "text_encoder", device=device, dtype=dtype)
 
@@ -111,7 +111,7 @@ def _load(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Share:
-    """Read a meta model's parameters; ``shapes`` are those of the whole model, read or not."""
+    """Read the parameters of a meta-device model; ``shapes`` are the whole model's, read or not."""
     with ExitStack() as stack:
         files = [stack.enter_context(TensorFile(path)) for path in _files_read(directory, part)]
         found = _find_tensors(files, part)
@@ -137,12 +137,12 @@ def _load(
 
 
 def _rest_on_device(model: Any, device: torch.device) -> Any:
-    # Buffers: the parameters are there already.
+    # This moves the buffers; the parameters are already there.
     return model.to(device).eval()
 
 
 def _files_read(directory: Path, part: str) -> list[Path]:
-    """List the files a component's weights are in: those its index names, else all there are."""
+    """List the files with a component's weights: those that its index names, or all without an index."""
     files = weight_files(directory, part)
     indexes = sorted((directory / part).glob("*.safetensors.index.json"))
     if not indexes:
@@ -152,18 +152,18 @@ def _files_read(directory: Path, part: str) -> list[Path]:
 
 
 def _find_tensors(files: list[TensorFile], part: str) -> dict[str, tuple[TensorFile, str]]:
-    """Map a model's parameter names to where they are stored, under what name."""
+    """Map a model's parameter names to the file they are in and their name there."""
     found: dict[str, tuple[TensorFile, str]] = {}
     for file in files:
         for stored in file.shapes():
             name = stored
             if part == "text_encoder":
-                # A causal-LM checkpoint keeps the encoder as its "model", beside an output head.
+                # A causal-LM checkpoint has the encoder as its "model", next to an output head.
                 name = stored.removeprefix("model.")
                 if name.startswith("lm_head."):
                     continue
             if name in found:
-                raise CheckpointError(f"{file.path}: {stored} is in {found[name][0].path.name} too")
+                raise CheckpointError(f"{file.path}: {stored} is also in {found[name][0].path.name}")
             found[name] = (file, stored)
     return found
 
@@ -176,6 +176,6 @@ def _compare(
         "unexpected": found.keys() - wanted.keys(),
         "misshapen": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
     }
-    told = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in problems.items() if names]
-    if told:
-        raise CheckpointError(f"{folder}: not the tensors of its config.json: {', '.join(told)}")
+    counts = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in problems.items() if names]
+    if counts:
+        raise CheckpointError(f"{folder}: the tensors do not match its config.json: {', '.join(counts)}")

@@ -1,7 +1,7 @@
-"""What rank 0 tells the other ranks of each call: a small header, then all tensors in one flat payload.
+"""The message of a call from rank 0 to the other ranks: a small header, then all tensors in a flat payload.
 
-The header is 44 whole numbers: the verb, the number of tensors, and each one's type, dimensions and shape (so
-batch, height, width and caption length). No Python object travels.
+The header is 44 whole numbers: the verb, the number of tensors, and each one's type, dimensions and shape
+(which give batch, height, width and caption length). No Python objects are sent.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ _MAX_DIMENSIONS = 4
 HEADER_NUMBERS = 2 + _MAX_TENSORS * (2 + _MAX_DIMENSIONS)
 _DTYPES = (torch.float32, torch.bfloat16, torch.int32)
 _ALIGNMENT = 16
-"""Bytes; each tensor starts at a multiple of it, as views of another type must."""
+"""Bytes that each tensor starts at a multiple of, as views of another type must."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +29,12 @@ class TensorLayout:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the values."""
+        """Size of the values in bytes."""
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
 def write_header(verb: Verb, tensors: Sequence[Tensor]) -> Tensor:
-    """Describe a call in one int64 tensor of ``HEADER_NUMBERS``, on the CPU."""
+    """Write a call's header, one int64 tensor of ``HEADER_NUMBERS`` on the CPU."""
     assert len(tensors) <= _MAX_TENSORS, "the header has room for seven tensors"
     numbers = [int(verb), len(tensors)]
     for tensor in tensors:
@@ -45,7 +45,7 @@ def write_header(verb: Verb, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def read_header(header: Tensor) -> tuple[Verb, list[TensorLayout]]:
-    """Read back what :func:`write_header` wrote."""
+    """Read a header that :func:`write_header` wrote."""
     verb, num_tensors, *numbers = header.tolist()
     layouts = []
     for start in range(0, num_tensors * (2 + _MAX_DIMENSIONS), 2 + _MAX_DIMENSIONS):
@@ -55,18 +55,18 @@ def read_header(header: Tensor) -> tuple[Verb, list[TensorLayout]]:
 
 
 def layouts_of(tensors: Sequence[Tensor]) -> list[TensorLayout]:
-    """Describe tensors."""
+    """Return the layouts of tensors."""
     return [TensorLayout(dtype=tensor.dtype, shape=tuple(tensor.shape)) for tensor in tensors]
 
 
 def empty_payload(layouts: Sequence[TensorLayout], device: torch.device) -> Tensor:
-    """Make room for the bytes of all tensors; uint8."""
+    """Make an empty uint8 payload with room for all tensors."""
     num_bytes = sum(_aligned(layout.num_bytes) for layout in layouts)
     return torch.empty(num_bytes, dtype=torch.uint8, device=device)
 
 
 def payload_views(payload: Tensor, layouts: Sequence[TensorLayout]) -> Iterator[Tensor]:
-    """View a payload as its tensors."""
+    """Yield a payload's tensors as views of it."""
     offset = 0
     for layout in layouts:
         yield payload[offset : offset + layout.num_bytes].view(layout.dtype).view(layout.shape)

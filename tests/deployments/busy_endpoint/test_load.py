@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(120, func_only=True)
 
 def _overload(endpoint: Endpoint, cluster: Cluster, *, duration_s: float) -> dict[str, list[float]]:
     """Send four times what the engine can make, check every answer; returns what was seen meanwhile."""
-    with load(endpoint, clients=16, duration=4) as measuring:
+    with load(endpoint, clients=16, duration=3) as measuring:
         capacity = measuring.summary()["images_per_s"]
     (replica,) = cluster.replicas(MODEL)
     seen: dict[str, list[float]] = {"queue_s": [], "num_open": [], "resident_bytes": [], "health_s": []}
@@ -52,7 +52,7 @@ def _overload(endpoint: Endpoint, cluster: Cluster, *, duration_s: float) -> dic
 
 
 def test_overload_is_refused_and_the_rest_is_answered(endpoint: Endpoint, cluster: Cluster) -> None:
-    _overload(endpoint, cluster, duration_s=8)
+    _overload(endpoint, cluster, duration_s=5)
     answer = httpx.post(f"{endpoint.url}{ROUTE}", json={"prompt": "owl"}, timeout=60)
     assert answer.status_code == 200
 

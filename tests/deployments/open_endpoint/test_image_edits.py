@@ -128,9 +128,9 @@ PLASMA = png(plasma(64, 64, seed=0))
 @pytest.mark.parametrize(
     ("model", "sent", "message"),
     [
-        (TURBO, {}, f"control_image: this turbo runs without a ControlNet; models that take this: {BASE}"),
-        (EDIT, {}, f"control_image: this edit runs without a ControlNet; models that take this: {BASE}"),
-        (BASE, {"image": PLASMA}, "image: with control_image there has to be a mask of where to paint"),
+        (TURBO, {}, f"control_image: this turbo engine has no ControlNet; models that take this: {BASE}"),
+        (EDIT, {}, f"control_image: this edit engine has no ControlNet; models that take this: {BASE}"),
+        (BASE, {"image": PLASMA}, "image: with control_image, a mask of where to paint is required"),
         (BASE, {"mask": PLASMA}, "mask: has no effect without image"),
         (BASE, {"control_image": b"<svg/>"}, "control_image: not a readable png or jpeg or webp image"),
         (
@@ -146,7 +146,7 @@ PLASMA = png(plasma(64, 64, seed=0))
         (
             BASE,
             {"control_image": (None, "https://example.com/x.png")},
-            "control_image: neither a file nor a data URL; addresses are not fetched here",
+            "control_image: neither a file nor a data URL; URLs are not fetched here",
         ),
     ],
 )
@@ -305,7 +305,7 @@ def test_usage_counts_the_pictures_as_the_model_reads_them(
             EDIT,
             1,
             {"extra_body": {"strength": 0.5}},
-            "strength: edit reads reference images and starts from none of them;"
+            "strength: edit reads reference images and does not start from one;"
             f" models that take this: {TURBO}, {BASE}",
             "strength",
         ),
@@ -313,7 +313,7 @@ def test_usage_counts_the_pictures_as_the_model_reads_them(
             EDIT,
             1,
             {"mask": True},
-            "mask: edit reads reference images and starts from none of them;"
+            "mask: edit reads reference images and does not start from one;"
             f" models that take this: {TURBO}, {BASE}",
             "mask",
         ),
@@ -358,7 +358,7 @@ def test_field_that_can_not_be_honoured_is_refused(
 
 def test_small_picture_names_its_place(client: openai.OpenAI, references: list[Pixels]) -> None:
     images = [png(references[0]), png(plasma(63, 64, seed=0))]
-    with pytest.raises(openai.BadRequestError, match=r"image: image 2 is 63x64 px; a side is at least 64"):
+    with pytest.raises(openai.BadRequestError, match=r"image: image 2 is 63x64 px; each side must be at"):
         client.images.edit(model=EDIT, prompt=INSTRUCTION, image=images)
 
 
@@ -366,4 +366,4 @@ def test_addresses_are_not_fetched_by_default(endpoint: Endpoint) -> None:
     form = {"prompt": (None, INSTRUCTION), "image": (None, "https://example.com/x.png")}
     answer = endpoint.http().post("/v1/images/edits", files=form)
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"].endswith("addresses are not fetched here")
+    assert answer.json()["error"]["message"].endswith("URLs are not fetched here")

@@ -176,7 +176,7 @@ def test_chosen_nodes_meet_the_deadline_even_slow_and_one_fewer_does_not(hours: 
     [option] = result.chosen
     fewer = plan(node_type(max_nodes=option.nodes - 1), hours=hours)
     assert fewer.chosen == ()
-    assert fewer.options[0].problem == f"needs {option.nodes} nodes of at most {option.nodes - 1}"
+    assert fewer.options[0].problem == f"needs {option.nodes} nodes; the limit is {option.nodes - 1}"
 
 
 def test_more_gpus_are_never_slower() -> None:
@@ -272,7 +272,7 @@ def test_cluster_file_is_read(tmp_path: Path) -> None:
         ("a: [", "cannot be read"),
         ("a: 1", "has no available_node_types"),
         (HEAD, "no node type with GPUs"),
-        (HEAD + "  n: {resources: {GPU: 1}, node_config: {InstanceType: x9}}", "which accelerator x9 has"),
+        (HEAD + "  n: {resources: {GPU: 1}, node_config: {InstanceType: x9}}", "the accelerator of x9 is unknown"),
         (HEAD + "  n: {resources: {GPU: -1}, max_workers: 1}", "GPU is -1"),
         (HEAD + "  n: {resources: {GPU: 1}, max_workers: many}", "max_workers is 'many'"),
         (
@@ -336,7 +336,7 @@ def test_benchmark_results_are_measured_figures(tmp_path: Path) -> None:
         ("accelerators: {H100: {sustained_tflops: 0}}", "sustained_tflops is 0, not a number above 0"),
         ("accelerators: {X1: {memory_gb: 32}}", "sustained_tflops"),
         ("accelerators: {H100: {evidence: sure}}", "evidence is 'sure'"),
-        ("machines: {x9: 4}", "not a table of fields"),
+        ("machines: {x9: 4}", "not a mapping of fields"),
         ("machines: {}\nprices: {}", "prices is unknown"),
         ("device: X1\ncases: []\n", "which is not in the table"),
     ],

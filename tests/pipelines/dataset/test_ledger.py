@@ -76,7 +76,7 @@ def test_a_damaged_part_is_passed_over_with_a_warning(
     data_set.output.write(first.path, bytes(cut.get(damage, content)))
     with caplog.at_level(logging.WARNING):
         finished = finished_units(data_set.output)
-    assert f"{first.path} is passed over" in caplog.text
+    assert f"{first.path} is skipped" in caplog.text
     assert second.path not in caplog.text
     assert numbers(data_set.work(plan), finished)[0] == [4, 5, 6, 7]
     assert data_set.plan(products(8)).counts.new == 4
@@ -88,7 +88,7 @@ def test_a_part_without_units_is_passed_over(data_set: DataSet, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         scanned = list(scan_parts(data_set.output, "data", ["unit_id"]))
     assert [file.path for file, _ in scanned] == [part.path]
-    assert f"{foreign.path} is passed over" in caplog.text
+    assert f"{foreign.path} is skipped" in caplog.text
 
 
 def test_parts_come_in_order_of_path_but_for_the_first_ones(data_set: DataSet) -> None:

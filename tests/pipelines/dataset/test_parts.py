@@ -109,7 +109,7 @@ def test_types_that_would_not_load_are_refused(dtype: pa.DataType, column: str, 
 def test_column_names_must_be_free() -> None:
     with pytest.raises(InvalidRequest, match="column image: the name is a column of every part"):
         part_schema(pa.schema([("image", pa.string())]))
-    with pytest.raises(InvalidRequest, match="column sku: the name is there twice"):
+    with pytest.raises(InvalidRequest, match="column sku: the name occurs twice"):
         part_schema(pa.schema([("sku", pa.string()), ("sku", pa.int8())]))
 
 

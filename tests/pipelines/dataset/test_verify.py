@@ -55,7 +55,7 @@ def test_any_flipped_byte_is_found(data_set: DataSet) -> None:
         damaged = bytearray(content)
         damaged[place] ^= 0x40
         data_set.output.write(part.path, bytes(damaged))
-        assert f"{part.path}: its content is not what its hash says" in problems(data_set, manifest), place
+        assert f"{part.path}: its content does not match its hash" in problems(data_set, manifest), place
 
 
 def test_a_flipped_byte_of_an_image_names_the_image(data_set: DataSet) -> None:
@@ -66,8 +66,8 @@ def test_a_flipped_byte_of_an_image_names_the_image(data_set: DataSet) -> None:
     place = content.index(image) + len(image) // 2
     data_set.output.write(part.path, content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     assert problems(data_set, manifest) == (
-        f"{part.path}: its content is not what its hash says",
-        f"{part.path}: image of 'sku-001', variant 0: its bytes are not what its hash says",
+        f"{part.path}: its content does not match its hash",
+        f"{part.path}: image of 'sku-001', variant 0: its bytes do not match its hash",
     )
 
 
@@ -88,7 +88,7 @@ def test_a_truncated_part_is_found(data_set: DataSet, num_bytes: int) -> None:
     [part] = manifest.parts
     data_set.output.write(part.path, data_set.output.read(part.path)[:num_bytes])
     hash_problem, unreadable, missing = problems(data_set, manifest)
-    assert hash_problem == f"{part.path}: its content is not what its hash says"
+    assert hash_problem == f"{part.path}: its content does not match its hash"
     assert unreadable.startswith(f"{part.path}: unreadable (")
     assert missing == "'sku-000', variant 0: missing"
 
@@ -112,8 +112,8 @@ def test_an_image_that_is_not_what_its_row_says_is_found(data_set: DataSet, dama
     told = {
         "cut": "does not decode",
         "no image": "does not decode",
-        "none": "there is none",
-        "other bytes": "its bytes are not what its hash says",
+        "none": "missing",
+        "other bytes": "its bytes do not match its hash",
         "other size": "is 64x64, not 72x64",
     }
     [problem] = problems(data_set, replace(manifest, parts=(part,)))
@@ -129,9 +129,9 @@ def test_a_missing_unit_is_found(data_set: DataSet) -> None:
 def test_a_unit_that_is_twice_is_found(data_set: DataSet) -> None:
     manifest, rows = with_images(data_set, 3)
     within = write(data_set, [rows[0], *rows])
-    assert problems(data_set, replace(manifest, parts=(within,))) == ("'sku-000', variant 0: there 2 times",)
+    assert problems(data_set, replace(manifest, parts=(within,))) == ("'sku-000', variant 0: found 2 times",)
     across = (*manifest.parts, write(data_set, rows[2:]))
-    assert problems(data_set, replace(manifest, parts=across)) == ("'sku-002', variant 0: there 2 times",)
+    assert problems(data_set, replace(manifest, parts=across)) == ("'sku-002', variant 0: found 2 times",)
 
 
 def test_a_unit_that_is_made_and_failed_is_found(data_set: DataSet) -> None:
@@ -139,7 +139,7 @@ def test_a_unit_that_is_made_and_failed_is_found(data_set: DataSet) -> None:
     failed = pa.Table.from_pylist([failed_row(rows[1], "blank_image")], schema=ERROR_SCHEMA)
     errors = (write_part(data_set.output, "errors", failed),)
     assert problems(data_set, replace(manifest, error_parts=errors)) == (
-        "'sku-001', variant 0: there 2 times",
+        "'sku-001', variant 0: found 2 times",
     )
 
 
@@ -172,4 +172,4 @@ def test_a_damaged_part_of_errors_is_found(data_set: DataSet) -> None:
     manifest = data_set.generate([*products(1), {"sku": "bad", "prompt": None}])
     [part] = manifest.error_parts
     data_set.output.write(part.path, data_set.output.read(part.path)[:-5])
-    assert f"{part.path}: its content is not what its hash says" in problems(data_set, manifest)
+    assert f"{part.path}: its content does not match its hash" in problems(data_set, manifest)

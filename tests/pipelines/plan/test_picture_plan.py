@@ -220,9 +220,8 @@ def test_bad_control_images_are_row_errors(controlled: DataSet, tmp_path: Path) 
         "two": "bad_input: control_image: 2 given; the limit is 1",
         "gone": "fetch_failed: control_image: 'none.png' cannot be read (No such file or directory)",
         "foreign": "bad_input: control_image: not a readable png or jpeg or webp image",
-        "no mask": "bad_input: reference_images: with control_image there has to be a mask of where to paint",
-        "started": "bad_input: strength: 0.5 has no effect with control_image: painting starts from noise"
-        " then",
+        "no mask": "bad_input: reference_images: with control_image, a mask of where to paint is required",
+        "started": "bad_input: strength: 0.5 has no effect with control_image: painting starts from noise",
         "scale": "bad_input: controlnet_conditioning_scale: 3 is outside 0..2",
         "scale alone": "bad_input: controlnet_conditioning_scale: 1 has no effect without control_image",
     }
@@ -235,7 +234,7 @@ def test_control_images_need_a_controlnet(data_set: DataSet) -> None:
     table = [{"id": key, "prompt": "a pear", "control_image": key} for key in ("red.png", None)]
     plan = data_set.plan([{**row, "id": str(row["id"])} for row in table])
     assert [row["key"] for row in data_set.work(plan)] == ["None"]
-    assert messages(plan) == {"red.png": "bad_input: control_image: this base runs without a ControlNet"}
+    assert messages(plan) == {"red.png": "bad_input: control_image: this base engine has no ControlNet"}
 
 
 def test_rows_without_keys_differ_by_their_images(data_set: DataSet) -> None:
@@ -311,9 +310,9 @@ def test_cells_of_csv_and_an_openai_batch(data_set: DataSet, tmp_path: Path) -> 
     assert first["unit_id"] == expected
     assert (second["strength"], second["mask_sha256"]) == (0.3, sha256(MASK))
     told = messages(plan)
-    assert "image_url alone" in told["c"]
+    assert "only image_url" in told["c"]
     assert "body.image: missing" in told["d"]
-    assert told["e"] == "bad_input: control_image: this base runs without a ControlNet"
+    assert told["e"] == "bad_input: control_image: this base engine has no ControlNet"
 
 
 def test_bad_pictures_are_row_errors_beside_good_rows(data_set: DataSet, tmp_path: Path) -> None:
@@ -331,14 +330,14 @@ def test_bad_pictures_are_row_errors_beside_good_rows(data_set: DataSet, tmp_pat
     assert [row["key"] for row in data_set.work(plan)] == ["row-0"]
     expected = {
         "row-1": "fetch_failed: image: 'none.png' cannot be read (No such file or directory)",
-        "row-2": "bad_input: image: '../outside.png' is outside of",
-        "row-3": "bad_input: image: '/etc/passwd' is outside of",
-        "row-4": "bad_input: image: 'http://127.0.0.1/a.png' is a URL; these are fetched with",
-        "row-5": "bad_input: image: 7 (int) names no picture",
+        "row-2": "bad_input: image: '../outside.png' is outside",
+        "row-3": "bad_input: image: '/etc/passwd' is outside",
+        "row-4": "bad_input: image: 'http://127.0.0.1/a.png' is a URL; URLs are fetched only with",
+        "row-5": "bad_input: image: 7 (int) is not a picture",
         "row-6": "bad_input: reference_images: 2 images; base takes at most 1",
-        "row-7": "bad_input: image: 'file:///etc/passwd' is no address of a picture",
+        "row-7": "bad_input: image: 'file:///etc/passwd' is not a picture address",
         "row-8": "fetch_failed: image: 's3:/odd' cannot be read",
-        "row-9": "bad_input: image: '' (str) names no picture",
+        "row-9": "bad_input: image: '' (str) is not a picture",
         "mask of another size": "bad_input: mask: 96x64 px is not the size of the reference image, 48x32 px",
         "mask alone": "bad_input: mask: ",
         "strength": "bad_input: strength: 7 is outside 0..1",
@@ -355,7 +354,7 @@ def test_another_root_may_be_named(data_set: DataSet, tmp_path: Path) -> None:
     (tmp_path / "photos" / "a.png").write_bytes(BLUE)
     plan = data_set.plan(rows("a.png", "../red.png"), image_root=str(tmp_path / "photos"))
     assert len(data_set.work(plan)) == 1
-    assert "is outside of" in messages(plan)["row-1"]
+    assert "is outside" in messages(plan)["row-1"]
 
 
 def test_limit_and_filter_come_before_any_file_is_read(data_set: DataSet) -> None:
@@ -415,7 +414,7 @@ def test_a_file_that_changed_since_the_plan_is_an_error(data_set: DataSet, tmp_p
     plan = data_set.plan(rows("red.png", "blue.jpg"))
     (tmp_path / "red.png").write_bytes(BLUE)
     told, fine = failures(decoded(data_set, plan))
-    assert told == "fetch_failed: image: the file is another than when the run was planned; run again"
+    assert told == "fetch_failed: image: the file has changed since the run was planned; run again"
     assert fine is None
 
 

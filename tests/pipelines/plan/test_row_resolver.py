@@ -53,7 +53,7 @@ def test_a_given_seed_is_counted_up_by_variant() -> None:
 
 
 def test_variants_may_not_run_past_the_last_seed() -> None:
-    with pytest.raises(InvalidRequest, match=rf"seed: {MAX_SEED} and 2 variants .* the limit is {MAX_SEED}"):
+    with pytest.raises(InvalidRequest, match=rf"seed: {MAX_SEED} with 2 variants .* the limit is {MAX_SEED}"):
         resolve({"sku": "a", "prompt": "x", "seed": str(MAX_SEED)}, variants=2)
 
 
@@ -132,7 +132,7 @@ def test_a_key_with_other_content_is_refused(change: dict[str, str]) -> None:
     row = {"sku": "a", "prompt": "x", "seed": "1", "n": "1", "brand": "acme"}
     resolver = make_resolver(*row)
     resolver.resolve(row)
-    with pytest.raises(InvalidRequest, match="sku: 'a' is an earlier row's too"):
+    with pytest.raises(InvalidRequest, match="sku: an earlier row has the key 'a' too"):
         resolver.resolve(row | change)
 
 
@@ -205,9 +205,9 @@ def test_rows_may_name_no_other_model(model: Any) -> None:
 def test_two_images_cannot_have_one_name() -> None:
     resolver = make_resolver("sku", "prompt", "brand", name="{brand}.png")
     resolver.resolve({"sku": "a", "prompt": "x", "brand": "acme"})
-    with pytest.raises(InvalidRequest, match=r"name: another image is written to 'acme.png' too"):
+    with pytest.raises(InvalidRequest, match=r"name: another image has the file name 'acme.png' too"):
         resolver.resolve({"sku": "b", "prompt": "x", "brand": "acme"})
-    with pytest.raises(InvalidRequest, match=r"name: another image is written to 'a.png' too"):
+    with pytest.raises(InvalidRequest, match=r"name: another image has the file name 'a.png' too"):
         resolve({"sku": "a", "prompt": "x"}, variants=2, name="{sku}.png")
 
 

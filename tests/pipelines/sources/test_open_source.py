@@ -171,7 +171,7 @@ class TestParquet:
         column = pa.StructArray.from_arrays([pickled], ["inner"]) if is_nested else pickled
         table = pa.table({"prompt": ["cat", "dog"], "seed": column})
         pq.write_table(table, tmp_path / "t.parquet")
-        with pytest.raises(InvalidRequest, match=r"column 'seed' is of .* ray\.data\.arrow_pickled_object"):
+        with pytest.raises(InvalidRequest, match=r"column 'seed' has .* ray\.data\.arrow_pickled_object"):
             open_source(str(tmp_path / "t.parquet"))
 
     def test_folder_is_read_in_order_of_paths(self, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ class TestParquet:
     ) -> None:
         pq.write_table(pa.table({"prompt": ["cat"]}), tmp_path / "a.parquet")
         pq.write_table(pa.table(other), tmp_path / "b.parquet")
-        with pytest.raises(InvalidRequest, match=rf"b\.parquet has other columns.*: {named}"):
+        with pytest.raises(InvalidRequest, match=rf"b\.parquet has different columns.*: {named}"):
             open_source(str(tmp_path))
 
     def test_table_without_rows_is_refused(self, tmp_path: Path) -> None:
@@ -418,14 +418,14 @@ class TestOpenAIBatch:
             (request(n=True), "a", "body.n: True is not a whole number"),
             (request(prompt=7), "a", "column 'prompt': 7 does not fit"),
             (request(size=[64, 64]), "a", "column 'size': [64, 64] does not fit"),
-            (request(None), None, "custom_id: None is not a text"),
-            (request(""), None, "custom_id: '' is not a text"),
-            (request(7), None, "custom_id: 7 is not a text"),
+            (request(None), None, "custom_id: None is not a non-empty string"),
+            (request(""), None, "custom_id: '' is not a non-empty string"),
+            (request(7), None, "custom_id: 7 is not a non-empty string"),
             ({**request(), "method": "GET"}, "a", "method: 'GET' is not 'POST'"),
             ({**request(), "url": "/v1/chat/completions"}, "a", "url: '/v1/chat/completions' is not"),
             ({**request(), "body": "cat"}, "a", "body: 'cat' is not an object"),
             ({**request(), "priority": 1}, "a", "priority: unknown field"),
-            ({"prompt": "cat"}, None, "custom_id: None is not a text"),
+            ({"prompt": "cat"}, None, "custom_id: None is not a non-empty string"),
         ],
     )
     def test_bad_request_is_an_error_with_its_key(

@@ -157,11 +157,11 @@ def plain_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             {"control_image": picture(64, 64), "reference_images": [picture(64, 64)]},
-            "reference_images: with control_image there has to be a mask",
+            "reference_images: with control_image, a mask of where to paint is required",
         ),
         (
             {"control_image": picture(64, 64), "reference_images": [picture(64, 64)], "mask": disc()},
-            "mask: this ControlNet takes a control image alone",
+            "mask: this ControlNet takes only a control image",
         ),
         (
             {
@@ -186,7 +186,7 @@ def test_what_cannot_be_followed_is_refused(
 
 def test_a_model_without_a_controlnet_says_so() -> None:
     spec = resolve_model(EngineConfig())
-    with pytest.raises(InvalidRequest, match="control_image: this turbo runs without a ControlNet") as raised:
+    with pytest.raises(InvalidRequest, match="control_image: this turbo engine has no ControlNet") as raised:
         build_request(spec, {"prompt": "owl", "seed": 0, "control_image": picture(64, 64)})
     assert raised.value.field == "control_image"
 
@@ -207,15 +207,15 @@ def test_the_size_is_the_control_images_own_unless_given(tiny_checkpoint: Path, 
         ({"dim": 96}, "dim 96 does not fit dim 64"),
         ({"n_heads": 4}, "n_heads 4 does not fit"),
         ({"control_in_dim": 8}, "control_in_dim 8 is below in_channels 16"),
-        ({"control_layers_places": [0, 3]}, "are not rising numbers of 3 layers"),
-        ({"control_layers_places": [2, 0]}, "are not rising numbers"),
+        ({"control_layers_places": [0, 3]}, "are not increasing layer numbers in 0..2"),
+        ({"control_layers_places": [2, 0]}, "are not increasing layer numbers"),
         ({"control_layers_places": [1, 2]}, "does not begin at 0"),
         ({"add_control_noise_refiner": "all"}, "is 'all', not one of"),
         (
             {"add_control_noise_refiner": "control_layers", "control_refiner_layers_places": [0, 2]},
-            "are not rising numbers of 2 layers",
+            "are not increasing layer numbers in 0..1",
         ),
-        ({"control_layers_places": [0]}, "not the tensors of its config.json"),
+        ({"control_layers_places": [0]}, "the tensors do not match its config.json"),
         ({"control_in_dim": 33}, "size mismatch for control_all_x_embedder"),
     ],
 )

@@ -102,7 +102,7 @@ def test_ranks_that_are_lost_twice_end_the_engine(six_heads: Path, rank_launcher
         engine._runner._denoiser._transformer.layers[1].register_forward_pre_hook(kill)
         handle = engine.submit(requests_of(engine)[0])
         engine.start()
-        with pytest.raises(EngineDead, match="its ranks were lost twice without a step between"):
+        with pytest.raises(EngineDead, match="its ranks were lost twice without a step in between"):
             handle.result(60)
         assert engine.death is not None
         assert rank_processes(rank_launcher) == []

@@ -176,7 +176,7 @@ def store_integers(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (drop_first, r"not the tensors of its config\.json: 1 missing \(such as "),
+        (drop_first, r"the tensors do not match its config\.json: 1 missing \(such as "),
         (add_one, r"1 unexpected \(such as stowaway\.weight\)"),
         (add_a_row, r"1 misshapen \(such as "),
         (spoil_the_unread_layer, r"1 missing \(such as layers\.2\."),

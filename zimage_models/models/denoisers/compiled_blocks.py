@@ -9,7 +9,7 @@ _MAX_COMPILED_FORMS = 32
 
 
 def compile_blocks(transformer: Any, *, backend: str = "inductor") -> None:
-    """Compile a transformer's repeated blocks; ``warm_up`` then pays for the usual shapes."""
-    # Past the limit a compiled block raises instead of running slowly.
+    """Compile a transformer's repeated blocks; ``warm_up`` then compiles the usual shapes."""
+    # Past this limit, a compiled block raises instead of running slowly.
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _MAX_COMPILED_FORMS)
     transformer.compile_repeated_blocks(fullgraph=True, backend=backend)

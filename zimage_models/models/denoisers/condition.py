@@ -1,4 +1,4 @@
-"""What a denoiser knows of a request at every step beside its latents and time, and what that is made of.
+"""What a denoiser needs of a request at every step besides latents and time, and what it is made from.
 
 Shape legend: C latent channels, H W height and width, L caption tokens, D model width, F feature width.
 """
@@ -22,29 +22,29 @@ class Caption:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """An image that a model reads beside the prompt, encoded."""
+    """An encoded image that a model reads with the prompt."""
 
     latents_CHW: Tensor
     """float32."""
     features_HWF: Tensor | None
-    """By rows and columns of patches, whose numbers are not those of the latents; None without SigLIP."""
+    """By rows and columns of SigLIP patches, not of latents; None without SigLIP."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Control:
-    """An image that a ControlNet follows, encoded."""
+    """An encoded image that a ControlNet follows."""
 
     latents_CHW: Tensor
-    """float32; to paint in an image, its mask and its latents are channels behind the control image's."""
+    """float32; to paint in an image, its mask and latents are channels after the control image's."""
     scale: float
-    """Of the ControlNet's hints."""
+    """Scale of the ControlNet's hints."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """The tensors of one request, computed once; only the denoiser that made them knows what they are.
+    """The tensors of one request, computed once; only the denoiser that made them knows their meaning.
 
-    Conditions of one bucket may share a forward: their tensors stack, so that none needs an attention mask.
+    Conditions of one bucket can share a forward: their tensors stack, so no attention mask is needed.
     """
 
     tensors: tuple[Tensor, ...]
@@ -56,5 +56,5 @@ class Condition:
 
 
 def stack(conditions: Sequence[Condition]) -> tuple[Tensor, ...]:
-    """Stack the tensors of conditions of one bucket; the batch comes first."""
+    """Stack the tensors of conditions of one bucket; the batch is the first dimension."""
     return tuple(torch.stack(tensors) for tensors in zip(*(c.tensors for c in conditions), strict=True))

@@ -1,13 +1,13 @@
-"""The denoising forward of a Z-Image transformer whose layers are given hints by a ControlNet.
+"""The denoising forward of a Z-Image transformer with a ControlNet that gives its layers hints.
 
-It computes what ``diffusers.ZImageControlNetPipeline`` computes, for items of one bucket and with a scale for
-each. Requests without a control image take the plain forward. The ControlNet has no embedders and refiners of
-its own but uses the transformer's, so captions, and in some layouts the refined image too, are computed once
-for both. Where the layouts differ:
+It computes what ``diffusers.ZImageControlNetPipeline`` computes, for items of one bucket, each with its own
+scale. Requests without a control image take the plain forward. The ControlNet uses the transformer's
+embedders and refiners, so captions, and in some layouts the refined image, are computed once for both. The
+layouts differ:
 
-- 1.0 (``add_control_noise_refiner`` null) refines its control tokens by themselves, then with all layers;
-- 2.0 and 2.1 refine them beside the image, and give hints to the image's refiner too. Those reach only the
-  ControlNet's own copy of the image, not the transformer's, as in diffusers.
+- 1.0 (``add_control_noise_refiner`` null) refines its control tokens alone, then with all layers.
+- 2.0 and 2.1 refine them together with the image, and also give hints to the image's refiner. As in
+  diffusers, those reach only the ControlNet's copy of the image, not the transformer's.
 
 Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, N patches of an image
 without padding, P values of a patch, S sequence, D model width.
@@ -28,7 +28,7 @@ class ControlNetDenoiser(Denoiser):
     """Predicts velocities with a ZImageTransformer2DModel and, for some requests, a ZImageControlNetModel."""
 
     def __init__(self, transformer: Any, controlnet: Any) -> None:
-        """Wrap a whole transformer and a ControlNet that fits it; the ControlNet needs no tied modules."""
+        """Wrap a whole transformer and a ControlNet that fits it; their modules need not be tied."""
         super().__init__(transformer)
         self._controlnet = controlnet
 
@@ -41,16 +41,16 @@ class ControlNetDenoiser(Denoiser):
         width: int,
         control: Control | None = None,
     ) -> list[Condition]:
-        """Put together what every step needs of a request, once for each of its prompts.
+        """Build what every step needs of a request, once for each of its prompts.
 
-        With a control image a condition is caption_LD, control_NP and scale. The image stays patches, a
-        thirtieth of their embeddings in size; to embed them costs a step next to nothing.
+        With a control image, a condition is caption_LD, control_NP and scale. The image is kept as patches,
+        which have a thirtieth of the size of their embeddings and cost a step next to nothing to embed.
         """
         plain = super().conditions(captions, references, height, width)
         if control is None:
             return plain
         num_missing = self._controlnet.control_in_dim - len(control.latents_CHW)
-        # Room for a mask and an image to paint in; zeros without them.
+        # The channels for a mask and an image to paint in are zeros without them.
         latents_CHW = functional.pad(control.latents_CHW, (0, 0, 0, 0, 0, num_missing))
         control_NP = patchify(latents_CHW[None].to(self.dtype))[0]
         scale = torch.tensor(control.scale, dtype=torch.float32, device=self.device)
@@ -79,7 +79,7 @@ class ControlNetDenoiser(Denoiser):
                 control_BSD = layer(control_BSD, *in_image)
         else:
             seen_BSD, control_BSD = self._refine_control(images_BSD, control_BSD, scale_B, in_image)
-        # One hint at a time: each is made when its layer wants it, so that never all of them are in memory.
+        # Each hint is made when its layer needs it, so that they are never all in memory.
         hints = _hints(
             controlnet.control_layers,
             torch.cat([control_BSD, captions_BLD], dim=1),
@@ -96,7 +96,7 @@ class ControlNetDenoiser(Denoiser):
     def _refine_control(
         self, images_BSD: Tensor, control_BSD: Tensor, scale_B: Tensor, inputs: LayerInputs
     ) -> tuple[Tensor, Tensor]:
-        """Refine an image as the ControlNet sees it, and its control tokens beside it."""
+        """Refine the ControlNet's copy of an image together with its control tokens."""
         controlnet = self._controlnet
         hinting = getattr(controlnet, controlnet.add_control_noise_refiner)
         hints = _hints(hinting, control_BSD, images_BSD, inputs)
@@ -117,15 +117,15 @@ class ControlNetDenoiser(Denoiser):
 def _hints(
     layers: Any, control_BSD: Tensor, images_BSD: Tensor, inputs: LayerInputs
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run control layers and yield, after each, its hint and its control tokens; (B, S, D) both."""
+    """Run control layers; after each, yield its hint and its control tokens, both (B, S, D)."""
     for layer in layers:
-        # A layer returns its hint and tokens stacked on what it was given. diffusers hands the pile on from
-        # layer to layer, which copies every hint once a layer; the tokens on top are all that is read.
+        # A layer returns its hint and tokens stacked on its input. diffusers passes the whole stack from
+        # layer to layer and so copies every hint once per layer, but only the tokens on top are read.
         given = control_BSD if layer.block_id == 0 else control_BSD[None]
         hint_BSD, control_BSD = layer(given, images_BSD, *inputs)
         yield hint_BSD, control_BSD
 
 
 def _scaled(hint_BSD: Tensor, scale_B: Tensor) -> Tensor:
-    """Scale hints, each by its own item's number; rounded once, as by a number that is no tensor."""
+    """Scale each item's hints by its own scale; round only once, as with a plain number."""
     return (hint_BSD * scale_B[:, None, None]).to(hint_BSD.dtype)

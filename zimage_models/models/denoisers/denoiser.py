@@ -2,7 +2,7 @@
 
 It computes what ``diffusers.ZImageTransformer2DModel.forward`` computes for items of equal size and equal
 caption bucket, from the same submodules, but keeps what does not change between steps: refined captions and
-rotary frequencies. It knows no scheduler, no guidance and no prompt text.
+rotary frequencies. It knows nothing about schedulers, guidance or prompt text.
 
 Shape legend: B batch, C latent channels, H W latent height and width, N image tokens, L caption tokens,
 S sequence, D model width.
@@ -29,14 +29,14 @@ _MAX_GEOMETRIES = 32
 
 
 class Denoiser:
-    """Predicts velocities with a ZImageTransformer2DModel, its per-request invariants computed once."""
+    """Predicts velocities with a ZImageTransformer2DModel; computes each request's invariants only once."""
 
     def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
         """Wrap a transformer.
 
         Args:
             transformer: whole, or this rank's share of it.
-            ranks: those that hold the other shares; None when it is whole.
+            ranks: the ranks that hold the other shares; None if it is whole.
         """
         ranks = ranks or OneRank()
         self._transformer = transformer
@@ -52,10 +52,11 @@ class Denoiser:
         """Embed, pad and refine captions, once for all steps.
 
         Args:
-            captions: text-encoder outputs by segment, each (tokens, text width); all captions of one bucket.
+            captions: text-encoder outputs by segment, each (tokens, text width); all captions are of one
+                bucket.
 
         Returns:
-            One (L, D) tensor each, L being the bucket.
+            One (L, D) tensor each; L is the bucket.
         """
         model = self._transformer
         lengths = [[len(segment) for segment in caption] for caption in captions]
@@ -70,7 +71,7 @@ class Denoiser:
                 start += padded_length(length)
         positions_BL = torch.tensor([caption_positions(row) for row in lengths], dtype=torch.int32)
         refined_BLD = self._refine_together(captions_BLD, upload(positions_BL, self.device))
-        # A copy each: a caption that is cached must not keep its batch.
+        # Copies, so that a cached caption does not keep its batch.
         return [caption_LD.clone() for caption_LD in refined_BLD]
 
     def _refine(self, captions_BLD: Tensor, positions_BL: Tensor) -> Tensor:
@@ -87,16 +88,16 @@ class Denoiser:
         width: int,
         control: Control | None = None,
     ) -> list[Condition]:
-        """Put together what every step needs of a request, once for each of its prompts.
+        """Build what every step needs of a request, once for each of its prompts.
 
         Args:
-            captions: the prompt's, and with guidance the negative one's.
-            references: images to read; none here.
+            captions: the prompt's and, with guidance, the negative prompt's.
+            references: images to read; must be empty here.
             height: of the request's latents.
             width: of the request's latents.
-            control: an image for a ControlNet; none here.
+            control: an image for a ControlNet; must be None here.
         """
-        assert not references, "this denoiser reads none"
+        assert not references, "this denoiser reads no references"
         assert control is None, "this denoiser has no ControlNet"
         return [Condition((caption.tokens_LD,)) for caption in captions]
 
@@ -128,7 +129,7 @@ class Denoiser:
     def _layer_inputs(
         self, latents_BCHW: Tensor, time_B: Tensor, bucket: int
     ) -> tuple[LayerInputs, LayerInputs]:
-        """Return what layers take beside their tokens: those of the image, and those of image and caption."""
+        """Return what layers take besides tokens: for the image alone, and for image and caption."""
         model = self._transformer
         batch, _, height, width = latents_BCHW.shape
         frequencies = self._image_frequencies(height // PATCH_SIZE, width // PATCH_SIZE, bucket)
@@ -147,7 +148,7 @@ class Denoiser:
         return torch.cat([x_BND, padding], dim=1)
 
     def _velocity_of(self, x_BSD: Tensor, inputs: LayerInputs, latents_BCHW: Tensor) -> Tensor:
-        """Read the velocity of the latents off the last layer's tokens, of which the image's come first."""
+        """Compute the latents' velocity from the last layer's tokens, which begin with the image's."""
         height, width = latents_BCHW.shape[-2:]
         num_patches = (height // PATCH_SIZE) * (width // PATCH_SIZE)
         output = self._transformer.all_final_layer[PATCH_KEY](x_BSD[:, :num_patches], c=inputs[-1])
@@ -167,13 +168,13 @@ class Denoiser:
         return self._frequencies[key]
 
     def _rope(self, positions: Tensor) -> Tensor:
-        """Look rotary frequencies up; (..., 3) int32 to (..., head dim / 2) complex."""
+        """Look up rotary frequencies; (..., 3) int32 to (..., head dim / 2) complex."""
         frequencies: Tensor = self._transformer.rope_embedder(positions.reshape(-1, 3))
         return frequencies.view(*positions.shape[:-1], -1)
 
 
 def image_positions(rows: int, columns: int, frame: int) -> Tensor:
-    """Say the positions of an image's patches at ``frame``, and zeros for its padding; int32 (N, 3), host."""
+    """Return the positions of an image's patches at ``frame``; int32 (N, 3), host; zeros for the padding."""
     axes = [torch.arange(n, dtype=torch.int32) for n in (rows, columns)]
     row_ids, column_ids = torch.meshgrid(*axes, indexing="ij")
     positions = torch.stack([torch.full_like(row_ids, frame), row_ids, column_ids], dim=-1).flatten(0, 1)
@@ -192,7 +193,7 @@ def patchify(latents_BCHW: Tensor) -> Tensor:
 
 
 def unpatchify(patches_BNP: Tensor, height: int, width: int) -> Tensor:
-    """Put patches together again; the reverse of :func:`patchify`."""
+    """Join patches into latents; the inverse of :func:`patchify`."""
     rows, columns = height // PATCH_SIZE, width // PATCH_SIZE
     patches = patches_BNP.view(len(patches_BNP), rows, columns, PATCH_SIZE, PATCH_SIZE, -1)
     return patches.permute(0, 5, 1, 3, 2, 4).reshape(len(patches_BNP), -1, height, width)

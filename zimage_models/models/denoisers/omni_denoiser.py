@@ -1,10 +1,10 @@
 """The denoising forward of a model that reads reference images: diffusers' omni mode, without a mask.
 
 The sequence is [caption segments, references, target, features of the references and of the target]. Clean
-tokens, which are the references and the segments ahead of them, are modulated at time 1, all others at the
-item's own. Three things look odd and are kept, because a checkpoint is trained through them (docs/edit.md):
-the positions of all segments but the first (``sequence_layout.caption_positions``), the
-order in which features are laid out, and their positions, which are scaled to latents and not to patches.
+tokens (the references and the segments before them) are modulated at time 1, all others at the item's own
+time. Three things look odd but are kept, because checkpoints are trained through them (docs/edit.md): the
+positions of all segments but the first (``sequence_layout.caption_positions``), the order of the features'
+values, and the features' positions, which are scaled to latents and not to patches.
 
 Shape legend: B batch, C latent channels, H W latent height and width, L caption tokens, R reference tokens,
 P patch values, N target tokens, G feature tokens, S sequence, D model width, F feature width.
@@ -27,16 +27,16 @@ from zimage_models.variants import VariantSpec
 
 _CLEAN, _NOISY = 0, 1
 TARGET_FEATURES = CAPTION_MULTIPLE
-"""Tokens of padding that stand for the features of the target, which has none yet."""
+"""Padding tokens in place of the target's features, which do not exist yet."""
 
 
 def denoiser_class(variant: VariantSpec) -> type[Denoiser]:
-    """Say which denoiser runs a variant: one that reads references runs all its requests in omni mode."""
+    """Return the denoiser of a variant; one that reads references runs all its requests in omni mode."""
     return OmniDenoiser if variant.max_reference_images else Denoiser
 
 
 class OmniDenoiser(Denoiser):
-    """Predicts velocities with a ZImageTransformer2DModel in its omni mode, with references or without."""
+    """Predicts velocities with a ZImageTransformer2DModel in omni mode, with or without references."""
 
     def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
         """Wrap a transformer, as :class:`Denoiser` does."""
@@ -52,14 +52,15 @@ class OmniDenoiser(Denoiser):
         width: int,
         control: Control | None = None,
     ) -> list[Condition]:
-        """Put together what every step needs of a request, once for each of its prompts.
+        """Build what every step needs of a request, once for each of its prompts.
 
-        A condition is caption_LD, references_RP, features_GD, positions_S3 and noise mask_S. References stay
-        patches, a sixtieth of their embeddings in size; to embed them costs a step next to nothing.
+        A condition is caption_LD, references_RP, features_GD, positions_S3 and noise mask_S. References are
+        kept as patches, which have a sixtieth of the size of their embeddings and cost a step next to nothing
+        to embed.
         """
         assert control is None, "there is no ControlNet for omni mode"
         references_RP = self._patches(references)
-        # Only the segments ahead of the prompt decide where a reference is, so all captions agree on it.
+        # Only the segments before the prompt decide a reference's position, so all captions agree on it.
         feature_positions = _feature_positions(references, segment_ends(captions[0].lengths))
         features_GD = self._read_features(references, feature_positions)
         target = (height // PATCH_SIZE, width // PATCH_SIZE)
@@ -79,7 +80,7 @@ class OmniDenoiser(Denoiser):
         ]
 
     def _patches(self, references: Sequence[Reference]) -> Tensor:
-        """Cut references into patches, each padded to whole buckets; (R, P)."""
+        """Cut references into patches and pad each to a whole bucket; (R, P)."""
         patches = [patchify(reference.latents_CHW[None].to(self.dtype))[0] for reference in references]
         padded = [functional.pad(p, (0, 0, 0, padded_length(len(p)) - len(p))) for p in patches]
         none = torch.empty((0, self.num_channels * PATCH_SIZE**2), dtype=self.dtype, device=self.device)
@@ -94,8 +95,8 @@ class OmniDenoiser(Denoiser):
         start = 0
         for reference in references:
             features = reference.features_HWF
-            assert features is not None, "all references have features, or none"
-            # As diffusers lays them out: all values of one channel, then of the next, cut into tokens.
+            assert features is not None, "either all references have features or none"
+            # In diffusers' order: all values of one channel, then of the next, cut into tokens.
             tokens = features.to(self.device, self.dtype).permute(2, 0, 1).reshape(-1, features.shape[-1])
             features_GD[start : start + len(tokens)] = model.siglip_embedder(tokens)
             start += padded_length(len(tokens))
@@ -110,7 +111,7 @@ class OmniDenoiser(Denoiser):
             features_BGD = layer(features_BGD, None, frequencies)
         return features_BGD
 
-    def _predict(  # type: ignore[override]  # of other conditions than the other denoiser's
+    def _predict(  # type: ignore[override]  # its conditions differ from the base class's
         self,
         latents_BCHW: Tensor,
         time_B: Tensor,
@@ -127,7 +128,7 @@ class OmniDenoiser(Denoiser):
         images_BSD = model.all_x_embedder[PATCH_KEY](torch.cat([references_BRP, patches_BNP], dim=1))
         first = captions_BLD.shape[1]
         is_image = slice(first, first + images_BSD.shape[1])
-        # Only padding is at 0: images come after a caption.
+        # Only padding is at 0, because images come after a caption.
         is_padding = positions_BS3[:, is_image, :1] == 0
         images_BSD = torch.where(is_padding, model.x_pad_token.to(images_BSD), images_BSD)
         frequencies = self._rope(positions_BS3)
@@ -154,7 +155,7 @@ def _patch_grid(reference: Reference) -> tuple[int, int]:
 
 
 def _positions(caption: Caption, references: Sequence[Reference], target: tuple[int, int]) -> Tensor:
-    """Say the positions of a sequence's captions and images; int32 (S - G, 3)."""
+    """Return the positions of a sequence's captions and images; int32 (S - G, 3)."""
     in_caption = torch.tensor(caption_positions(caption.lengths), dtype=torch.int32)
     grids = [*map(_patch_grid, references), target]
     images = [
@@ -164,7 +165,7 @@ def _positions(caption: Caption, references: Sequence[Reference], target: tuple[
 
 
 def _feature_positions(references: Sequence[Reference], ends: Sequence[int]) -> Tensor:
-    """Say the positions of all features, and zeros for the target's; int32 (G, 3), 0 rows without any."""
+    """Return the positions of all features, with zeros for the target's; int32 (G, 3), G 0 without any."""
     positions = []
     for reference, end in zip(references, ends, strict=False):
         if reference.features_HWF is None:
@@ -182,7 +183,7 @@ def _feature_positions(references: Sequence[Reference], ends: Sequence[int]) -> 
 def _noise_mask(
     caption: Caption, references: Sequence[Reference], target: tuple[int, int], num_features: int
 ) -> Tensor:
-    """Say which tokens of a sequence are noisy; int32 (S,)."""
+    """Return which tokens of a sequence are noisy; int32 (S,)."""
     num_references = len(references)
     runs = [
         (_CLEAN if number < num_references else _NOISY, padded_length(length))
