@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zimage_models.model_spec import ModelSpec
+from zimage_models.request_fields import REQUEST_FIELDS
 
 
 def capabilities(spec: ModelSpec) -> list[str]:
@@ -35,7 +36,7 @@ def takes(spec: ModelSpec, field: str, values: Mapping[str, Any]) -> bool:
     variant, controlnet = spec.variant, spec.controlnet
     if field == "reference_images":
         return len(values[field]) <= max(variant.max_start_images, variant.max_reference_images)
-    if field in ("control_image", "controlnet_conditioning_scale"):
+    if "control_image" in (field, REQUEST_FIELDS[field].needs):
         return controlnet is not None
     if field == "mask" and values.get("control_image"):
         return controlnet is not None and controlnet.inpaints

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = int(app(arguments, standalone_mode=False) or ExitCode.OK)
         if code == ExitCode.INTERRUPTED:  # what typer returns for a KeyboardInterrupt
-            print("zimage: interrupted; the same command continues where it stopped", file=sys.stderr)
+            print("zimage: interrupted; run the same command again to continue", file=sys.stderr)
         return code
     except ValidationError as error:
         for problem in error.errors():

@@ -56,7 +56,7 @@ def sync() -> int:
     """Copy deployments/serve.yaml into the RayService of deployments/kuberay/rayservice.yaml."""
     for path in (SERVE_YAML, _SERVICE):
         if not path.is_file():
-            raise InvalidRequest(f"files: {path} does not exist here", field="files")
+            raise InvalidRequest(f"files: {path} does not exist; run this in a checkout", field="files")
     service = _SERVICE.read_text(encoding="utf-8")
     head, key, rest = service.partition(_SERVE_CONFIG_KEY)
     if not key:
@@ -69,7 +69,7 @@ def sync() -> int:
         for line in SERVE_YAML.read_text(encoding="utf-8").splitlines(keepends=True)
     )
     _SERVICE.write_text(head + key + block + "".join(lines[end:]), encoding="utf-8")
-    print(f"{_SERVICE}: serves what {SERVE_YAML} says")
+    print(f"{_SERVICE}: now matches {SERVE_YAML}")
     return 0
 
 

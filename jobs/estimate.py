@@ -28,7 +28,7 @@ from zimage_models.requests import build_request
 
 _WORK = "The work: a table, or a number of images"
 _FLEET = "Where it runs"
-_ASSUMED = "What is assumed"
+_ASSUMED = "Assumptions"
 _PROMPT_TOKENS = 128
 _DEFAULTS = Assumptions()
 
@@ -51,7 +51,7 @@ def command(
     prompt_tokens: Annotated[
         int | None,
         typer.Option(
-            help=f"Tokens per prompt, with --images [{_PROMPT_TOKENS}]; those of a table are counted.",
+            help=f"Tokens per prompt, for --images [{_PROMPT_TOKENS}]; a table's prompts are counted.",
             rich_help_panel=_WORK,
         ),
     ] = None,
@@ -119,7 +119,8 @@ def command(
     else:
         if prompt_tokens is not None:
             raise InvalidRequest(
-                "prompt_tokens: only with --images; a table's are counted", field="prompt_tokens"
+                "prompt_tokens: valid only with --images; a table's prompts are counted",
+                field="prompt_tokens",
             )
         with tempfile.TemporaryDirectory() as no_output:
             options = GenerateOptions.model_validate(

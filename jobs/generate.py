@@ -104,7 +104,10 @@ def command(
     device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile the transformer.", rich_help_panel=_ENGINE)
+        bool,
+        typer.Option(
+            "--compile", help="Compile the transformer with torch.compile.", rich_help_panel=_ENGINE
+        ),
     ] = False,
     max_step_tokens: Annotated[
         int | None, typer.Option(help="Maximum transformer tokens in one step.", rich_help_panel=_ENGINE)
@@ -114,10 +117,10 @@ def command(
         typer.Option("--fake", help="Make instant coloured tiles without a model.", rich_help_panel=_ENGINE),
     ] = False,
     cache_dir: Annotated[
-        str | None, typer.Option(help="Folder for fetched s3:// checkpoints.", rich_help_panel=_ENGINE)
+        str | None, typer.Option(help="Folder to cache s3:// checkpoints in.", rich_help_panel=_ENGINE)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only plan: print counts and an estimate.", rich_help_panel=_RUN)
+        bool, typer.Option("--dry-run", help="Plan only; print counts and an estimate.", rich_help_panel=_RUN)
     ] = False,
     commit_rows: Annotated[
         int | None, typer.Option(help="Rows written together.", rich_help_panel=_RUN)
@@ -209,7 +212,9 @@ def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **
         )
     if result.manifest is None:
         assert result.outcome is not None
-        print(f"stopped by {result.outcome.stopped_by}; the same command continues", file=sys.stderr)
+        print(
+            f"stopped by {result.outcome.stopped_by}; run the same command again to continue", file=sys.stderr
+        )
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")

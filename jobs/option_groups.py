@@ -69,7 +69,7 @@ class TableOptions:
     where: Annotated[
         str | None,
         typer.Option(
-            help="Keep rows for which this Jinja2 expression is true: \"category == 'shoes'\".",
+            help="Keep only rows for which this Jinja2 expression is true: \"category == 'shoes'\".",
             rich_help_panel=_INPUT,
         ),
     ] = None
@@ -169,7 +169,7 @@ class FileOptions:
 
     image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG
     quality: Annotated[
-        int | None, typer.Option(help="1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
+        int | None, typer.Option(help="Quality 1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
     ] = None
     embed_prompt: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""Parsing of option values with a form: durations, ranges, pairs."""
+"""Parsing and formatting of structured option values: durations, ranges, pairs."""
 
 import re
 

@@ -72,7 +72,7 @@ def retry(
 
 @with_groups
 def verify(output: Output, s3: S3Options) -> int:
-    """Check that every part matches its hash, every image decodes, and every planned image is there once.
+    """Check that every part matches its hash, every image decodes, and every planned image is present once.
 
     Exit code 3 if anything is wrong.
     """

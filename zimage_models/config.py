@@ -70,10 +70,10 @@ class EngineConfig:
     most an equal share of the cores."""
     max_prompt_tokens: int | None = None
     max_step_tokens: int | None = None
-    """Most transformer tokens in one denoising step, over all its images; None for the device's default. One
-    image always runs, whatever its size."""
+    """Limit on transformer tokens in one denoising step, over all its images; None for the device's default.
+    One image always runs, even above the limit."""
     max_queued: int = 1024
-    """Most requests of one priority that may wait or run; further ones are refused."""
+    """Limit on requests of one priority that wait or run; further ones are refused."""
     ageing_s: float = 10.0
     """Time without a step after which the first request of a lower priority goes first once."""
     caption_cache_bytes: int = 256 * 2**20

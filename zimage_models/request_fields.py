@@ -78,7 +78,7 @@ class RequestField:
     public_name: str = ""
     """Name in tables and for clients, if it differs."""
     needs: str = ""
-    """Picture field that it has no effect without."""
+    """Picture field without which it has no effect."""
     hash_column: str = ""
     """Column for the sha256 of its files, in data sets made from pictures."""
 

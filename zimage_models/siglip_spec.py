@@ -20,7 +20,7 @@ class SiglipSpec:
     patch_size: int
     """Side of a patch in pixels of the scaled image."""
     max_num_patches: int
-    """Most patches of an image; it is scaled up or down to as many as fit."""
+    """Limit on patches of an image, which is scaled up or down to as many as fit."""
 
 
 def has_siglip(directory: Path) -> bool:

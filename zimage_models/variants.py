@@ -18,9 +18,9 @@ class VariantSpec:
     max_guidance_scale: float
     supports_negative_prompt: bool
     max_start_images: int = 1
-    """Most reference images to start from after adding noise to them (img2img, inpainting)."""
+    """Limit on reference images to start from after adding noise to them (img2img, inpainting)."""
     max_reference_images: int = 0
-    """Most reference images read as conditions, which the prompt refers to (diffusers' omni mode)."""
+    """Limit on reference images read as conditions, which the prompt refers to (diffusers' omni mode)."""
     released_shift: float
     """Time shift of the released scheduler; a checkpoint's own scheduler config always wins."""
     recommended_steps: tuple[int, int]

@@ -27,7 +27,7 @@ def main() -> int:
     for program, options in PROGRAMS.items():
         left_s = max(1.0, end_s - time.monotonic())
         print(f"== {program}, at most {left_s:.0f} s", flush=True)
-        command = [sys.executable, "-m", program, *options, *(["--tiny"] if arguments.tiny else [])]
+        command = [sys.executable, "-u", "-m", program, *options, *(["--tiny"] if arguments.tiny else [])]
         try:
             code = subprocess.run(command, timeout=left_s, check=False).returncode
         except subprocess.TimeoutExpired:

@@ -26,7 +26,7 @@ import torch
 from benchmarks.gpu.device_timing import matmul_ceiling, peak_memory, seconds
 from benchmarks.gpu.latency_sides import NUM_STEPS, Sides
 from benchmarks.gpu.released_shape import RELEASED, TINY, Shape, decode_flops, step_flops
-from benchmarks.report import device_name, write_result
+from benchmarks.report import RESULTS, device_name, write_result
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.engine.load_engine import ACCELERATOR_STEP_TOKENS
 from zimage_models.models.denoisers.compiled_blocks import compile_blocks
@@ -109,8 +109,8 @@ def cases(settings: Settings, sides: Sides) -> Iterator[tuple[int, int]]:
         yield side, settings.max_step_tokens // tokens
 
 
-def measure(settings: Settings, checkpoint: Path) -> dict[str, Any]:
-    """Measure everything and return the figures."""
+def measure(settings: Settings, checkpoint: Path, keep: Callable[[dict[str, Any]], object]) -> None:
+    """Measure everything, and keep the figures so far after every row: a long run may be cut off."""
     sides = Sides(
         settings.shape,
         checkpoint,
@@ -122,23 +122,7 @@ def measure(settings: Settings, checkpoint: Path) -> dict[str, Any]:
     print(f"{device_name(settings.device)}: matrix products reach {ceiling / 1e12:.1f} TFLOP/s")
     head = ("mode", "size", "images", "engine s", "diffusers s", "floor s", "step ms", "of ceiling")
     print("".join(f"{title:>12}" for title in head))
-    rows = []
-    for mode in ("eager", "compiled"):
-        if mode == "compiled":
-            compile_blocks(sides.transformer, backend=settings.compile_backend)
-            # Two lengths and two batch sizes make the compiler treat all of them as dynamic.
-            for num_images, side in product((1, 2, 3), settings.sides):
-                sides.run_engine(sides.requests(num_images, side))
-                sides.run_pipeline(sides.requests(num_images, side))
-        for side, num_images in cases(settings, sides):
-            row = {"mode": mode, **measure_case(settings, sides, side, num_images, ceiling)}
-            rows.append(row)
-            engine_s, diffusers_s = row["seconds"]["engine"], row["seconds"]["diffusers"]
-            print(
-                f"{mode:>12}{row['size']:>12}{num_images:>12}{engine_s:>12.3f}{diffusers_s:>12.3f}"
-                f"{row['floor_s']:>12.3f}{1000 * row['step_s']:>12.1f}{row['step_share_of_ceiling']:>12.0%}"
-            )
-    return {
+    result: dict[str, Any] = {
         "device": device_name(settings.device),
         "num_parameters": {
             name: sum(p.numel() for p in model.parameters())
@@ -152,8 +136,24 @@ def measure(settings: Settings, checkpoint: Path) -> dict[str, Any]:
         "decode_seconds": {
             f"{side}x{side}": decode_seconds(settings, sides, side) for side in settings.sides
         },
-        "cases": rows,
+        "cases": [],
     }
+    for mode in ("eager", "compiled"):
+        if mode == "compiled":
+            compile_blocks(sides.transformer, backend=settings.compile_backend)
+            # Two lengths and two batch sizes make the compiler treat all of them as dynamic.
+            for num_images, side in product((1, 2, 3), settings.sides):
+                sides.run_engine(sides.requests(num_images, side))
+                sides.run_pipeline(sides.requests(num_images, side))
+        for side, num_images in cases(settings, sides):
+            row = {"mode": mode, **measure_case(settings, sides, side, num_images, ceiling)}
+            result["cases"].append(row)
+            keep(result)
+            engine_s, diffusers_s = row["seconds"]["engine"], row["seconds"]["diffusers"]
+            print(
+                f"{mode:>12}{row['size']:>12}{num_images:>12}{engine_s:>12.3f}{diffusers_s:>12.3f}"
+                f"{row['floor_s']:>12.3f}{1000 * row['step_s']:>12.1f}{row['step_share_of_ceiling']:>12.0%}"
+            )
 
 
 def main() -> None:
@@ -191,12 +191,11 @@ def main() -> None:
             # Needs no C++ compiler.
             compile_backend="aot_eager",
         )
+    name = "tiny" if arguments.tiny else device_name(settings.device).lower().replace(" ", "-")
+    results = Path("out") if arguments.tiny else RESULTS
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(settings, build_tiny_checkpoint(Path(folder) / "tiny"))
-    if arguments.tiny:
-        write_result("gpu_latency_tiny", result, folder=Path("out"))
-    else:
-        write_result(f"gpu_latency_{result['device'].lower().replace(' ', '-')}", result)
+        checkpoint = build_tiny_checkpoint(Path(folder) / "tiny")
+        measure(settings, checkpoint, partial(write_result, f"gpu_latency_{name}", folder=results))
 
 
 if __name__ == "__main__":

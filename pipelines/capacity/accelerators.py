@@ -66,7 +66,7 @@ class Machine:
 _PCIE = "vllm-omni #735: 26.9 s on one L20, 21.1 s on two (20 steps, guided), leaves 11 GB/s for all-reduces"
 _NVLINK = (
     "sglang #16719: 5.38 s on one H100, 3.74 s on two at 2048 x 2048, leaves 84 GB/s for all-reduces"
-    " (nccl-tests reach 370 GB/s, but with nothing else running and larger ones)"
+    " (nccl-tests reach 370 GB/s, but with larger ones and nothing else running)"
 )
 _TABLE = (
     Accelerator(
@@ -82,7 +82,7 @@ _TABLE = (
         name="H200",
         sustained_tflops=565,
         evidence=Evidence.ESTIMATED,
-        speed_source="as the H100, which has the same arithmetic units, and they limit one image",
+        speed_source="as the H100: the same arithmetic units, which limit the speed of one image",
         memory_gb=150.8,
         all_reduce_gb_per_s=84,
         link_source=f"as the H100 ({_NVLINK})",

@@ -1,4 +1,4 @@
-"""Machines that a Ray cluster file can start. It reads only the file and asks no cloud."""
+"""Machines that a Ray cluster file can start. It reads only the file and contacts no cloud."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -7,7 +7,7 @@ from pipelines.capacity.cluster_file import NodeType
 from pipelines.capacity.engine_speed import EngineEstimate
 
 DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
-"""Numbers of GPUs per engine that are exact for the released model, with heads padded where necessary."""
+"""Engine sizes, in GPUs, that are exact for the released model, with heads padded where necessary."""
 Range = tuple[float, float]
 """The fast (or cheap) end and the slow (or expensive) end."""
 

@@ -57,7 +57,7 @@ def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> list
         table: the part's rows, with all columns.
 
     Returns:
-        A list of the shard's path.
+        A list with the shard's path.
 
     Raises:
         ValueError: a ``unit_id`` that a shard cannot hold.

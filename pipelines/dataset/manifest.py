@@ -26,7 +26,7 @@ class RunSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunManifest:
-    """What a run read and made, what failed, and which files the data set has since then."""
+    """Record of a run: what it read and made, what failed, and the data set's files after it."""
 
     number: int
     run_id: str
@@ -39,7 +39,7 @@ class RunManifest:
     """The run's :class:`GenerateOptions`, as JSON."""
     source_fingerprint: str
     counts: dict[str, int]
-    """The plan's counts, and ``published`` and ``failed`` images."""
+    """The plan's counts, plus the ``published`` and ``failed`` images."""
     speed: dict[str, float]
     """The run's :class:`RunSpeed`, as JSON."""
     versions: dict[str, str]

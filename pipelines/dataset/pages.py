@@ -37,7 +37,7 @@ class DatasetSummary:
     """The current parts of the data set, relative to the card."""
     prompts_in_images: bool = True
     license: str = "other"
-    """License identifier of the Hub."""
+    """License identifier used by the Hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

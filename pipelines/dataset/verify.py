@@ -30,9 +30,9 @@ class VerifyReport:
 
 
 def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
-    """Check that parts match their hashes, images decode, and each planned unit is there exactly once.
+    """Check that parts match their hashes, images decode, and each planned unit is present exactly once.
 
-    Failed units that are recorded in the error parts count as there.
+    Failed units that are recorded in the error parts count as present.
     """
     problems: list[str] = []
     with ThreadPoolExecutor(_NUM_READERS) as pool:

@@ -66,9 +66,9 @@ def map_columns(
 ) -> ColumnMap:
     """Decide what each column means.
 
-    A column with exactly a field's name comes first. Next come its name in a different case and the lower-case
-    aliases, which rank the same, and last the aliases in a different case. Prompts are taken only from text
-    columns, pictures only from columns that can name them.
+    A column with exactly a field's name comes first. Next come its name in a different case and the
+    lower-case aliases, which rank the same, and last the aliases in a different case. Prompts are taken only
+    from text columns, pictures only from columns that can name them.
 
     Columns without a meaning are passed through, and so is the key column unless it is called ``key``. With a
     template, no column is the prompt's: all are passed through, except that the rendered prompt replaces a

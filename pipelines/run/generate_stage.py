@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
-"""A unit that has killed its engine this often becomes an error instead of being retried forever."""
+"""Number of engine deaths after which a unit becomes an error instead of being retried forever."""
 _REPORT_INTERVAL_S = 1.0
 
 

@@ -104,8 +104,8 @@ def run_plan(
     context.enable_progress_bars = False
     # Version 2 lists files in a separate task, which adds seconds of start-up for a table of a few files.
     context.use_datasource_v2 = False
-    # Ray Data would fail a run that finishes no block for half an hour. Nodes (spot) may take longer to
-    # start, and so may one block of large Base images; --time-limit is the cap of a run.
+    # Ray Data would fail a run that finishes no block for half an hour. Spot nodes may take longer to
+    # start, and so may one block of large Base images; a run's cap is --time-limit.
     context.execution_no_progress_timeout_s = -1
     pictures = None
     if has_pictures(plan.passthrough):
@@ -153,7 +153,7 @@ class _Polled:
 def _polling(
     monitor: Any, wait: NodeWait, on_progress: ProgressCallback, on_waiting: WaitCallback
 ) -> Iterator[_Polled]:
-    """Poll the run's counts in a thread while the block runs; report them and what the run is waiting for."""
+    """Poll and report the run's counts and waits, in a thread while the ``with`` body runs."""
     polled = _Polled(RunCounts())
     done = threading.Event()
 
@@ -252,7 +252,7 @@ def _ask_for_nodes_by_engines_only() -> None:
 
 def _cap_reached(options: GenerateOptions, counts: RunCounts, elapsed_s: float) -> str | None:
     if options.time_limit_s is not None and elapsed_s >= options.time_limit_s:
-        return f"time limit of {options.time_limit_s:g} s"
+        return f"the time limit of {options.time_limit_s:g} s"
     if options.max_errors is not None and counts.failed > options.max_errors:
-        return f"more than {options.max_errors} failed images"
+        return f"the limit of {options.max_errors} failed images"
     return None

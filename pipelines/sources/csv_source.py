@@ -98,7 +98,7 @@ class _Lines(Iterator[str]):
         return line.text
 
     def give_back(self) -> None:
-        """Give all taken lines except the first back, to be read again."""
+        """Put back all taken lines except the first, to be read again."""
         self._waiting.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
 

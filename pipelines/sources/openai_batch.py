@@ -46,7 +46,7 @@ _COLUMNS: "tuple[pa.Field[Any], ...]" = (
 _EDIT_COLUMNS = tuple(_column(name, field) for name, field in _FIELDS.items() if name in _EDIT_FIELDS)
 """Further columns of a file with edits."""
 
-# Values that ask for what happens anyway, so ignoring them changes no image.
+# Values that request the default behaviour, so ignoring them changes no image.
 _HARMLESS: dict[str, tuple[str, ...]] = {
     "background": ("auto", "opaque"),
     "moderation": ("auto",),

@@ -54,7 +54,7 @@ class ParquetSource(Source):
         self._row_bytes = sum(num_bytes for _, _, num_bytes in footers) // self.num_rows + 1
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read all rows in batches, which also end at about 64 MiB."""
+        """Read all rows in batches of at most ``batch_rows`` rows and about 64 MiB."""
         batch_rows = min(batch_rows, max(1, _MAX_BATCH_BYTES // self._row_bytes))
         row = 0
         for path in self._paths:
@@ -77,7 +77,7 @@ class ParquetSource(Source):
 def _extension_in(dtype: pa.DataType) -> "pa.BaseExtensionType | None":
     """Return an extension type in a column's type, or None if there is none.
 
-    Reading its values may run code: Ray registers ``ray.data.arrow_pickled_object``, which unpickles them.
+    Reading its values may run code: Ray's ``ray.data.arrow_pickled_object`` unpickles them.
     """
     if isinstance(dtype, pa.BaseExtensionType):
         return dtype

@@ -85,7 +85,7 @@ def is_json_text(field: "pa.Field[Any]") -> bool:
 
 
 def check_column_names(names: Sequence[str], uri: str) -> None:
-    """Check that column names identify their columns.
+    """Check that every column has a unique name.
 
     Raises:
         InvalidRequest: a name is empty or given twice.

@@ -107,7 +107,7 @@ def test_what_the_output_holds_is_not_planned(tmp_path: Path) -> None:
         (["--images", 5, *RELEASED, "--size", "1000x1000"], "size: 1000 px is not a multiple of 16"),
         (["--images", 5, *RELEASED, "--guidance", 4], "guidance_scale"),
         (["--images", 5, "--prompt-tokens", 4000], "prompt_tokens: 4000 is outside 1..512"),
-        ([EXAMPLE, "--prompt-tokens", 40], "prompt_tokens: only with --images"),
+        ([EXAMPLE, "--prompt-tokens", 40], "prompt_tokens: valid only with --images"),
         (["--images", 5, "--deadline", "soon"], "deadline: 'soon' is not a duration"),
         (["--images", 5, "--deadline", "1s"], "deadline: 1 s is not above the 60 s"),
         (["--images", 5, "--tp", 7], "tp: 7 is not one of 1, 2, 3"),

@@ -198,7 +198,7 @@ def test_error_cap_stops_the_run(fake: Zimage) -> None:
         row["prompt"] = f"{row['prompt']} [fake: blank]"
     done = fake(rows, "--commit-rows", 5, "--max-errors", 3)
     assert done.code == 4
-    assert "more than 3 failed images" in done.err
+    assert "the limit of 3 failed images" in done.err
 
 
 def test_openai_batch_file_is_read_as_it_is(zimage: Zimage, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(tmp_path: Path, c
     command.process.send_signal(signal.SIGINT)
     assert command.finish() == 130
     assert command.process.stderr is not None
-    assert "continues where it stopped" in command.process.stderr.read()
+    assert "run the same command again" in command.process.stderr.read()
 
     command = go_on(command, *arguments)
     command.until(written=chance.randint(16, 64))

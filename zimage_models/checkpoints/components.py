@@ -116,7 +116,7 @@ def without_unread_layers(text_encoder: Any) -> Any:
 def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
     options: dict[str, Any] = {}
     if issubclass(cls, ModelMixin):
-        # Said explicitly: diffusers prints a paragraph about accelerate for each model when it has to guess.
+        # Set explicitly; otherwise diffusers prints a paragraph about accelerate for each model.
         options["low_cpu_mem_usage"] = find_spec("accelerate") is not None
     try:
         model, report = cls.from_pretrained(

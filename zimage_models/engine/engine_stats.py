@@ -25,7 +25,7 @@ class EngineStats:
     num_steps: int
     """Step batches run."""
     num_item_steps: int
-    """Steps of all images, summed."""
+    """Steps summed over all images."""
     num_preemptions: int
     num_caption_hits: int
     num_caption_misses: int

@@ -35,7 +35,7 @@ class Job:
         return f"{self.handle.request.width}x{self.handle.request.height}"
 
     def result(self, pixels_HWC: npt.NDArray[np.uint8], *, denoised_s: float) -> ImageResult:
-        """Build the result of a request now that its image, denoised at ``denoised_s``, is decoded."""
+        """Build the request's result; its image was denoised at ``denoised_s`` and has just been decoded."""
         submitted_s, now_s = self.handle.submitted_s, time.monotonic()
         started_s = submitted_s if self.started_s is None else self.started_s
         return ImageResult(

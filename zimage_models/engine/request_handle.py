@@ -25,7 +25,7 @@ PreviewCallback = Callable[[PreviewEvent], None]
 
 
 class _ImageFuture(Future[ImageResult]):
-    """A future that passes its cancellation, such as by an asyncio task awaiting it, to the engine."""
+    """A future that reports its cancellation, such as by an asyncio task awaiting it, to the engine."""
 
     def __init__(self, on_cancel: Callable[[], None]) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ class ImageLimits:
     max_bytes: int = 50 * 2**20
     max_mask_bytes: int = 4 * 2**20
     max_pixels: int = 25 * 10**6
-    """Most pixels; decoding briefly holds up to 16 bytes for each."""
+    """Limit on pixels; decoding briefly holds up to 16 bytes for each."""
     min_side: int = 16
     max_aspect_ratio: float = 8.0
     formats: tuple[str, ...] = ("png", "jpeg", "webp")

@@ -9,7 +9,7 @@ from torch import Tensor
 from zimage_models.process_memory import process_peak_bytes
 
 # Parameters of mallopt, by their numbers in glibc's malloc.h. Blocks up to MMAP_THRESHOLD, here its maximum,
-# come from the heaps. Heaps shrink or go only with as much unused at their end as the other two say.
+# come from the heaps, which shrink or are dropped only with as much unused at the end as the others say.
 _MALLOC_OPTIONS = {-3: 32 * 2**20, -1: 2**30, -2: 64 * 2**20}  # MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD
 
 

@@ -88,5 +88,5 @@ def _finished(
     if request.mask is not None:
         # Outside the mask, the image keeps its exact pixels instead of the VAE's version of them.
         return np.where(painted(request.mask)[:, :, None], pixels_HWC, request.reference_images[0].pixels)
-    # A copy, so that an image in memory does not keep its whole batch there.
+    # A copy, so that one image does not keep its whole batch in memory.
     return pixels_HWC.copy()

@@ -1,4 +1,4 @@
-"""The state of an unfinished image, which a preempted request keeps between its steps.
+"""The state of one image, which a preempted request keeps between its steps.
 
 Shape legend: C latent channels, H W latent height and width.
 """
@@ -64,7 +64,7 @@ class Canvas:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ImageState:
-    """An unfinished image."""
+    """The state of one image."""
 
     request: ImageRequest
     prompt: TokenizedPrompt

@@ -1,4 +1,4 @@
-"""Numbers and positions of the tokens in the transformer's sequence; plain numbers, no tensors.
+"""Token counts and positions in the transformer's sequence; plain numbers, no tensors.
 
 Captions, images and features are padded to multiples of 32 tokens, with tokens that are attended.
 """

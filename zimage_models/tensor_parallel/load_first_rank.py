@@ -1,4 +1,4 @@
-"""Load the models of a divided engine's rank 0: its shares, and whole models that only it uses."""
+"""Load the models of a divided engine's rank 0: its shares, and the whole models that only it uses."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Start ranks as local processes. They end when this process ends, for whatever reason."""
+"""Start ranks as local processes. They end when this process ends, for any reason."""
 
 import os
 import socket

@@ -17,7 +17,7 @@ _MAX_DIMENSIONS = 4
 HEADER_NUMBERS = 2 + _MAX_TENSORS * (2 + _MAX_DIMENSIONS)
 _DTYPES = (torch.float32, torch.bfloat16, torch.int32)
 _ALIGNMENT = 16
-"""Bytes that each tensor starts at a multiple of, as views of another type must."""
+"""Alignment of each tensor in bytes, which views of another type need."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,7 +165,7 @@ def _positions(caption: Caption, references: Sequence[Reference], target: tuple[
 
 
 def _feature_positions(references: Sequence[Reference], ends: Sequence[int]) -> Tensor:
-    """Return the positions of all features, with zeros for the target's; int32 (G, 3), G 0 without any."""
+    """Return the positions of all features, with zeros for the target's; int32 (G, 3), empty without any."""
     positions = []
     for reference, end in zip(references, ends, strict=False):
         if reference.features_HWF is None:
