@@ -109,8 +109,11 @@ def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -
         with FileLock(folder / ".lock"):
             if target.is_dir():
                 return target
-            temporary = Path(tempfile.mkdtemp(dir=folder))
+            # A folder inside it: the temporary one itself is closed to other users of the cache.
+            outer = Path(tempfile.mkdtemp(dir=folder))
+            temporary = outer / "checkpoint"
             try:
+                temporary.mkdir()
                 for name in objects:
                     file = temporary / name
                     file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +122,7 @@ def _fetch_s3(uri: str, field: str, cache_dir: Path, endpoint_url: str | None) -
                     raise CheckpointError(f"{field}: {uri} changed while it was being fetched", field=field)
                 temporary.rename(target)
             finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(outer, ignore_errors=True)
     # boto3 raises ValueError for a malformed endpoint.
     except (Boto3Error, BotoCoreError, ClientError, OSError, ValueError) as error:
         raise CheckpointError(f"{field}: {uri} cannot be fetched ({error})", field=field) from error
@@ -135,7 +138,9 @@ def _list_s3(client: Any, bucket: str, prefix: str) -> dict[str, str]:
     return {
         name: state
         for name, state in found.items()
-        if ".." not in name.split("/") and any(fnmatch(name, pattern) for pattern in _CHECKPOINT_FILES)
+        # An empty part as in "prefix//etc" would make the name an absolute path.
+        if {"", ".", ".."}.isdisjoint(name.split("/"))
+        and any(fnmatch(name, pattern) for pattern in _CHECKPOINT_FILES)
     }
 
 
