@@ -140,7 +140,7 @@ def command(
 ) -> int:
     """Generate the images of a prompt table and publish them as a data set.
 
-    Run the same command again to continue after a stop, or to update the data set to a changed table. Exit
+    Run the same command again to continue after a stop, or to update the data set after a table change. Exit
     codes: 0 all rows made, 2 bad usage, 3 some rows failed, 4 stopped by a cap, 130 interrupted.
     """
     engines_min, engines_max = parse_range(engines, field="engines")

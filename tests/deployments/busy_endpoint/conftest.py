@@ -12,6 +12,8 @@ from tests.deployments.cluster import PROMPT_METRICS, Cluster, Driver
 from tests.deployments.conftest import Endpoint, Serve
 
 MODEL, FAKE, SCALED = "z-image-turbo", "fake", "scaled"
+COUNTED = "counted"
+"""A fake one whose requests are counted."""
 ONE_NODE, PLACED = "one-node", "placed"
 """Models whose engines are divided over two ranks: of one node, and placed by Ray."""
 DIVIDED_MODEL = "tiny-zimage-base"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.busy_endpoint.conftest import FAKE, MAX_QUEUE_S, MODEL
+from tests.deployments.busy_endpoint.conftest import COUNTED, FAKE, MAX_QUEUE_S, MODEL
 from tests.conditions import eventually
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
@@ -116,10 +116,10 @@ def test_deadline_ends_a_request_at_the_next_step(endpoint: Endpoint, driver: Dr
 
 def test_metrics_count_requests_images_and_pixels_by_model(endpoint: Endpoint, cluster: Cluster) -> None:
     def metric(name: str, **labels: str) -> float:
-        return cluster.metric(f"ray_zimage_{name}", model=FAKE, **labels)
+        return cluster.metric(f"ray_zimage_{name}", model=COUNTED, **labels)
 
     num_warm_up_images = eventually(lambda: metric("images_total"), "warm-up is exported")
-    good = {"model": FAKE, "prompt": SECRET, "n": 2, "size": "64x64"}
+    good = {"model": COUNTED, "prompt": SECRET, "n": 2, "size": "64x64"}
     with endpoint.http() as http:
         for change, status in (
             ({}, 200),

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.conditions import eventually
-from tests.deployments.busy_endpoint.conftest import DIVIDED_MODEL, ONE_NODE, PLACED
-from tests.deployments.busy_endpoint.ranks import ranks_of
+from tests.deployments.failing_endpoint.conftest import DIVIDED_MODEL, ONE_NODE, PLACED
+from tests.deployments.failing_endpoint.ranks import ranks_of
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
 from zimage_models.config import EngineConfig

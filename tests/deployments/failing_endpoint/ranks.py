@@ -2,7 +2,7 @@
 
 import psutil
 
-from tests.deployments.busy_endpoint.conftest import PLACED
+from tests.deployments.failing_endpoint.conftest import PLACED
 from tests.deployments.cluster import Cluster
 from tests.deployments.conftest import Endpoint
 from tests.rank_processes import rank_processes

@@ -1,0 +1,48 @@
+"""One endpoint whose processes are killed: a model with two replicas, a fake one, and two over ranks.
+
+Its tests deploy nothing but that of `test_redeploy`, which takes models away and is the last.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.deployments.cluster import Cluster, Driver
+from tests.deployments.conftest import Endpoint, Serve
+
+PAIR, FAKE = "z-image-turbo", "fake"
+ONE_NODE, PLACED = "one-node", "placed"
+"""Models whose engines are divided over two ranks: of one node, and placed by Ray."""
+DIVIDED_MODEL = "tiny-zimage-base"
+
+_DIVIDED = {"model": DIVIDED_MODEL, "num_cpus": 0.5, "tensor_parallel_size": 2}
+
+
+def app_args(*model_ids: str, num_replicas: int = 2, max_queue_s: float = 120.0) -> dict[str, Any]:
+    """Return the arguments of an app of these models, with so many replicas of ``PAIR``."""
+    scaling = {"min_replicas": num_replicas, "max_replicas": num_replicas, "downscale_delay_s": 0}
+    models: dict[str, dict[str, Any]] = {
+        PAIR: {"num_cpus": 1, "max_queue_s": max_queue_s, "scaling": scaling},
+        FAKE: {"num_cpus": 0, "engine": {"fake": True}},
+        ONE_NODE: _DIVIDED,
+        PLACED: _DIVIDED | {"tensor_parallel_placement": "any_nodes"},
+    }
+    return {"models": [{"id": model_id, **models[model_id]} for model_id in model_ids]}
+
+
+@pytest.fixture(scope="package")
+def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
+    with serve_endpoint(**app_args(PAIR, FAKE, ONE_NODE, PLACED)) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def cluster(endpoint: Endpoint) -> Cluster:
+    return Cluster(endpoint)
+
+
+@pytest.fixture(scope="package")
+def driver(cluster: Cluster) -> Iterator[Driver]:
+    with cluster.driver() as driver:
+        yield driver
