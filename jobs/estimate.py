@@ -182,7 +182,7 @@ def _counted(config: EngineConfig, num_images: int, fields: dict[str, Any], prom
         height=request.height,
         width=request.width,
         num_inference_steps=request.num_inference_steps,
-        is_guided=request.guidance_scale > 0,
+        is_guided=request.is_guided,
         prompt_tokens=prompt_tokens,
     )
     return Workload(shape=shape, kinds={kind: num_images})

@@ -73,6 +73,11 @@ class ImageRequest:
     """Steps from one small preview image to the next; 0 for none."""
 
     @property
+    def is_guided(self) -> bool:
+        """Whether classifier-free guidance is on, which doubles the work of a step."""
+        return self.guidance_scale > 0
+
+    @property
     def start_image(self) -> Picture | None:
         """The image that noise is added to."""
         return None if self.strength is None else self.reference_images[0]
@@ -226,7 +231,7 @@ def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) 
 
 def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:
     """Refuse settings that have no effect without guidance, instead of silently ignoring them."""
-    if request.guidance_scale > 0:
+    if request.is_guided:
         return
     for name in ("negative_prompt", "cfg_normalization", "cfg_truncation"):
         value = getattr(request, name)

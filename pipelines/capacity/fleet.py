@@ -107,6 +107,8 @@ class _Estimator:
             return option
         limits = [number for number in (node_type.max_nodes, self._cluster.max_nodes) if number is not None]
         limit = min(limits) if limits else None
+        if limit == 0:
+            return replace(option, problem="max_workers: 0 allows no node of this type")
         wanted = self._nodes_wanted(option) if self._deadline_s else limit or 1
         # With more engines than blocks, some would have nothing to do.
         num_blocks = math.ceil(self._workload.num_images / self._given.commit_rows)

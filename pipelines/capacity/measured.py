@@ -117,12 +117,11 @@ def _with_cpu_speed(table: CapacityTable, path: str, content: dict[str, Any]) ->
 
 
 def _accelerator_name(table: CapacityTable, device: str) -> str | None:
-    """Find the entry for a device such as "NVIDIA H100 80GB HBM3": the shortest name that fits."""
-    words = re.split(r"[\s-]+", device.upper())
-    fitting = [name for name in table.accelerators if name.upper().split("-")[0] in words]
-    if any("80GB" in word for word in words) and "A100-80G" in fitting:
-        return "A100-80G"
-    return min(fitting, key=len) if fitting else None
+    """Find the entry for a device such as "NVIDIA H100 80GB HBM3": the most specific that fits."""
+    # Drivers write the memory as 80GB, Ray's names as 80G.
+    words = {word.replace("GB", "G") for word in re.split(r"[\s-]+", device.upper())}
+    fitting = [name for name in table.accelerators if words.issuperset(name.upper().split("-"))]
+    return max(fitting, key=len) if fitting else None
 
 
 def _replaced(table: CapacityTable, name: str, path: str, **values: Any) -> CapacityTable:

@@ -118,7 +118,8 @@ seed and weights have the same `unit_id`. `image_sha256` is the hash of the imag
 ## Marking
 
 All images are synthetic. Each file states this in its XMP metadata, with IPTC `DigitalSourceType`
-`trainedAlgorithmicMedia`, and holds {written} in the same place. Keep this metadata when you share images.
+`trainedAlgorithmicMedia` (`compositeWithTrainedAlgorithmicMedia` for an image made from pictures), and holds
+{written} in the same place. Keep this metadata when you share images.
 """
 
 

@@ -263,7 +263,7 @@ class _Planner:
         self._counts["failed_before"] += int(failed.sum())
         self._counts["new"] += int(todo.sum())
         steps = np.array([request.num_steps for request in requests])
-        guided = np.array([request.guidance_scale for request in requests]) > 0
+        guided = np.array([request.is_guided for request in requests])
         self._transformer_steps += int((steps * (1 + guided))[todo].sum())
         is_todo: list[bool] = todo.tolist()
         return is_todo

@@ -62,7 +62,7 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
     truncate, num_references = request.truncate_prompt, len(request.condition_images)
     prompt = tokenizer.tokenize(request.prompt, truncate=truncate, num_references=num_references)
     negative = None
-    if request.guidance_scale > 0:
+    if request.is_guided:
         negative = tokenizer.tokenize(
             request.negative_prompt,
             truncate=truncate,

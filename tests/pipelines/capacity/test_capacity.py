@@ -168,6 +168,12 @@ def test_what_cannot_run_says_why() -> None:
     assert "--tp 10" in str(plan(node_type(), degree=10).options[0].problem)
 
 
+def test_a_cluster_that_allows_no_workers_says_so() -> None:
+    cluster = Cluster(node_types=(node_type(),), max_nodes=0, idle_s=0)
+    result = estimate_fleet(MILLION, cluster, CapacityTable(), deadline_s=8 * HOUR)
+    assert (result.chosen, result.options[0].problem) == ((), "max_workers: 0 allows no node of this type")
+
+
 @pytest.mark.parametrize("hours", [1, 3, 8, 24])
 def test_chosen_nodes_meet_the_deadline_even_slow_and_one_fewer_does_not(hours: float) -> None:
     result = plan(node_type(max_nodes=None), hours=hours)
@@ -272,7 +278,10 @@ def test_cluster_file_is_read(tmp_path: Path) -> None:
         ("a: [", "cannot be read"),
         ("a: 1", "has no available_node_types"),
         (HEAD, "no node type with GPUs"),
-        (HEAD + "  n: {resources: {GPU: 1}, node_config: {InstanceType: x9}}", "the accelerator of x9 is unknown"),
+        (
+            HEAD + "  n: {resources: {GPU: 1}, node_config: {InstanceType: x9}}",
+            "the accelerator of x9 is unknown",
+        ),
         (HEAD + "  n: {resources: {GPU: -1}, max_workers: 1}", "GPU is -1"),
         (HEAD + "  n: {resources: {GPU: 1}, max_workers: many}", "max_workers is 'many'"),
         (
@@ -326,6 +335,30 @@ def test_benchmark_results_are_measured_figures(tmp_path: Path) -> None:
     content["bare_images_per_s"] = [2 * speed for speed in content["bare_images_per_s"]]
     faster = read_table([write(tmp_path, json.dumps(content))]).accelerators["CPU-core"]
     assert faster.sustained_tflops == pytest.approx(2 * core.sustained_tflops)
+
+
+@pytest.mark.parametrize(
+    ("device", "entry"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80G"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 5090", "RTX-5090"),
+        ("NVIDIA GeForce RTX 4090", None),
+        ("NVIDIA RTX 6000 Ada Generation", None),
+    ],
+)
+def test_benchmark_results_are_those_of_the_device_they_name(
+    tmp_path: Path, device: str, entry: str | None
+) -> None:
+    path = write(tmp_path, GPU_LATENCY.replace("NVIDIA H100 80GB HBM3", device))
+    if entry is None:
+        with pytest.raises(InvalidRequest, match="not in the table"):
+            read_table([path])
+        return
+    accelerators = read_table([path]).accelerators.values()
+    assert [one.name for one in accelerators if path in one.speed_source] == [entry]
 
 
 @pytest.mark.parametrize(
