@@ -5,6 +5,7 @@ import io
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,17 @@ def trap(port: int = 0) -> Iterator[socket.socket]:
     with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         listener.setblocking(False)
         yield listener
-        with pytest.raises(BlockingIOError):
-            listener.accept()
 
 
-def send(endpoint: Endpoint, attack: Attack, port: int) -> httpx.Response:
+def has_caught(listener: socket.socket) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        connection, _ = listener.accept()
+        connection.close()
+        return True
+    return False
+
+
+def send(client: httpx.Client, attack: Attack, port: int) -> httpx.Response:
     options = dict(attack.options)
     if "files" in options:
         options["files"] = [
@@ -58,13 +65,45 @@ def send(endpoint: Endpoint, attack: Attack, port: int) -> httpx.Response:
             )
         ]
     headers = attack.headers | ({"Authorization": attack.authorization} if attack.authorization else {})
-    with endpoint.http() as client:
-        return client.request(attack.method, attack.path, headers=headers, **options)
+    return client.request(attack.method, attack.path, headers=headers, **options)
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_attack_is_refused(endpoint: Endpoint, attack: Attack) -> None:
-    response = send(endpoint, attack, port=9)
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """What came of all attacks, sent one after the other."""
+
+    answers: list[httpx.Response]
+    before: list[dict[str, Any]]
+    """The engines' stats."""
+    after: list[dict[str, Any]]
+    trapped: list[int]
+    """The ports of this machine that something connected to."""
+
+
+@pytest.fixture(scope="module")
+def attacked(endpoint: Endpoint) -> Attacked:
+    """Send every attack, those by address with the port of a trap: nothing may connect there."""
+    with contextlib.ExitStack() as stack:
+        traps = [stack.enter_context(trap())]
+        # Of the ports that may be fetched from, where this machine lets us listen.
+        with contextlib.suppress(OSError):
+            traps.append(stack.enter_context(trap(80)))
+        driver = stack.enter_context(Cluster(endpoint).driver())
+        client = stack.enter_context(endpoint.http())
+        before = [driver.stats(model_id) for model_id in (FAKE, SMALL)]
+        answers = []
+        for attack in ATTACKS:
+            answers.append(send(client, attack, port=traps[0].getsockname()[1]))
+            if attack.name in LOOPBACK_URLS:
+                send(client, attack, port=80)
+        after = [driver.stats(model_id) for model_id in (FAKE, SMALL)]
+        trapped = [listener.getsockname()[1] for listener in traps if has_caught(listener)]
+    return Attacked(answers=answers, before=before, after=after, trapped=trapped)
+
+
+@pytest.mark.parametrize("number", range(len(ATTACKS)), ids=lambda number: ATTACKS[number].name)
+def test_attack_is_refused(attacked: Attacked, number: int) -> None:
+    attack, response = ATTACKS[number], attacked.answers[number]
     assert response.status_code == attack.status, response.text
     error = response.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -79,26 +118,21 @@ def test_attack_is_refused(endpoint: Endpoint, attack: Attack) -> None:
     assert not [path for path in SERVER_PATHS if path in told]
 
 
-def test_attacks_touch_nothing(endpoint: Endpoint, folder: Path) -> None:
-    assert len(ATTACKS) >= 40
-    cluster = Cluster(endpoint)
-    (replica,) = cluster.replicas("Ingress")
+def test_attacks_touch_nothing(attacked: Attacked, endpoint: Endpoint, folder: Path) -> None:
+    assert len(attacked.answers) == len(ATTACKS) >= 40
+    (replica,) = Cluster(endpoint).replicas("Ingress")
     assert Path(replica.cwd()) == folder
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(trap())
-        # Of the ports that may be fetched from, where this machine lets us listen.
-        with contextlib.suppress(OSError):
-            stack.enter_context(trap(80))
-        driver = stack.enter_context(cluster.driver())
-        before = [driver.stats(model_id) for model_id in (FAKE, SMALL)]
-        for attack in ATTACKS:
-            send(endpoint, attack, port=listener.getsockname()[1])
-            if attack.name in LOOPBACK_URLS:
-                send(endpoint, attack, port=80)
-        after = [driver.stats(model_id) for model_id in (FAKE, SMALL)]
+    assert attacked.trapped == []
     for name in ("num_images", "num_failed"):
-        assert [stats[name] for stats in after] == [stats[name] for stats in before]
+        assert [stats[name] for stats in attacked.after] == [stats[name] for stats in attacked.before]
     assert list(folder.parents[1].rglob("*")) == [folder.parent, folder]
+
+
+def test_a_trap_sees_who_connects() -> None:
+    with trap() as listener:
+        assert not has_caught(listener)
+        with socket.create_connection(listener.getsockname()[:2]):
+            assert has_caught(listener)
 
 
 def test_logs_name_no_prompt_and_no_key(endpoint: Endpoint) -> None:
