@@ -28,7 +28,9 @@ def ranks_of(command: Command) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(120, func_only=True)
-@pytest.mark.parametrize("model", [pytest.param("tiny-zimage-turbo", marks=pytest.mark.soak), "tiny-zimage-base"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("tiny-zimage-turbo", marks=pytest.mark.soak), "tiny-zimage-base"]
+)
 def test_a_killed_rank_costs_no_row_and_changes_no_image(
     zimage: Zimage, tmp_path: Path, chance: random.Random, model: str
 ) -> None:

@@ -50,7 +50,9 @@ def test_paths_start_at_the_root(folder: Path, address: str) -> None:
     "address", ["../secret.png", "/etc/passwd", "photos/../../secret.png", "link.png", "../table2/a.png", "/"]
 )
 def test_no_path_leaves_the_root(folder: Path, address: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"image: .* is outside .*; set another folder with --image-root") as refusal:
+    with pytest.raises(
+        InvalidRequest, match=r"image: .* is outside .*; set another folder with --image-root"
+    ) as refusal:
         read(reader(folder), address)
     assert refusal.value.error_class == "bad_input"
 

@@ -62,11 +62,12 @@ class ModelRunner:
             text_encoder_ranks: the same for the text encoder.
         """
         self.ranks = ranks or OneRank()
-        self._denoiser: Denoiser = (
+        self.denoiser: Denoiser = (
             denoiser_class(components.transformer, ranks=ranks)
             if components.controlnet is None
             else ControlNetDenoiser(components.transformer, components.controlnet)
         )
+        """The variant's, around this rank's share of the transformer."""
         self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)
         self._image_decoder = ImageDecoder(components.vae)
         self._image_encoder = ImageEncoder(components.vae, cache_bytes=image_cache_bytes)
@@ -76,7 +77,7 @@ class ModelRunner:
             else None
         )
         self._scheduler = components.scheduler
-        self._num_channels = self._denoiser.num_channels
+        self._num_channels = self.denoiser.num_channels
         self._latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
         self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
         self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
@@ -85,7 +86,7 @@ class ModelRunner:
     @property
     def device(self) -> torch.device:
         """Device that the tensor work runs on."""
-        return self._denoiser.device
+        return self.denoiser.device
 
     @torch.inference_mode()
     def prepare(self, states: Sequence[ImageState]) -> None:
@@ -113,7 +114,7 @@ class ModelRunner:
                 painted_HW = self._painted(request.mask)
                 inpainting = Inpainting(image_CHW=image_CHW, noise_CHW=noise_CHW, painted_HW=painted_HW)
         prompts = [prompt for prompt in (state.prompt, state.negative) if prompt is not None]
-        condition, *negative = self._denoiser.conditions(
+        condition, *negative = self.denoiser.conditions(
             [Caption(captions[prompt.segments], prompt.lengths) for prompt in prompts],
             [self._reference(picture) for picture in request.condition_images],
             *sides,
@@ -161,7 +162,7 @@ class ModelRunner:
                 missing.setdefault(num_caption_tokens(prompt.lengths), []).append(prompt)
         embeddings = self._embed({s for bucket in missing.values() for p in bucket for s in p.segments})
         for same_bucket in missing.values():
-            refined = self._denoiser.refine_captions(
+            refined = self.denoiser.refine_captions(
                 [[embeddings[segment] for segment in prompt.segments] for prompt in same_bucket]
             )
             for prompt, caption in zip(same_bucket, refined, strict=True):
@@ -240,21 +241,21 @@ class ModelRunner:
             if canvas.negative_condition is not None and time <= state.request.cfg_truncation:
                 negatives[row] = canvas.negative_condition
         if not negatives:
-            return self._denoiser.velocity(latents_BCHW, time_B, conditions)
+            return self.denoiser.velocity(latents_BCHW, time_B, conditions)
         rows = list(negatives)
         negative_conditions = list(negatives.values())
         negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
         negative_time_B = torch.stack([time_B[row] for row in rows])
         if negative_conditions[0].bucket == conditions[0].bucket:
-            both_BCHW = self._denoiser.velocity(
+            both_BCHW = self.denoiser.velocity(
                 torch.cat([latents_BCHW, negative_latents_BCHW]),
                 torch.cat([time_B, negative_time_B]),
                 conditions + negative_conditions,
             )
             velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
         else:
-            velocity_BCHW = self._denoiser.velocity(latents_BCHW, time_B, conditions)
-            negative_BCHW = self._denoiser.velocity(
+            velocity_BCHW = self.denoiser.velocity(latents_BCHW, time_B, conditions)
+            negative_BCHW = self.denoiser.velocity(
                 negative_latents_BCHW, negative_time_B, negative_conditions
             )
         velocities = list(velocity_BCHW)

@@ -3,8 +3,8 @@
 import httpx2 as httpx
 import pytest
 
-from tests.deployments.busy_endpoint.conftest import SCALED
 from tests.conditions import eventually
+from tests.deployments.busy_endpoint.conftest import SCALED
 from tests.deployments.cluster import Cluster, load
 from tests.deployments.conftest import Endpoint
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import deployments
 import pytest
 
+import deployments
 from tests.conditions import eventually
 from tests.deployments.busy_endpoint.conftest import FAKE, MODEL
 from tests.deployments.cluster import Cluster, Driver

@@ -2,9 +2,9 @@
 
 import psutil
 
-from tests.deployments.failing_endpoint.conftest import PLACED
 from tests.deployments.cluster import Cluster
 from tests.deployments.conftest import Endpoint
+from tests.deployments.failing_endpoint.conftest import PLACED
 from tests.rank_processes import rank_processes
 
 

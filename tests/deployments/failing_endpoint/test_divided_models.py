@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.conditions import eventually
-from tests.deployments.failing_endpoint.conftest import DIVIDED_MODEL, ONE_NODE, PLACED
-from tests.deployments.failing_endpoint.ranks import ranks_of
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
+from tests.deployments.failing_endpoint.conftest import DIVIDED_MODEL, ONE_NODE, PLACED
+from tests.deployments.failing_endpoint.ranks import ranks_of
 from zimage_models.config import EngineConfig
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.requests import build_request

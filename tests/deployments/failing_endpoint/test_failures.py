@@ -6,9 +6,9 @@ import httpx2 as httpx
 import pytest
 
 from tests.conditions import eventually
-from tests.deployments.failing_endpoint.conftest import FAKE, PAIR
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
+from tests.deployments.failing_endpoint.conftest import FAKE, PAIR
 
 # Without the time that an endpoint takes to start.
 pytestmark = pytest.mark.timeout(120, func_only=True)

@@ -4,10 +4,10 @@ import psutil
 import pytest
 
 from tests.conditions import eventually
-from tests.deployments.failing_endpoint.conftest import FAKE, ONE_NODE, PAIR, PLACED, app_args
-from tests.deployments.failing_endpoint.ranks import ranks_of
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
+from tests.deployments.failing_endpoint.conftest import FAKE, ONE_NODE, PAIR, PLACED, app_args
+from tests.deployments.failing_endpoint.ranks import ranks_of
 from tests.rank_processes import gone
 
 # Without the time that an endpoint takes to start.

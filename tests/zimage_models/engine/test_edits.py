@@ -1,6 +1,7 @@
 """Edits are what diffusers' omni pipeline makes of them alone, whatever shares their steps."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from PIL import Image
 
 from tests.zimage_models.diffusers_reference import max_difference, reference_pixels
 from tests.zimage_models.engine.test_engine_equality import build, make_together
+from tests.zimage_models.engine_parts import (
+    CountingVae,
+    Wrapped,
+    cpu_components,
+    engine_of,
+    tokenizer_of,
+)
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.engine.build_engine import build_engine, warm_up
@@ -20,6 +28,7 @@ from zimage_models.engine.engine import Engine, PreviewEvent
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import Cancelled, OutOfMemory
 from zimage_models.models.image_state import ImageState
+from zimage_models.models.model_runner import ModelRunner
 from zimage_models.pictures import Picture
 from zimage_models.requests import ImageRequest, ImageResult, Priority, build_request
 
@@ -189,18 +198,17 @@ def test_priorities_cancelling_and_previews(omni_checkpoint: Path) -> None:
     assert max_difference(first.result(0).pixels_HWC, alone) <= 2
 
 
-def test_steps_are_halved_when_memory_runs_out(
-    omni_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = load_engine(EngineConfig(model=str(omni_checkpoint)))
-    step = engine._runner.denoise_step
+class TwoReferencesRunner(ModelRunner):
+    """Runs out of memory on more than two references in a step."""
 
-    def small_memory(states: Sequence[ImageState]) -> None:
+    def denoise_step(self, states: Sequence[ImageState]) -> None:
         if sum(len(state.request.reference_images) for state in states) > 2:
             raise torch.OutOfMemoryError("references")
-        step(states)
+        super().denoise_step(states)
 
-    monkeypatch.setattr(engine._runner, "denoise_step", small_memory)
+
+def test_steps_are_halved_when_memory_runs_out(omni_checkpoint: Path) -> None:
+    engine = engine_of(omni_checkpoint, cpu_components(omni_checkpoint), TwoReferencesRunner)
     common = {"prompt": "red", "num_inference_steps": 2, "guidance_scale": 0.0, "size": "64x64"}
     values = [{**common, "reference_images": [picture(64, 64, seed=seed)]} for seed in range(4)]
     values.append({**common, "reference_images": [picture(64, 64)] * 3})
@@ -211,42 +219,27 @@ def test_steps_are_halved_when_memory_runs_out(
         handles[4].result(0)
 
 
-def test_references_are_encoded_once(siglip_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = load_engine(EngineConfig(model=str(siglip_checkpoint)))
-    encoder, features = engine._runner._image_encoder, engine._runner._feature_encoder
-    assert features is not None
-    calls = {"vae": 0, "siglip": 0}
+class CountingSiglip(Wrapped):
+    """A SigLIP2 encoder that counts its calls."""
 
-    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def count(*args: Any, **options: Any) -> Any:
-            calls[name] += 1
-            return function(*args, **options)
+    num_calls = 0
 
-        return count
+    def __call__(self, **inputs: Any) -> Any:
+        self.num_calls += 1
+        return self.model(**inputs)
 
-    monkeypatch.setattr(encoder._vae, "encode", counted("vae", encoder._vae.encode))
-    monkeypatch.setattr(features, "_siglip", Counted(features._siglip, calls))
+
+def test_references_are_encoded_once(siglip_checkpoint: Path) -> None:
+    components = cpu_components(siglip_checkpoint)
+    vae, siglip = CountingVae(components.vae), CountingSiglip(components.siglip)
+    engine = engine_of(siglip_checkpoint, replace(components, vae=vae, siglip=siglip))
     common = {"prompt": "red", "num_inference_steps": 1, "size": "64x64"}
     references = [[picture(70, 64)], [picture(70, 64)], [picture(70, 64), picture(64, 64)]]
     make_all(engine, build(engine, [{**common, "reference_images": r} for r in references]))
     # The fresh copy is another object of the same content.
     copy = Picture(pixels=picture(70, 64).pixels.copy())
     make_all(engine, build(engine, [{**common, "reference_images": [copy]}]))
-    assert calls == {"vae": 2, "siglip": 2}
-
-
-class Counted:
-    """A real SigLIP2 encoder that counts its calls."""
-
-    def __init__(self, siglip: Any, calls: dict[str, int]) -> None:
-        self._siglip, self._calls = siglip, calls
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._siglip, name)
-
-    def __call__(self, **inputs: Any) -> Any:
-        self._calls["siglip"] += 1
-        return self._siglip(**inputs)
+    assert (vae.num_encoded, siglip.num_calls) == (2, 2)
 
 
 def test_results_say_what_was_used(omni_checkpoint: Path) -> None:
@@ -256,7 +249,7 @@ def test_results_say_what_was_used(omni_checkpoint: Path) -> None:
     finish(engine)
     result = handle.result(0)
     assert result.pixels_HWC.shape == (64, 96, 3)
-    prompt = engine._tokenizer.tokenize("red", truncate=False, num_references=1)
+    prompt = tokenizer_of(engine.spec).tokenize("red", truncate=False, num_references=1)
     assert (result.num_prompt_tokens, result.prompt_truncated) == (len(prompt.ids), False)
     assert len(prompt.segments) == 3
 

@@ -62,7 +62,7 @@ def succeeds(edit: Edit, pixels_HWC: np.ndarray) -> bool:
 
 def run(edits: Sequence[Edit]) -> list[bool]:
     """Make edits together in one engine."""
-    engine = build_engine(EngineConfig(model=MODEL))
+    engine = build_engine(EngineConfig(model=MODEL, num_threads=1))
     try:
         handles = []
         for seed, edit in enumerate(edits):
@@ -76,24 +76,24 @@ def run(edits: Sequence[Edit]) -> list[bool]:
 
 
 def assert_nine_in_ten(edits: Sequence[Edit]) -> None:
+    """Nine in ten succeed of those whose object was shown on that colour, and of those that were not."""
     successes = run(edits)
-    for language in ("en", "zh"):
-        for never_shown in (True, False):
-            part = [
-                success
-                for edit, success in zip(edits, successes, strict=True)
-                if (edit.language, edit.never_shown) == (language, never_shown)
-            ]
-            assert len(part) >= len(edits) // 4
-            assert sum(part) >= 0.9 * len(part), (language, never_shown, sum(part), len(part))
+    for never_shown in (True, False):
+        part = [
+            success for edit, success in zip(edits, successes, strict=True) if edit.never_shown == never_shown
+        ]
+        assert len(part) >= 11
+        assert sum(part) >= 0.9 * len(part), (never_shown, sum(part), len(part))
 
 
-def test_backgrounds_change_and_objects_stay() -> None:
-    # Of every object one or two edits; of each language nine or ten of each colour, shown and never shown.
-    assert_nine_in_ten(ALL[::7])
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_backgrounds_change_and_objects_stay(language: str) -> None:
+    # Five or six of each colour, half of them never shown.
+    assert_nine_in_ten([edit for edit in ALL[::11] if edit.language == language])
 
 
 @pytest.mark.soak
-def test_all_backgrounds_change_and_all_objects_stay() -> None:
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_all_backgrounds_change_and_all_objects_stay(language: str) -> None:
     assert len(ALL) == 2 * 256
-    assert_nine_in_ten(ALL)
+    assert_nine_in_ten([edit for edit in ALL if edit.language == language])

@@ -2,15 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from tests.zimage_models.engine_parts import cpu_components, engine_around
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
+from zimage_models.models.denoisers.omni_denoiser import denoiser_class
+from zimage_models.models.model_runner import ModelRunner
 from zimage_models.requests import ImageRequest, ImageResult
+from zimage_models.tensor_parallel.load_first_rank import load_first_rank
 from zimage_models.tensor_parallel.local_ranks import LocalRank, LocalRankLauncher
 from zimage_models.tensor_parallel.rank_launcher import Rendezvous
 
@@ -34,19 +41,17 @@ class KeptLauncher:
     def close(self) -> None:
         assert not any(rank.alive for rank in self.ranks.values())
 
-    @property
-    def server_pid(self) -> int:
-        return self._launcher._server.pid
-
     def shut_down(self) -> None:
         self._launcher.close()
 
 
-def divided_config(model: Path | str, num_ranks: int, **parallel: Any) -> EngineConfig:
+def divided_config(
+    model: Path | str, num_ranks: int, *, variant: str | None = "base", **parallel: Any
+) -> EngineConfig:
     options = {"collective_timeout_s": 20.0, "start_timeout_s": 60.0, **parallel}
     return EngineConfig(
         model=str(model),
-        variant="base",
+        variant=variant,
         num_threads=1,
         parallel=ParallelConfig(tensor_parallel_size=num_ranks, **options),
     )
@@ -61,6 +66,45 @@ def divided_engine(
         yield engine
     finally:
         engine.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """An engine and its runner."""
+
+    engine: Engine
+    runner: ModelRunner
+
+
+@contextmanager
+def divided_parts(
+    launcher: KeptLauncher, model: Path | str, num_ranks: int, **parallel: Any
+) -> Iterator[Parts]:
+    """Load an engine over several ranks, as `load_engine` does, and keep hold of its runner."""
+    config = divided_config(model, num_ranks, **parallel)
+    spec = resolve_model(config)
+    runner = load_first_rank(
+        config,
+        spec,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        vae_dtype=torch.float32,
+        launcher=launcher,
+    )
+    parts = Parts(engine=engine_around(spec, runner), runner=runner)
+    try:
+        yield parts
+    finally:
+        parts.engine.close()
+
+
+def whole_parts(model: Path | str, **options: Any) -> Parts:
+    """Load the same engine on one rank, and keep hold of its runner."""
+    spec = resolve_model(divided_config(model, 1, **options))
+    runner = ModelRunner(
+        cpu_components(spec.directory), caption_cache_bytes=2**20, denoiser_class=denoiser_class(spec.variant)
+    )
+    return Parts(engine=engine_around(spec, runner), runner=runner)
 
 
 def make_all(

@@ -1,6 +1,5 @@
 """What a divided engine can be made of: other models, other places for the text encoder."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ from tests.zimage_models.tensor_parallel.divided_engine import (
     KeptLauncher,
     divided_config,
     divided_engine,
+    divided_parts,
     make_all,
     relative_difference,
+    whole_parts,
 )
 from tests.zimage_models.tensor_parallel.test_parallel import finished_latents, picture
-from zimage_models.config import ParallelConfig
 from zimage_models.engine.engine import Engine, PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import Cancelled, InvalidRequest
@@ -26,10 +26,10 @@ LONG = "a long way down " * 5
 
 def test_the_text_encoder_may_stay_on_the_first_rank(six_heads: Path, rank_launcher: KeptLauncher) -> None:
     whole, pixels = load_engine(divided_config(six_heads, 1)), []
-    with divided_engine(rank_launcher, six_heads, 2, text_encoder="first_rank") as divided:
-        group: Any = divided._runner.ranks
+    with divided_parts(rank_launcher, six_heads, 2, text_encoder="first_rank") as divided:
+        group: Any = divided.runner.ranks
         assert [set(group.loads[rank]) for rank in (0, 1)] == [{"transformer"}] * 2
-        for engine in (divided, whole):
+        for engine in (divided.engine, whole):
             request = build_request(
                 engine.spec, {"prompt": "owl", "seed": 1, "num_inference_steps": 2, "guidance_scale": 1}
             )
@@ -105,15 +105,11 @@ def test_edits_are_those_of_one_rank(
             build_request(engine.spec, {**common, **value, "seed": seed}) for seed, value in enumerate(values)
         ]
 
-    config = replace(divided_config(siglip_checkpoint, num_ranks), variant=None)
-    divided = load_engine(config, launcher=rank_launcher)
-    try:
-        results, latents = finished_latents(divided, requests_of(divided))
-        assert divided.stats().num_rebuilds == 0
-    finally:
-        divided.close()
-    whole = load_engine(replace(config, parallel=ParallelConfig()))
-    expected, expected_latents = finished_latents(whole, requests_of(whole))
+    with divided_parts(rank_launcher, siglip_checkpoint, num_ranks, variant=None) as divided:
+        results, latents = finished_latents(divided, requests_of(divided.engine))
+        assert divided.engine.stats().num_rebuilds == 0
+    whole = whole_parts(siglip_checkpoint, variant=None)
+    expected, expected_latents = finished_latents(whole, requests_of(whole.engine))
     for seed, (result, reference) in enumerate(zip(results, expected, strict=True)):
         assert relative_difference(latents[seed], expected_latents[seed]) < 1e-5
         assert np.abs(result.pixels_HWC.astype(int) - reference.pixels_HWC).max() <= 1

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.zimage_models.engine_parts import cpu_components
 from tests.zimage_models.tensor_parallel.divided_engine import (
     KeptLauncher,
-    divided_config,
-    divided_engine,
+    Parts,
+    divided_parts,
     make_all,
     relative_difference,
+    whole_parts,
 )
 from zimage_models.config import ParallelConfig
 from zimage_models.engine.engine import Engine
-from zimage_models.engine.load_engine import load_engine
 from zimage_models.errors import InvalidRequest
 from zimage_models.models.denoisers.condition import Caption
 from zimage_models.models.image_state import ImageState
@@ -37,18 +38,18 @@ def checkpoints(six_heads: Path, thirty_heads: Path) -> dict[str, Path]:
 
 
 @cache
-def whole_engine(model: Path) -> Engine:
-    return load_engine(divided_config(model, 1))
+def whole(model: Path) -> Parts:
+    return whole_parts(model)
 
 
 @pytest.fixture(scope="module", params=[(model, n) for model in ("six", "thirty") for n in DEGREES])
 def engines(
     request: pytest.FixtureRequest, checkpoints: dict[str, Path], rank_launcher: KeptLauncher
-) -> Iterator[tuple[Engine, Engine]]:
+) -> Iterator[tuple[Parts, Parts]]:
     """Load an engine over some ranks, and the same on one."""
     model, num_ranks = request.param
-    with divided_engine(rank_launcher, checkpoints[model], num_ranks) as divided:
-        yield divided, whole_engine(checkpoints[model])
+    with divided_parts(rank_launcher, checkpoints[model], num_ranks) as divided:
+        yield divided, whole(checkpoints[model])
 
 
 def picture(height: int = 64, width: int = 64) -> Picture:
@@ -77,10 +78,10 @@ def requests_of(engine: Engine) -> list[ImageRequest]:
     ]
 
 
-def finished_latents(engine: Engine, requests: Sequence[ImageRequest]) -> tuple[list[Any], dict[int, Tensor]]:
+def finished_latents(parts: Parts, requests: Sequence[ImageRequest]) -> tuple[list[Any], dict[int, Tensor]]:
     """Make images; returns the results, and by seed the latents they were decoded from."""
     latents: dict[int, Tensor] = {}
-    decode = engine._runner.decode
+    decode = parts.runner.decode
 
     def keep_and_decode(states: Sequence[ImageState]) -> Any:
         for state in states:
@@ -89,24 +90,24 @@ def finished_latents(engine: Engine, requests: Sequence[ImageRequest]) -> tuple[
         return decode(states)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._runner, "decode", keep_and_decode)
-        return make_all(engine, requests), latents
+        patch.setattr(parts.runner, "decode", keep_and_decode)
+        return make_all(parts.engine, requests), latents
 
 
-def test_latents_and_pixels_are_those_of_one_rank(engines: tuple[Engine, Engine]) -> None:
+def test_latents_and_pixels_are_those_of_one_rank(engines: tuple[Parts, Parts]) -> None:
     divided, whole = engines
-    results, latents = finished_latents(divided, requests_of(divided))
-    expected, expected_latents = finished_latents(whole, requests_of(whole))
+    results, latents = finished_latents(divided, requests_of(divided.engine))
+    expected, expected_latents = finished_latents(whole, requests_of(whole.engine))
     for result, reference in zip(results, expected, strict=True):
         assert relative_difference(latents[result.request.seed], expected_latents[result.request.seed]) < 1e-5
         difference = result.pixels_HWC.astype(int) - reference.pixels_HWC
         assert np.abs(difference).max() <= 1
 
 
-def test_velocities_are_those_of_one_rank(engines: tuple[Engine, Engine]) -> None:
+def test_velocities_are_those_of_one_rank(engines: tuple[Parts, Parts]) -> None:
     found = []
-    for engine in engines:
-        denoiser = engine._runner._denoiser
+    for parts in engines:
+        denoiser = parts.runner.denoiser
         generator = torch.Generator().manual_seed(0)
         embeddings = [[torch.randn(n, 32, generator=generator)] for n in (40, 50)]
         captions = denoiser.refine_captions(embeddings)
@@ -118,11 +119,11 @@ def test_velocities_are_those_of_one_rank(engines: tuple[Engine, Engine]) -> Non
         assert relative_difference(divided, whole) < 1e-5
 
 
-def test_every_rank_holds_its_part_of_what_is_divided(engines: tuple[Engine, Engine]) -> None:
+def test_every_rank_holds_its_part_of_what_is_divided(engines: tuple[Parts, Parts]) -> None:
     divided, whole = engines
-    group: Any = divided._runner.ranks
-    num_ranks = group._config.parallel.tensor_parallel_size
-    transformer = whole._runner._denoiser._transformer
+    group: Any = divided.runner.ranks
+    num_ranks = len(group.loads)
+    transformer = cpu_components(whole.engine.spec.directory).transformer
     in_blocks = [
         module.weight.nbytes
         for name, module in transformer.named_modules()
