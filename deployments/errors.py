@@ -31,6 +31,8 @@ class Unauthorized(ZImageError):
 class RateLimited(ZImageError):
     """A caller's own limits are reached; try again after ``retry_after_s`` seconds."""
 
+    details = ("retry_after_s",)
+
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s

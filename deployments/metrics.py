@@ -1,6 +1,6 @@
 """The endpoint's Prometheus metrics, exported by Ray, which adds the prefix ``ray_`` to each name."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TypeVar
 
 from ray.util.metrics import Counter, Gauge, Histogram
@@ -55,9 +55,11 @@ class EngineMetrics:
             Counter("zimage_pixels_total", description="Pixels of the images made.", tag_keys=tuple(tags)),
             tags,
         )
-        self._queue_s = _tagged(_histogram("zimage_queue_seconds", "Wait before the first step.", tags), tags)
+        self._queue_s = _tagged(
+            seconds_histogram("zimage_queue_seconds", "Wait before the first step.", tags), tags
+        )
         self._denoise_s = _tagged(
-            _histogram("zimage_denoise_seconds", "From the first to the last step.", tags), tags
+            seconds_histogram("zimage_denoise_seconds", "From the first to the last step.", tags), tags
         )
 
     def record(self, stats: EngineStats) -> None:
@@ -77,37 +79,8 @@ class EngineMetrics:
         self._denoise_s.observe(image.timings.denoise_s)
 
 
-class HttpMetrics:
-    """The metrics of the HTTP replicas."""
-
-    def __init__(self) -> None:
-        self._requests = Counter(
-            "zimage_http_requests_total",
-            description="Answered HTTP requests.",
-            tag_keys=("route", "model", "status"),
-        )
-        self._duration_s = _histogram(
-            "zimage_http_request_seconds", "From the request to the last byte of the answer.", ("route",)
-        )
-        self._in_flight = Gauge(
-            "zimage_http_in_flight", description="HTTP requests being answered.", tag_keys=()
-        )
-        self._num_in_flight = 0
-
-    def began(self) -> None:
-        """Count an incoming request."""
-        self._num_in_flight += 1
-        self._in_flight.set(self._num_in_flight)
-
-    def ended(self, *, route: str, model: str, status: int, duration_s: float) -> None:
-        """Count an answered request (499: the client disconnected)."""
-        self._num_in_flight -= 1
-        self._in_flight.set(self._num_in_flight)
-        self._requests.inc(tags={"route": route, "model": model, "status": str(status)})
-        self._duration_s.observe(duration_s, tags={"route": route})
-
-
-def _histogram(name: str, text: str, tag_keys: "Mapping[str, str] | tuple[str, ...]") -> Histogram:
+def seconds_histogram(name: str, text: str, tag_keys: Iterable[str]) -> Histogram:
+    """Make a histogram of seconds, from 5 ms to 250 s."""
     return Histogram(name, description=text, boundaries=_SECONDS, tag_keys=tuple(tag_keys))
 
 

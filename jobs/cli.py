@@ -13,6 +13,7 @@ from jobs import cluster, estimate, generate, models, published, serve
 from pipelines.generate import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
+from zimage_models.request_fields import in_outer_names
 
 app = typer.Typer(
     name="zimage",
@@ -61,7 +62,7 @@ def run(arguments: list[str]) -> int:
             _print_error(f"{place}: {problem['msg']} (given: {problem['input']!r})")
         return ExitCode.BAD_USAGE
     except (InvalidRequest, StorageError) as error:
-        _print_error(str(error))
+        _print_error(in_outer_names(str(error)))
         return ExitCode.BAD_USAGE
     except typer.TyperException as error:
         _print_error(error.format_message())

@@ -113,6 +113,8 @@ def command(
         raise InvalidRequest(f"tp: {tp} is not one of {', '.join(map(str, DEGREES))}", field="tp")
     engine = EngineConfig(**model.engine_values(), s3_endpoint_url=s3.s3_endpoint)
     if images is not None:
+        for name in (*table.given_options(), *files.given_options()):
+            raise InvalidRequest(f"{name}: has no effect without a prompt table", field=name)
         given = fields.values()["fields"]
         workload = _counted(engine, images * model.variants, given, prompt_tokens or _PROMPT_TOKENS)
         rows = None
@@ -192,7 +194,8 @@ def _model(config: EngineConfig) -> tuple[ModelSpec, Any]:
     """Find a model's limits and shape, without fetching a released model."""
     known = KNOWN_MODELS.get(config.model)
     if known is not None and known.directory is None:
-        return released_spec(config.model), RELEASED_SHAPE
+        spec = released_spec(config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens)
+        return spec, RELEASED_SHAPE
     spec = resolve_model(config)
     return spec, read_model_shape(spec.directory)
 

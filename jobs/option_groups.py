@@ -9,14 +9,15 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import typer
 
 from jobs.option_values import parse_pairs
+from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.image_files.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
-from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+from zimage_models.request_fields import fields_of
 
 _INPUT = "What to read"
 _IMAGE = "What to make (a row's own fields take precedence)"
@@ -33,7 +34,30 @@ class ImageFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableOptions:
+class OptionGroup:
+    """Options that commands take together; each field of a group is one."""
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Return the options as parameters of a command."""
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        return [
+            inspect.Parameter(one.name, keyword, annotation=one.type, default=one.default)
+            for one in dataclasses.fields(cls)
+        ]
+
+    @classmethod
+    def build(cls, given: dict[str, Any]) -> Self:
+        """Build the group from its options, which are removed from ``given``."""
+        return cls(**{one.name: given.pop(one.name) for one in cls.parameters()})
+
+    def given_options(self) -> list[str]:
+        """Return the options that differ from their defaults."""
+        return [one.name for one in self.parameters() if getattr(self, one.name) != one.default]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableOptions(OptionGroup):
     """How to read a prompt table."""
 
     format: Annotated[
@@ -113,7 +137,7 @@ class TableOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions:
+class ModelOptions(OptionGroup):
     """Which model generates the images, and how many per row."""
 
     model: Annotated[
@@ -151,11 +175,21 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FieldOptions:
-    """Request fields for rows that do not set them: one option for each field with ``Way.OPTION``."""
+class FieldOptions(OptionGroup):
+    """Values of request fields for rows that leave them open, one option per entry of the table of fields."""
 
     given: dict[str, Any] = field(default_factory=dict)
-    """Values by option name."""
+    """Values by name of the option."""
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Return the options as parameters of a command."""
+        return [_field_parameter(one) for one in fields_of(Way.OPTION)]
+
+    @classmethod
+    def build(cls, given: dict[str, Any]) -> Self:
+        """Build the group from its options, which are removed from ``given``."""
+        return cls(given={one.name: given.pop(one.name) for one in cls.parameters()})
 
     def values(self) -> dict[str, Any]:
         """Return the fields of GenerateOptions."""
@@ -164,7 +198,7 @@ class FieldOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileOptions:
+class FileOptions(OptionGroup):
     """How to write the image files."""
 
     image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG
@@ -195,7 +229,7 @@ class FileOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class S3Options:
+class S3Options(OptionGroup):
     """How to reach object storage."""
 
     s3_endpoint: Annotated[
@@ -210,40 +244,25 @@ class S3Options:
 
 def with_groups(command: Callable[..., int]) -> Callable[..., int]:
     """Let a command take groups of options; typer sees the options of each group as the command's own."""
-    groups: dict[str, type[Any]] = {}
+    groups: dict[str, type[OptionGroup]] = {}
     parameters: list[inspect.Parameter] = []
     signature = inspect.signature(command)
     for parameter in signature.parameters.values():
         group = parameter.annotation
-        if isinstance(group, type) and dataclasses.is_dataclass(group):
+        if isinstance(group, type) and issubclass(group, OptionGroup):
             groups[parameter.name] = group
-            parameters += _parameters_of(group)
+            parameters += group.parameters()
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @functools.wraps(command)
     def run(**given: Any) -> int:
-        built = {name: _build(group, given) for name, group in groups.items()}
+        built = {name: group.build(given) for name, group in groups.items()}
         return command(**given, **built)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
-
-
-def _parameters_of(group: type[Any]) -> list[inspect.Parameter]:
-    if group is FieldOptions:
-        return [_field_parameter(one) for one in fields_of(Way.OPTION)]
-    return [
-        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, annotation=one.type, default=one.default)
-        for one in dataclasses.fields(group)
-    ]
-
-
-def _build(group: type[Any], given: dict[str, Any]) -> Any:
-    """Build a group from its options, which are removed from ``given``."""
-    own = {parameter.name: given.pop(parameter.name) for parameter in _parameters_of(group)}
-    return FieldOptions(given=own) if group is FieldOptions else group(**own)
 
 
 _OPTION_TYPES: dict[FieldKind, Any] = {
@@ -257,10 +276,11 @@ _OPTION_TYPES: dict[FieldKind, Any] = {
 
 def _field_parameter(one: RequestField) -> inspect.Parameter:
     metavar = "WIDTHxHEIGHT" if one.kind is FieldKind.SIZE else None
+    words: Any = StrEnum(one.name, {word: word for word in one.choices}) if one.choices else None
     option = typer.Option(help=one.summary, metavar=metavar, rich_help_panel=_IMAGE, show_default=False)
     return inspect.Parameter(
         one.option_name,
         inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[_OPTION_TYPES[one.kind] | None, option],
+        annotation=Annotated[(words or _OPTION_TYPES[one.kind]) | None, option],
         default=None,
     )

@@ -32,11 +32,9 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
         address = os.environ.get("RAY_ADDRESS")
         level = logging.INFO if verbose else logging.ERROR
         try:
-            if options.serve_app is not None:
+            if address or options.serve_app is not None:
                 # "auto": the cluster that `zimage serve` started on this machine.
                 ray.init(address=address or "auto", log_to_driver=verbose, logging_level=level)
-            elif address:
-                ray.init(address=address, log_to_driver=verbose, logging_level=level)
             else:
                 _start_local(options, verbose, level)
         except ConnectionError as error:

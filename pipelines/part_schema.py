@@ -5,8 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.hub_features import feature_of
 from zimage_models.errors import InvalidRequest
-from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+from zimage_models.field_spec import FieldKind, RequestField, Way
+from zimage_models.request_fields import fields_of
 
 
 def arrow_type(field: RequestField) -> pa.DataType:
@@ -75,56 +77,8 @@ def part_schema(passthrough: pa.Schema) -> pa.Schema:
             reason = "is a column of every part" if field.name in _COLUMNS else "occurs twice"
             raise InvalidRequest(f"column {field.name}: the name {reason}; rename it", field=field.name)
         columns[field.name] = field.type
-    features = {name: _feature(dtype, name) for name, dtype in columns.items()}
+    features = {name: feature_of(dtype, column=name) for name, dtype in columns.items()}
     features["image"] = {"_type": "Image"}
     return pa.schema(
         columns, metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-    )
-
-
-# `datasets` uses Arrow's type names (datasets 5.2, features.py), except for these five.
-_RENAMED = {
-    pa.float16(): "float16",
-    pa.float32(): "float32",
-    pa.float64(): "float64",
-    pa.date32(): "date32",
-    pa.date64(): "date64",
-}
-_SAME_NAME = {
-    pa.null(),
-    pa.bool_(),
-    *(pa.int8(), pa.int16(), pa.int32(), pa.int64()),
-    *(pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
-    *(pa.string(), pa.large_string(), pa.string_view()),
-    *(pa.binary(), pa.large_binary(), pa.binary_view()),
-}
-_SAME_NAME_KINDS = (
-    pa.types.is_timestamp,
-    pa.types.is_time,
-    pa.types.is_duration,
-    pa.types.is_decimal128,
-    pa.types.is_decimal256,
-    pa.types.is_fixed_size_binary,
-)
-
-
-def _feature(dtype: pa.DataType, column: str) -> dict[str, Any]:
-    if isinstance(dtype, pa.StructType) and dtype.num_fields:
-        return {field.name: _feature(field.type, f"{column}.{field.name}") for field in dtype}
-    if isinstance(dtype, pa.FixedSizeListType):
-        item = _feature(dtype.value_type, f"{column}[]")
-        return {"feature": item, "length": dtype.list_size, "_type": "List"}
-    if isinstance(dtype, pa.ListType):
-        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "List"}
-    if isinstance(dtype, pa.LargeListType):
-        return {"feature": _feature(dtype.value_type, f"{column}[]"), "_type": "LargeList"}
-    if isinstance(dtype, pa.DictionaryType):
-        return _feature(dtype.value_type, column)
-    if dtype in _RENAMED:
-        return {"dtype": _RENAMED[dtype], "_type": "Value"}
-    if dtype in _SAME_NAME or any(is_kind(dtype) for is_kind in _SAME_NAME_KINDS):
-        return {"dtype": str(dtype), "_type": "Value"}
-    raise InvalidRequest(
-        f"column {column}: Hugging Face datasets has no type for Arrow's {dtype}; convert or drop it",
-        field=column,
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zimage_models.image_files.image_codec import Encoding
-from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS
+from zimage_models.request_fields import EDIT_SETTINGS, GENERATION_FIELDS, REQUEST_FIELDS
 from zimage_models.requests import ImageRequest
 
 UNIT_ID_DIGITS = 32
@@ -31,8 +31,10 @@ _FIRST_FIELDS = (
     "truncate_prompt",
 )
 """Fields of release 0.1, in an order that must never change: the hashed content starts with their values."""
-_LATER_FIELDS = tuple(name for name in GENERATION_FIELDS if name not in _FIRST_FIELDS)
-"""Fields added later; a field at its default does not change the ID, so earlier IDs stay valid."""
+_FIRST_EDIT_SETTINGS = ("strength", "controlnet_conditioning_scale")
+_LATER_FIELDS = sorted({*GENERATION_FIELDS, *EDIT_SETTINGS} - {*_FIRST_FIELDS, *_FIRST_EDIT_SETTINGS})
+"""Fields added later. At its default a field leaves IDs as they were before it, so the default is fixed."""
+assert all(REQUEST_FIELDS[name].default is not None for name in _LATER_FIELDS), _LATER_FIELDS
 _MAX_DERIVED_SEED = 2**53 - 1  # exact in JSON readers that use doubles
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
 
@@ -72,7 +74,7 @@ def unit_id(
     if control is not None:
         content.append(["control_image", control, str(request.controlnet_conditioning_scale)])
     for name in _LATER_FIELDS:
-        if (value := getattr(request, name)) != REQUEST_FIELDS[name].default:
+        if (value := getattr(request, name)) not in (None, REQUEST_FIELDS[name].default):
             content.append([name, str(value)])
     return digest(content)
 

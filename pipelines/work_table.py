@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from pipelines.part_schema import arrow_field, made_from_field
 from pipelines.storage import Storage
-from zimage_models.request_fields import EDIT_FIELDS, GENERATION_FIELDS, REQUEST_FIELDS, FieldKind
+from zimage_models.field_spec import FieldKind
+from zimage_models.request_fields import EDIT_FIELDS, GENERATION_FIELDS, REQUEST_FIELDS
 from zimage_models.requests import ImageRequest, Priority
 
 WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
@@ -43,9 +44,6 @@ PICTURE_WORK_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
 )
 """Further columns for a table with pictures: each picture's address (null: in the run's own folder), the
 sha256 of its file, and its size in the request."""
-
-EDIT_SETTINGS = tuple(name for name in EDIT_FIELDS if not REQUEST_FIELDS[name].is_picture)
-"""Fields of a request with pictures that are not pictures themselves."""
 
 MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
     made_from_field(REQUEST_FIELDS[name]) for name in EDIT_FIELDS

@@ -107,7 +107,8 @@ def test_no_product_file_is_too_long() -> None:
 
 
 def test_product_files_are_short_as_a_rule() -> None:
-    assert statistics.median(num_lines(path) for path in sources(*ROOMS)) <= MAX_MEDIAN_LINES
+    # The empty __init__.py files do not count.
+    assert statistics.median(filter(None, map(num_lines, sources(*ROOMS)))) <= MAX_MEDIAN_LINES
 
 
 def test_no_folder_of_the_product_is_too_full() -> None:
@@ -117,7 +118,7 @@ def test_no_folder_of_the_product_is_too_full() -> None:
 
 
 def test_tests_mirror_the_rooms() -> None:
-    # A folder of tests is named like the room that it tests, or holds modules that share what its conftest starts.
+    # A folder of tests is named like the room that it tests, or its modules share what its conftest starts.
     rooms = (*ROOMS, "benchmarks")
     folders = {path.parent for room in rooms for path in (ROOT / "tests" / room).rglob("test_*.py")}
     strangers = [

@@ -15,9 +15,10 @@ from zimage_models.errors import (
     OutOfMemory,
     ZImageError,
 )
+from zimage_models.field_spec import RequestField
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
 from zimage_models.pictures import Picture
-from zimage_models.request_fields import REQUEST_FIELDS, RequestField
+from zimage_models.request_fields import REQUEST_FIELDS
 from zimage_models.requests import ImageRequest, ImageResult, Priority, Timings, build_request
 from zimage_models.variants import VARIANTS, VariantSpec
 

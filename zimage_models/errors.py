@@ -20,19 +20,23 @@ class ZImageError(Exception):
     """Base class of every error this product raises on purpose."""
 
     error_class = "engine_error"
+    details: tuple[str, ...] = ()
+    """Keyword arguments beside the message, which are attributes too."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process border as the class it is."""
+        return _rebuild, (type(self), str(self), {name: getattr(self, name) for name in self.details})
 
 
 class InvalidRequest(ZImageError):
     """Bad input; the message names the field, the value and the limit."""
 
     error_class = "bad_input"
+    details: tuple[str, ...] = ("field",)
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), str(self), {"field": self.field})
 
 
 class CheckpointError(InvalidRequest):
@@ -43,24 +47,21 @@ class FetchFailed(InvalidRequest):
     """A picture could not be fetched; after a transient failure, a later try may succeed."""
 
     error_class = "fetch_failed"
+    details = ("field", "is_transient")
 
     def __init__(self, message: str, *, field: str | None = None, is_transient: bool = False) -> None:
         super().__init__(message, field=field)
         self.is_transient = is_transient
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), str(self), {"field": self.field, "is_transient": self.is_transient})
-
 
 class EngineOverloaded(ZImageError):
     """The engine's queue is full; try again after ``retry_after_s`` seconds."""
 
+    details = ("retry_after_s",)
+
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), str(self), {"retry_after_s": self.retry_after_s})
 
 
 class Cancelled(ZImageError):

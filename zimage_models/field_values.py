@@ -12,8 +12,45 @@ from typing import Any
 import numpy as np
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_spec import FieldKind, RequestField
+from zimage_models.model_spec import ModelSpec
 
 MAX_PROMPT_CHARS = 16_384
+
+
+def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -> Any:
+    """Read one field by its entry in the table, or return its default if it is not given.
+
+    Raises:
+        InvalidRequest: a wrong type, a value past a limit, or a required field that is missing.
+    """
+    default = field.default_for(spec)
+    if default is not None and field.name not in given:
+        return default
+    if field.kind is FieldKind.TEXT:
+        return read_text(given, field.name, required=default is None)
+    if field.kind is FieldKind.BOOLEAN:
+        return read_boolean(given, field.name, default)
+    if field.kind is FieldKind.CHOICE:
+        return _read_choice(given, field)
+    low, high = field.limits_for(spec)
+    if field.kind is FieldKind.INTEGER:
+        return read_integer(given, field.name, default, int(low), int(high))
+    number = read_number(given, field.name, default, low, high)
+    if field.is_above_low and number == low:
+        raise InvalidRequest(
+            f"{field.name}: {shown(given[field.name])} is not above {low:g}", field=field.name
+        )
+    return number
+
+
+def _read_choice(given: Mapping[str, Any], field: RequestField) -> str:
+    word = read_text(given, field.name, required=True)
+    if word not in field.choices:
+        raise InvalidRequest(
+            f"{field.name}: {shown(word)} is not one of {', '.join(field.choices)}", field=field.name
+        )
+    return word
 
 
 def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:

@@ -13,6 +13,9 @@ from zimage_models.variants import VARIANTS, VariantSpec
 CAPTION_MULTIPLE = 32
 PATCH_SIZE = 2
 RELEASED_PROMPT_TOKENS = 512
+# Tongyi-MAI/Z-Image-Turbo: axes_lens of the transformer, max_position_embeddings of the text encoder.
+_RELEASED_CAPTION_POSITIONS = 1536
+_RELEASED_TEXT_POSITIONS = 40_960
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,11 +113,7 @@ def read_model_spec(
             f"variant: {model_id} is not known by name, so it needs a variant: {', '.join(VARIANTS)}",
             field="variant",
         )
-    if variant_name not in VARIANTS:
-        raise CheckpointError(
-            f"variant: {variant_name!r} is unknown; variants are {', '.join(VARIANTS)}", field="variant"
-        )
-    spec = VARIANTS[variant_name]
+    spec = _variant(variant_name)
     _check_classes(directory)
     if bool(spec.max_reference_images) != (pipeline == _OMNI_PIPELINE):
         needed = _OMNI_PIPELINE if spec.max_reference_images else "another pipeline"
@@ -141,15 +140,9 @@ def read_model_spec(
     if len(axes_lens) != 3:
         raise CheckpointError(f"{transformer.path}: axes_lens is {axes_lens}, not three numbers")
     caption_positions, *side_positions = axes_lens
-    # Position 0 is for padding, a caption takes 1 .. ceil32(tokens), and the image takes the next one.
-    longest_caption = (caption_positions - 2) // CAPTION_MULTIPLE * CAPTION_MULTIPLE
-    token_ceiling = min(longest_caption, text_encoder.integer("max_position_embeddings"))
-    limit = min(RELEASED_PROMPT_TOKENS, token_ceiling) if max_prompt_tokens is None else max_prompt_tokens
-    if not 1 <= limit <= token_ceiling:
-        raise CheckpointError(
-            f"max_prompt_tokens: {limit} is outside 1..{token_ceiling} for {model_id}",
-            field="max_prompt_tokens",
-        )
+    token_limit = _token_limit(
+        model_id, max_prompt_tokens, caption_positions, text_encoder.integer("max_position_embeddings")
+    )
     default_steps = known.num_inference_steps if known else None
     default_guidance = known.guidance_scale if known else None
     return ModelSpec(
@@ -164,34 +157,64 @@ def read_model_spec(
             spec.default_num_inference_steps if default_steps is None else default_steps
         ),
         default_guidance_scale=spec.default_guidance_scale if default_guidance is None else default_guidance,
-        max_prompt_tokens=limit,
+        max_prompt_tokens=token_limit,
         shift=scheduler.number("shift"),
         num_caption_positions=caption_positions,
         siglip=read_siglip_spec(directory) if spec.max_reference_images else None,
     )
 
 
-def released_spec(model_id: str) -> ModelSpec:
-    """Return a released model's spec without reading its configuration files, for planning.
+def released_spec(
+    model_id: str, *, variant: str | None = None, max_prompt_tokens: int | None = None
+) -> ModelSpec:
+    """Return a released model's spec without reading its configuration files, for estimates.
 
     Args:
         model_id: a known model that is not embedded.
+        variant: as for :func:`read_model_spec`.
+        max_prompt_tokens: as for :func:`read_model_spec`.
+
+    Raises:
+        CheckpointError: an unknown variant, or a token limit that the model does not cover.
     """
-    variant = VARIANTS[KNOWN_MODELS[model_id].variant]
+    chosen = _variant(variant or KNOWN_MODELS[model_id].variant)
     return ModelSpec(
         model_id=model_id,
-        variant=variant,
+        variant=chosen,
         directory=Path(),
         size_multiple=8 * PATCH_SIZE,
         max_side=512 * 8 * PATCH_SIZE,
         default_height=1024,
         default_width=1024,
-        default_num_inference_steps=variant.default_num_inference_steps,
-        default_guidance_scale=variant.default_guidance_scale,
-        max_prompt_tokens=RELEASED_PROMPT_TOKENS,
-        shift=variant.released_shift,
-        num_caption_positions=1536,
+        default_num_inference_steps=chosen.default_num_inference_steps,
+        default_guidance_scale=chosen.default_guidance_scale,
+        max_prompt_tokens=_token_limit(
+            model_id, max_prompt_tokens, _RELEASED_CAPTION_POSITIONS, _RELEASED_TEXT_POSITIONS
+        ),
+        shift=chosen.released_shift,
+        num_caption_positions=_RELEASED_CAPTION_POSITIONS,
     )
+
+
+def _variant(name: str) -> VariantSpec:
+    if name not in VARIANTS:
+        raise CheckpointError(
+            f"variant: {name!r} is unknown; variants are {', '.join(VARIANTS)}", field="variant"
+        )
+    return VARIANTS[name]
+
+
+def _token_limit(model_id: str, wanted: int | None, caption_positions: int, text_positions: int) -> int:
+    """Return the token limit of prompts: the wanted one, or the release's if the checkpoint covers it."""
+    # Position 0 is for padding, captions take 1 .. ceil32(tokens), the image has the next position.
+    longest_caption = (caption_positions - 2) // CAPTION_MULTIPLE * CAPTION_MULTIPLE
+    ceiling = min(longest_caption, text_positions)
+    limit = min(RELEASED_PROMPT_TOKENS, ceiling) if wanted is None else wanted
+    if not 1 <= limit <= ceiling:
+        raise CheckpointError(
+            f"max_prompt_tokens: {limit} is outside 1..{ceiling} for {model_id}", field="max_prompt_tokens"
+        )
+    return limit
 
 
 def _variant_of(pipeline: object) -> str | None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_values import read_number, shown
+from zimage_models.field_values import read_field, shown
 from zimage_models.model_spec import PATCH_SIZE, ModelSpec
 from zimage_models.pictures import Picture, area_size, fit, nearest_size, painted, resize_to
-from zimage_models.request_fields import REQUEST_FIELDS
+from zimage_models.request_fields import EDIT_SETTINGS, REQUEST_FIELDS
 
 IMAGE_TO_IMAGE_STRENGTH = 0.6
 INPAINTING_STRENGTH = 1.0
@@ -70,8 +70,10 @@ def picture_fields(
                 )
         is_sized = "size" in given or {"height", "width"} <= given.keys()
         area = height * width if is_sized else spec.max_reference_pixels
-        return {"reference_images": tuple(_references(spec, images, area))}
+        references = tuple(_references(spec, images, area))
+        return {"reference_images": references, **_settings(spec, given, "reference_images")}
     return {
+        **_settings(spec, given, "reference_images"),
         "reference_images": tuple(fit(image, height, width) for image in images),
         "mask": _mask(spec, given, images[0], height, width) if "mask" in given else None,
         "strength": None if "control_image" in given else _strength(spec, given),
@@ -80,13 +82,8 @@ def picture_fields(
 
 def read_control(spec: ModelSpec, given: Mapping[str, Any]) -> Picture | None:
     """Read ``control_image``, an RGB picture for the engine's ControlNet; None if it is not given."""
-    name = "controlnet_conditioning_scale"
     image = given.get("control_image")
     if image is None:
-        if name in given:
-            raise InvalidRequest(
-                f"{name}: {shown(given[name])} has no effect without control_image", field=name
-            )
         return None
     if spec.controlnet is None:
         raise InvalidRequest(
@@ -125,9 +122,13 @@ def control_fields(
     spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int, width: int
 ) -> dict[str, Any]:
     """Return the control fields of a request of ``height`` x ``width`` pixels."""
-    field = REQUEST_FIELDS["controlnet_conditioning_scale"]
-    scale = read_number(given, field.name, field.default_for(spec), *field.limits_for(spec))
-    return {"control_image": fit(image, height, width), field.name: scale}
+    return {"control_image": fit(image, height, width), **_settings(spec, given, "control_image")}
+
+
+def _settings(spec: ModelSpec, given: Mapping[str, Any], picture_field: str) -> dict[str, Any]:
+    """Read the settings that a picture field brings along; ``strength`` has rules of its own."""
+    fields = (REQUEST_FIELDS[name] for name in EDIT_SETTINGS if name != "strength")
+    return {field.name: read_field(field, spec, given) for field in fields if field.needs == picture_field}
 
 
 def _is_rgb(image: Any) -> bool:
@@ -188,7 +189,5 @@ def _mask(spec: ModelSpec, given: Mapping[str, Any], image: Picture, height: int
 
 def _strength(spec: ModelSpec, given: Mapping[str, Any]) -> float:
     default = INPAINTING_STRENGTH if "mask" in given else IMAGE_TO_IMAGE_STRENGTH
-    strength = read_number(given, "strength", default, *REQUEST_FIELDS["strength"].limits_for(spec))
-    if not strength:
-        raise InvalidRequest("strength: 0 leaves no step to run; it must be above 0", field="strength")
+    strength: float = read_field(REQUEST_FIELDS["strength"], spec, {"strength": default, **given})
     return strength

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_values import read_boolean, read_integer, read_number, read_text, shown
+from zimage_models.field_values import read_field, read_integer, read_text, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
-from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS, FieldKind, RequestField
+from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS
 from zimage_models.request_pictures import (
     control_fields,
     picture_fields,
@@ -29,6 +29,7 @@ from zimage_models.request_pictures import (
 
 _SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _READ_FIELDS = tuple(REQUEST_FIELDS[name] for name in GENERATION_FIELDS if name not in ("height", "width"))
+_NEEDY_FIELDS = frozenset(field.name for field in REQUEST_FIELDS.values() if field.needs)
 
 
 class Priority(IntEnum):
@@ -153,38 +154,19 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
         name = min(unknown)
         known = ", ".join(sorted(REQUEST_FIELDS))
         raise InvalidRequest(f"{name}: unknown field; known fields are {known}", field=name)
+    _check_needs(given)
     images = read_images(spec, given)
     control = read_control(spec, given)
     height, width = _size(spec, given, images or ([control] if control else []))
-    resolved = {field.name: _read(field, spec, given) for field in _READ_FIELDS}
+    resolved = {field.name: read_field(field, spec, given) for field in _READ_FIELDS}
     request = ImageRequest(height=height, width=width, **resolved, **hosting)
     _check_guidance(spec, request)
     _check_hosting(request)
     if control:
         request = replace(request, **control_fields(spec, given, control, height, width))
     if images:
-        return replace(request, **picture_fields(spec, given, images, height, width))
-    for name in ("mask", "strength"):
-        if name in given:
-            raise InvalidRequest(
-                f"{name}: {shown(given[name])} has no effect without reference_images", field=name
-            )
+        request = replace(request, **picture_fields(spec, given, images, height, width))
     return request
-
-
-def _read(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -> Any:
-    """Read a field that has a value in every request, except height and width (:func:`_size`)."""
-    default = field.default_for(spec)
-    if default is not None and field.name not in given:
-        return default
-    if field.kind is FieldKind.TEXT:
-        return read_text(given, field.name, required=default is None)
-    if field.kind is FieldKind.BOOLEAN:
-        return read_boolean(given, field.name, default)
-    low, high = field.limits_for(spec)
-    if field.kind is FieldKind.INTEGER:
-        return read_integer(given, field.name, default, int(low), int(high))
-    return read_number(given, field.name, default, low, high)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -227,6 +209,14 @@ def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) 
             field=names[0],
         )
     return height, width
+
+
+def _check_needs(given: Mapping[str, Any]) -> None:
+    """Refuse fields that have no effect without a picture that is not given."""
+    for name in given.keys() & _NEEDY_FIELDS:
+        needed = REQUEST_FIELDS[name].needs
+        if not given.get(needed):
+            raise InvalidRequest(f"{name}: {shown(given[name])} has no effect without {needed}", field=name)
 
 
 def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:

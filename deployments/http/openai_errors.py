@@ -16,13 +16,12 @@ from zimage_models.errors import (
     InvalidRequest,
     ZImageError,
 )
-from zimage_models.request_fields import REQUEST_FIELDS
+from zimage_models.request_fields import in_outer_names
 
 # openai-python 3.54 _base_client.py: clients retry a 5xx twice unless this header forbids it, and each retry
 # would cost the engine a whole image. They also retry a 409.
 NO_RETRY = {"x-should-retry": "false"}
 _CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-_RENAMED = [field for field in REQUEST_FIELDS.values() if field.public_name]
 _TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
@@ -68,12 +67,8 @@ def api_error(error: ZImageError) -> ApiError:
         return ApiError(409, str(error), param=error.field, code="idempotency_key_reused", headers=NO_RETRY)
     if isinstance(error, InvalidRequest):
         # The HTTP API may name the engine's field differently.
-        known = REQUEST_FIELDS.get(error.field or "")
-        field = known.outer_name if known else error.field
-        message = str(error)
-        for renamed in _RENAMED:
-            message = message.replace(renamed.name, renamed.outer_name)
-        return ApiError(400, message, param=field, code="invalid_value")
+        field = error.field and in_outer_names(error.field)
+        return ApiError(400, in_outer_names(str(error)), param=field, code="invalid_value")
     if isinstance(error, Unauthorized):
         headers = {"WWW-Authenticate": "Bearer"}
         return ApiError(401, str(error), code="invalid_api_key", headers=headers)

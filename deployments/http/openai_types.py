@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
 
+from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.field_values import MAX_PROMPT_CHARS
-from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+from zimage_models.request_fields import fields_of
 
 Body = TypeVar("Body", bound="ImageBody")
 
@@ -52,15 +53,21 @@ def _allow_null(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
 
 
+_DECLARED = ("prompt", "size")
+"""Request fields that OpenAI's API has as well: the bodies declare them as it does."""
+
+
 def _with_request_fields(ways: Way) -> Callable[[type[Body]], type[Body]]:
-    """Add the request fields of some ways to a body; keep the fields that it declares."""
+    """Add the request fields of some ways to a body."""
 
     def extend(body: type[Body]) -> type[Body]:
         added: dict[str, Any] = {
             field.outer_name: _body_field(field)
             for field in fields_of(ways)
-            if field.outer_name not in body.model_fields and not field.is_picture
+            if field.outer_name not in _DECLARED and not field.is_picture
         }
+        taken = added.keys() & body.model_fields.keys()
+        assert not taken, f"{taken}: OpenAI's API has fields of these names"
         extended: type[Body] = create_model(
             body.__name__, __base__=body, __module__=body.__module__, __doc__=body.__doc__, **added
         )
@@ -75,7 +82,8 @@ def _body_field(field: RequestField) -> tuple[Any, Any]:
         limits["gt" if field.is_above_low else "ge"] = field.low
     if field.high is not None:
         limits["le"] = field.high
-    return _BODY_TYPES[field.kind] | None, Field(default=None, description=field.summary or None, **limits)
+    body_type: Any = Literal[field.choices] if field.choices else _BODY_TYPES[field.kind]
+    return body_type | None, Field(default=None, description=field.summary or None, **limits)
 
 
 _BODY_TYPES: dict[FieldKind, Any] = {

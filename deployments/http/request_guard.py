@@ -10,12 +10,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.http.openai_errors import ApiError, failed, http_error
-from deployments.metrics import HttpMetrics
+from deployments.http.request_metrics import HttpMetrics
 
 logger = logging.getLogger("ray.serve")
 
 CLIENT_LEFT = 499
-# Two prompts of 32,000 characters, each character written as two \uXXXX, take 750 KiB.
+# Two prompts of 16,384 characters, each character written as two \uXXXX, take 384 KiB.
 MAX_JSON_BYTES = 2**20
 _LOGGED = ("model", "caller", "num_images", "seed", "prompt")
 

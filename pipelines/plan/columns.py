@@ -14,7 +14,8 @@ import pyarrow as pa
 from pipelines.part_schema import COLUMN_NAMES
 from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
 from zimage_models.errors import InvalidRequest
-from zimage_models.request_fields import REQUEST_FIELDS, Way, fields_of
+from zimage_models.field_spec import Way
+from zimage_models.request_fields import REQUEST_FIELDS, fields_of
 
 _COLUMN_FIELDS = {field.outer_name: field for field in fields_of(Way.COLUMN)}
 # A field that has no effect without another is guessed after it.

@@ -13,9 +13,10 @@ from pipelines.storage import Storage
 from pipelines.unit_ids import SeenHashes
 from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_spec import FieldKind
 from zimage_models.image_files.image_inputs import read_outline
 from zimage_models.pictures import Picture
-from zimage_models.request_fields import EDIT_FIELDS, REQUEST_FIELDS, FieldKind
+from zimage_models.request_fields import EDIT_FIELDS, REQUEST_FIELDS
 from zimage_models.requests import ImageRequest
 
 _NUM_THREADS = 16

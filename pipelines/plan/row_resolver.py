@@ -11,10 +11,11 @@ from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_spec import Way
 from zimage_models.field_values import shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
-from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, Way, fields_of
+from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, fields_of
 from zimage_models.requests import ImageRequest, build_request
 
 _MAX_VARIANTS = 1000

@@ -16,13 +16,14 @@ from pipelines.plan.columns import ColumnMap, map_columns
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
-from pipelines.sources.open_source import RowError, Source, SourceBatch, open_source
+from pipelines.sources.open_source import open_source
+from pipelines.sources.source_rows import RowError, Source, SourceBatch
 from pipelines.storage import Storage
 from pipelines.unit_ids import FinishedUnits, digest
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.request_fields import GENERATION_FIELDS, in_outer_names
 from zimage_models.requests import ImageRequest
 
 _UNITS_AT_ONCE = 1024
@@ -196,7 +197,7 @@ class _Planner:
     def _reject(self, number: int, row: dict[str, Any], error: InvalidRequest) -> None:
         key = self._resolver.key(row)
         self._rejected.append(
-            RowError(row=number, key=key, message=str(error), error_class=error.error_class)
+            RowError(row=number, key=key, message=in_outer_names(str(error)), error_class=error.error_class)
         )
 
     def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:

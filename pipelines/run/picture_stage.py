@@ -17,12 +17,13 @@ import pyarrow as pa
 
 from pipelines.picture_reader import PictureAccess, PictureReader
 from pipelines.storage import Storage
-from pipelines.work_table import EDIT_SETTINGS, PICTURE_WORK_FIELDS, REQUEST_COLUMNS
+from pipelines.work_table import PICTURE_WORK_FIELDS, REQUEST_COLUMNS
 from zimage_models.errors import FetchFailed, InvalidRequest, ZImageError
+from zimage_models.field_spec import FieldKind
 from zimage_models.image_files.image_inputs import read_image, read_mask
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Ingredient, Picture, resize_to
-from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS, FieldKind
+from zimage_models.request_fields import EDIT_SETTINGS, GENERATION_FIELDS, REQUEST_FIELDS, in_outer_names
 from zimage_models.requests import build_request
 
 _ROWS_AT_ONCE = 8
@@ -67,7 +68,9 @@ Files = Mapping[Place, bytes | InvalidRequest]
 class RowFailure(ZImageError):
     """Why a row failed before it reached an engine."""
 
-    def __init__(self, error_class: str, message: str) -> None:
+    details = ("error_class",)
+
+    def __init__(self, message: str, *, error_class: str) -> None:
         super().__init__(message)
         self.error_class = error_class
 
@@ -97,7 +100,7 @@ def read_pictures(table: pa.Table) -> Iterator[dict[str, Any] | RowFailure]:
     columns = [table[name] for name in (*_PIXEL_COLUMNS, *EDIT_SETTINGS, "error_class", "message")]
     for images, masks, controls, *settings, error_class, message in zip(*columns, strict=True):
         if error_class.is_valid:
-            yield RowFailure(error_class.as_py(), message.as_py())
+            yield RowFailure(message.as_py(), error_class=error_class.as_py())
             continue
         yield {
             "reference_images": tuple(_picture(image, channels=3) for image in images),
@@ -161,7 +164,7 @@ def _decoded(row: Mapping[str, Any], files: Files, settings: PictureSettings) ->
     try:
         references, mask, control = _in_request(row, files, settings)
     except InvalidRequest as error:
-        return {"error_class": error.error_class, "message": str(error)}
+        return {"error_class": error.error_class, "message": in_outer_names(str(error))}
     made_from = [*references, *([control] if control else [])]
     return {
         "reference_pixels": [_cell(picture) for picture in references],

@@ -11,11 +11,9 @@ from pipelines.sources.input_files import InputFiles
 from pipelines.sources.jsonl_source import JsonLinesSource
 from pipelines.sources.openai_batch import OpenAIBatchSource, is_openai_batch
 from pipelines.sources.parquet_source import ParquetSource
-from pipelines.sources.source_rows import RowError, Source, SourceBatch
+from pipelines.sources.source_rows import Source
 from pipelines.storage import StorageOptions
 from zimage_models.errors import InvalidRequest
-
-__all__ = ["SOURCES", "RowError", "Source", "SourceBatch", "open_source"]
 
 SOURCES: dict[str, Callable[[InputFiles], Source]] = {
     "parquet": ParquetSource,

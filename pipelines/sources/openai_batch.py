@@ -13,9 +13,10 @@ from pipelines.sources.input_files import InputFiles
 from pipelines.sources.jsonl_source import SAMPLE_ROWS, JsonRow, cell_reader, json_rows
 from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.field_values import shown
 from zimage_models.image_files.image_codec import IMAGE_FORMATS
-from zimage_models.request_fields import FieldKind, RequestField, Way, fields_of
+from zimage_models.request_fields import fields_of
 
 URL = "/v1/images/generations"
 EDITS_URL = "/v1/images/edits"
@@ -23,6 +24,7 @@ EDITS_URL = "/v1/images/edits"
 _JSON_TYPES = {
     FieldKind.TEXT: pa.string(),
     FieldKind.SIZE: pa.string(),
+    FieldKind.CHOICE: pa.string(),
     FieldKind.INTEGER: pa.int64(),
     FieldKind.NUMBER: pa.float64(),
     FieldKind.BOOLEAN: pa.bool_(),

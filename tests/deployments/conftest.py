@@ -2,7 +2,8 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import httpx2 as httpx
@@ -27,15 +28,28 @@ Serve = Callable[..., AbstractContextManager[Endpoint]]
 
 
 @pytest.fixture(scope="session")
-def serve_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """Start endpoints; those that several modules ask are in folders of their own."""
+def serve_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Start endpoints; those that several modules ask are in folders of their own.
 
-    @contextmanager
-    def start(*flags: str, **args: Any) -> Iterator[Endpoint]:
-        with processes.serving(tmp_path_factory.mktemp("serve"), *flags, **args) as running:
-            yield Endpoint(url=running.url, process=running.process, log=running.log)
+    One stops while the next tests run: it waits more than it works. All have stopped when the session ends.
+    """
+    with ThreadPoolExecutor() as stopping:
+        stopped: list[Future[None]] = []
 
-    return start
+        @contextmanager
+        def start(*flags: str, **args: Any) -> Iterator[Endpoint]:
+            serving = ExitStack()
+            running = serving.enter_context(
+                processes.serving(tmp_path_factory.mktemp("serve"), *flags, **args)
+            )
+            try:
+                yield Endpoint(url=running.url, process=running.process, log=running.log)
+            finally:
+                stopped.append(stopping.submit(serving.close))
+
+        yield start
+        for stop in stopped:
+            stop.result()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,22 +35,36 @@ def fake(zimage: Zimage, tmp_path: Path) -> Zimage:
     return run
 
 
-def test_unchanged_table_generates_and_publishes_nothing(fake: Zimage, tmp_path: Path) -> None:
-    assert fake(table()).code == 0
+@pytest.fixture(scope="module")
+def published_table(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Publish the table once; returns the data set's folder."""
+    folder = tmp_path_factory.mktemp("published")
+    source = write_csv(folder / "table.csv", table())
+    assert zimage("generate", source, folder / "out", "--fake", "--progress", "json").code == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def again(fake: Zimage, published_table: Path, tmp_path: Path) -> Zimage:
+    """Run with a data set that holds the images of the table already."""
+    shutil.copytree(published_table, tmp_path / "out")
+    return fake
+
+
+def test_unchanged_table_generates_and_publishes_nothing(again: Zimage, tmp_path: Path) -> None:
     first = published(tmp_path / "out").manifest
-    again = fake(table())
-    assert again.code == 0
-    assert again.event("planned")["new"] == 0
-    assert again.event("planned")["unchanged"] == 40
+    done = again(table())
+    assert done.code == 0
+    assert done.event("planned")["new"] == 0
+    assert done.event("planned")["unchanged"] == 40
     assert published(tmp_path / "out").manifest == first
 
 
-def test_changed_prompt_generates_that_row_alone(fake: Zimage, tmp_path: Path) -> None:
-    fake(table())
+def test_changed_prompt_generates_that_row_alone(again: Zimage, tmp_path: Path) -> None:
     before = published(tmp_path / "out")
     rows = table()
     rows[7]["prompt"] = "another tile"
-    assert fake(rows).event("planned")["new"] == 1
+    assert again(rows).event("planned")["new"] == 1
     after = published(tmp_path / "out")
     assert after.manifest.number == before.manifest.number + 1
     assert after.by_key["sku-007"]["prompt"] == "another tile"
@@ -57,11 +72,10 @@ def test_changed_prompt_generates_that_row_alone(fake: Zimage, tmp_path: Path) -
         assert after.by_key[key] == before.by_key[key]
 
 
-def test_changed_price_is_published_without_a_new_image(fake: Zimage, tmp_path: Path) -> None:
-    fake(table())
+def test_changed_price_is_published_without_a_new_image(again: Zimage, tmp_path: Path) -> None:
     rows = table()
     rows[3]["price"] = 999
-    assert fake(rows).event("planned")["new"] == 0
+    assert again(rows).event("planned")["new"] == 0
     assert published(tmp_path / "out").by_key["sku-003"]["price"] == "999"
 
 
@@ -69,24 +83,21 @@ def test_changed_price_is_published_without_a_new_image(fake: Zimage, tmp_path: 
     "options", [["--seed", 1], ["--size", "80x64"], ["--steps", 4], ["--image-format", "webp"]]
 )
 def test_changed_setting_generates_all_rows_again(
-    fake: Zimage, tmp_path: Path, options: list[object]
+    again: Zimage, tmp_path: Path, options: list[object]
 ) -> None:
-    fake(table(8))
     before = published(tmp_path / "out")
-    assert fake(table(8), *options).event("planned")["new"] == 8
+    assert again(table(), *options).event("planned")["new"] == 40
     after = published(tmp_path / "out")
-    assert len(after.rows) == 8
+    assert len(after.rows) == 40
     assert {row["unit_id"] for row in after.rows}.isdisjoint(row["unit_id"] for row in before.rows)
 
 
-def test_reordered_table_keeps_every_image(fake: Zimage) -> None:
-    fake(table())
-    assert fake(table()[::-1], "--commit-rows", 7).event("planned")["new"] == 0
+def test_reordered_table_keeps_every_image(again: Zimage) -> None:
+    assert again(table()[::-1], "--commit-rows", 7).event("planned")["new"] == 0
 
 
-def test_removed_row_leaves_the_data_set(fake: Zimage, tmp_path: Path) -> None:
-    fake(table())
-    assert fake(table(39)).event("planned")["new"] == 0
+def test_removed_row_leaves_the_data_set(again: Zimage, tmp_path: Path) -> None:
+    assert again(table(39)).event("planned")["new"] == 0
     assert len(published(tmp_path / "out").rows) == 39
     assert "sku-039" not in published(tmp_path / "out").by_key
 
@@ -135,19 +146,17 @@ def test_variants_have_names_and_seeds_of_their_own(fake: Zimage, tmp_path: Path
         assert (tmp_path / "out" / "images" / row["image"]["path"]).read_bytes() == row["image"]["bytes"]
 
 
-def test_export_asked_for_later_is_written_without_new_images(fake: Zimage, tmp_path: Path) -> None:
-    fake(table(3))
-    again = fake(table(3), "--export", "files")
-    assert again.event("planned")["new"] == 0
-    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 3
+def test_export_asked_for_later_is_written_without_new_images(again: Zimage, tmp_path: Path) -> None:
+    done = again(table(), "--export", "files")
+    assert done.event("planned")["new"] == 0
+    assert len(list((tmp_path / "out" / "images").glob("*.png"))) == 40
 
 
-def test_table_without_usable_rows_leaves_the_data_set_alone(fake: Zimage, tmp_path: Path) -> None:
-    fake(table(3))
-    done = fake(table(3), "--where", "sku == 'nothing'")
+def test_table_without_usable_rows_leaves_the_data_set_alone(again: Zimage, tmp_path: Path) -> None:
+    done = again(table(), "--where", "sku == 'nothing'")
     assert done.code == 2
-    assert "is unchanged" in done.err
-    assert len(published(tmp_path / "out").rows) == 3
+    assert "stays as it is" in done.err
+    assert len(published(tmp_path / "out").rows) == 40
 
 
 def test_export_writes_webdataset_shards_and_image_files(

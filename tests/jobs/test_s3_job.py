@@ -1,4 +1,4 @@
-"""A long job with everything on S3; its twin is no soak: shared_fleet/test_catalogue_edits.py."""
+"""A long job with everything on S3: in smaller jobs tables and data sets are, or the checkpoint is."""
 
 from pathlib import Path
 

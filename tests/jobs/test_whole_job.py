@@ -2,6 +2,7 @@
 
 import csv
 import io
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 from diffusers import ZImagePipeline
 from PIL import Image
 
+from pipelines.storage import StorageOptions
+from pipelines.storage_address import open_storage
 from tests.drawn_objects import OBJECTS, recognised
 from tests.jobs.conftest import Zimage, published
+from tests.s3_server import S3Server
 from zimage_models.image_files.image_codec import is_marked_generated, read_parameters
 from zimage_models.model_spec import KNOWN_MODELS
 
@@ -29,12 +33,24 @@ pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
 @pytest.fixture(scope="module")
-def example(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the example table's images with two engines, and return their folder."""
-    folder = tmp_path_factory.mktemp("example") / "out"
-    done = zimage("generate", EXAMPLE, folder, "--engines", "2:2", "--commit-rows", 8, "--progress", "quiet")
+def example(zimage: Zimage, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the example table's images with two engines, their checkpoint on S3, and return their folder."""
+    bucket = f"s3://models-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(bucket.removeprefix("s3://"))
+    storage = open_storage(bucket, StorageOptions(s3_endpoint_url=s3.endpoint_url))
+    checkpoint = KNOWN_MODELS["tiny-zimage-turbo"].directory
+    assert checkpoint is not None
+    for file in checkpoint.rglob("*"):
+        if file.is_file():
+            storage.write(f"turbo/{file.relative_to(checkpoint).as_posix()}", file.read_bytes())
+    folder = tmp_path_factory.mktemp("example")
+    done = zimage(
+        *("generate", EXAMPLE, folder / "out", "--engines", "2:2", "--commit-rows", 8),
+        *("--model", f"{bucket}/turbo", "--variant", "turbo", "--s3-endpoint", s3.endpoint_url),
+        *("--cache-dir", folder / "cache", "--progress", "quiet"),
+    )
     assert done.code == 0, done.err
-    return folder
+    return folder / "out"
 
 
 def test_prompts_of_a_table_are_published_each_exactly_once(example: Path, zimage: Zimage) -> None:

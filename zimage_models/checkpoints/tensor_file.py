@@ -9,7 +9,6 @@ The format: 8 bytes with the length of a JSON header, the header, then the tenso
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zimage_models.checkpoints.tensor_split import Split
 from zimage_models.errors import CheckpointError
 
 _DTYPES = {
@@ -26,28 +26,6 @@ _DTYPES = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """One rank's part of a divided dimension: ``start:stop`` of it, then zeros up to ``size``."""
-
-    dim: int
-    start: int
-    stop: int
-    size: int
-    full_size: int
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """Copy this rank's part out of a whole tensor, padding included."""
-        if tensor.shape[self.dim] != self.full_size:
-            raise ValueError(f"dimension {self.dim} of {tuple(tensor.shape)} is not {self.full_size}")
-        shape = list(tensor.shape)
-        shape[self.dim] = self.size
-        part = tensor.new_zeros(shape)
-        length = self.stop - self.start
-        part.narrow(self.dim, 0, length).copy_(tensor.narrow(self.dim, self.start, length))
-        return part
 
 
 class TensorFile:

@@ -37,8 +37,6 @@ from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.requests import ImageRequest, ImageResult, Priority
 
-__all__ = ["Engine", "PreviewCallback", "PreviewEvent", "RequestHandle"]
-
 logger = logging.getLogger(__name__)
 
 _ENCODE_AHEAD = 32

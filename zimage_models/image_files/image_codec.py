@@ -16,9 +16,10 @@ import numpy.typing as npt
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_spec import Way
 from zimage_models.image_files import xmp
 from zimage_models.pictures import Ingredient
-from zimage_models.request_fields import Way, fields_of
+from zimage_models.request_fields import fields_of
 from zimage_models.requests import ImageRequest
 
 IMAGE_FORMATS = ("png", "jpeg", "webp", "avif")

@@ -28,13 +28,7 @@ class LocalRankLauncher:
         self._socket, theirs = socket.socketpair()
         with theirs:
             # -P: do not import from the working directory first; it may hold another version.
-            command = [
-                sys.executable,
-                "-P",
-                "-m",
-                _SERVER_MODULE,
-                str(theirs.fileno()),
-            ]
+            command = [sys.executable, "-P", "-m", _SERVER_MODULE, str(theirs.fileno())]
             self._server = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=_environment()
             )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 
-from zimage_models.checkpoints.tensor_file import Split
+from zimage_models.checkpoints.tensor_split import Split
 from zimage_models.errors import InvalidRequest
 
 _HIDDEN_UNITS = 8

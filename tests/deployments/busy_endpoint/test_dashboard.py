@@ -15,7 +15,7 @@ from tests.deployments.cluster import Cluster, Driver
 from tests.deployments.conftest import Endpoint
 
 ROUTE = "/v1/images/generations"
-DASHBOARD = Path(deployments.__file__).parent / "grafana_dashboard.json"
+DASHBOARD = Path(deployments.__file__).parent / "grafana/dashboard.json"
 
 
 def _dashboard() -> dict[str, Any]:

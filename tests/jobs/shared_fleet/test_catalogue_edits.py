@@ -13,10 +13,9 @@ import pytest
 from pipelines.storage import StorageOptions
 from pipelines.storage_address import open_storage
 from tests.jobs.conftest import Zimage
-from tests.jobs.shared_fleet.conftest import EDIT_MODEL
+from tests.jobs.shared_fleet.conftest import APP, EDIT_MODEL
 from tests.s3_server import S3Server
 from zimage_models.image_files.image_codec import decode_image, read_ingredients
-from zimage_models.model_spec import KNOWN_MODELS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "pictures"
@@ -26,19 +25,13 @@ NUM_STEPS = 2
 
 
 @pytest.mark.timeout(120, func_only=True)
-def test_every_picture_and_instruction_is_published_once_with_everything_on_s3(
-    s3: S3Server, bucket: str, tmp_path: Path, zimage: Zimage, online: openai.OpenAI
+def test_every_picture_and_instruction_is_published_once(
+    s3: S3Server, bucket: str, zimage: Zimage, online: openai.OpenAI
 ) -> None:
     pictures = sorted(EXAMPLES.glob("*.png"))[:3]
     assert len(pictures) == 3
-    storage = open_storage(bucket, StorageOptions(s3_endpoint_url=s3.endpoint_url))
-    checkpoint = KNOWN_MODELS[EDIT_MODEL].directory
-    assert checkpoint is not None
-    for file in checkpoint.rglob("*"):
-        if file.is_file():
-            storage.write(f"models/edit/{file.relative_to(checkpoint).as_posix()}", file.read_bytes())
-    model = (f"{bucket}/models/edit", "--variant", "edit", "--cache-dir", tmp_path / "cache")
-    assert_published_once(pictures, s3, bucket, f"{bucket}/out", zimage, online, model)
+    served = ("--engine", "serve", "--serve-app", APP)
+    assert_published_once(pictures, s3, bucket, f"{bucket}/out", zimage, online, served)
 
 
 @pytest.mark.soak
@@ -61,7 +54,7 @@ def assert_published_once(
     output: str,
     zimage: Zimage,
     online: openai.OpenAI,
-    model: tuple[object, ...] = (EDIT_MODEL,),
+    engine: tuple[str, ...] = (),
 ) -> None:
     storage = open_storage(bucket, StorageOptions(s3_endpoint_url=s3.endpoint_url))
     photos = {path.name: path.read_bytes() for path in paths}
@@ -84,7 +77,7 @@ def assert_published_once(
     endpoint = ("--s3-endpoint", s3.endpoint_url)
     command = (
         *("generate", f"{bucket}/catalogue/table.parquet", output, *endpoint, "--progress", "json"),
-        *("--model", *model, "--size", "64x64", "--steps", NUM_STEPS, "--commit-rows", 4),
+        *("--model", EDIT_MODEL, *engine, "--size", "64x64", "--steps", NUM_STEPS, "--commit-rows", 4),
     )
     done = zimage(*command)
     assert done.code == 0, done.err
@@ -104,12 +97,7 @@ def assert_published_once(
             image=photos[row["photo"]],
             prompt=row["prompt"],
             size="64x64",  # type: ignore[arg-type]
-            # A checkpoint that is not known by name has other defaults.
-            extra_body={
-                "seed": row["seed"],
-                "num_inference_steps": NUM_STEPS,
-                "guidance_scale": row["guidance_scale"],
-            },
+            extra_body={"seed": row["seed"], "num_inference_steps": NUM_STEPS},
         )
         assert answer.data
         assert_same(row["image"]["bytes"], base64.b64decode(answer.data[0].b64_json or ""))

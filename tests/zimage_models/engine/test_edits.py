@@ -24,8 +24,9 @@ from tests.zimage_models.engine_parts import (
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.engine.build_engine import build_engine, warm_up
-from zimage_models.engine.engine import Engine, PreviewEvent
+from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
+from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.errors import Cancelled, OutOfMemory
 from zimage_models.models.image_state import ImageState
 from zimage_models.models.model_runner import ModelRunner

@@ -17,8 +17,8 @@ from tests.zimage_models.engine_parts import cpu_components, tokenizer_of
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.engine.build_engine import EngineLike, build_engine, warm_up
-from zimage_models.engine.engine import PreviewEvent, RequestHandle
 from zimage_models.engine.load_engine import load_engine
+from zimage_models.engine.request_handle import PreviewEvent, RequestHandle
 from zimage_models.errors import (
     BlankImage,
     Cancelled,

@@ -14,8 +14,9 @@ from tests.zimage_models.diffusers_reference import assert_as_diffusers, max_dif
 from tests.zimage_models.engine.test_engine_equality import build, make_together
 from tests.zimage_models.engine_parts import CountingVae, cpu_components, tokenizer_of
 from zimage_models.config import EngineConfig
-from zimage_models.engine.engine import Engine, PreviewEvent
+from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
+from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.models.image_encoder import ImageEncoder
 from zimage_models.pictures import Picture, fit, painted
 from zimage_models.requests import build_request

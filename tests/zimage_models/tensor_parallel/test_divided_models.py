@@ -16,8 +16,9 @@ from tests.zimage_models.tensor_parallel.divided_engine import (
     whole_parts,
 )
 from tests.zimage_models.tensor_parallel.test_parallel import finished_latents, picture
-from zimage_models.engine.engine import Engine, PreviewCallback, PreviewEvent, RequestHandle
+from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
+from zimage_models.engine.request_handle import PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.errors import Cancelled, InvalidRequest
 from zimage_models.requests import ImageRequest, build_request
 

@@ -16,7 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from zimage_models.checkpoints.components import load_components
-from zimage_models.checkpoints.tensor_file import Split, TensorFile
+from zimage_models.checkpoints.tensor_file import TensorFile
+from zimage_models.checkpoints.tensor_split import Split
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.errors import CheckpointError
 from zimage_models.tensor_parallel.parallel import parallelize, parameter_splits
