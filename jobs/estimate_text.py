@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from jobs.option_values import duration_text
+from pipelines.capacity.accelerators import CPU_CORE
 from pipelines.capacity.engine_speed import num_sums, sum_bytes
 from pipelines.capacity.fleet_estimate import FleetEstimate, FleetOption, Range
 from pipelines.capacity.image_work import image_work
@@ -96,9 +97,10 @@ def _reasons(workload: Workload, estimate: FleetEstimate, table: CapacityTable) 
             f"  TP{engine.degree}: {option.engine_why}; "
             f"{engine.memory_gb:.1f} of {accelerator.memory_gb:g} GB"
         )
-        if option.node_type.num_accelerators > 1:
+        is_gpu = accelerator.name != CPU_CORE
+        if option.node_type.num_accelerators > 1 and is_gpu:
             lines.append(_speed_up(workload, option, table))
-        if workload.shape.transformer.dim < NARROW_DIM and accelerator.name != "CPU-core":
+        if workload.shape.transformer.dim < NARROW_DIM and is_gpu:
             lines.append(
                 "  such a small model does not fill an accelerator: expect only a fraction of this speed"
             )

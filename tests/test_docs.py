@@ -61,3 +61,28 @@ def test_the_walks_name_what_the_files_define() -> None:
     ]
     assert len(steps) > 40
     assert [f"{name} in {target}" for name, target in steps if name not in names_in(target)] == []
+
+
+def test_the_commands_for_claims_select_tests() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    commands = re.findall(r"`pytest((?: -m soak)?)((?: tests/[\w./]+)+)`", page)
+    assert len(commands) > 20
+    for soak, paths in commands:
+        for path in paths.split():
+            files = [ROOT / path] if path.endswith(".py") else (ROOT / path).rglob("test_*.py")
+            assert any(_has_tests(file, soak=bool(soak)) for file in files), (
+                f"pytest{soak} {path} selects nothing"
+            )
+
+
+def _has_tests(file: Path, *, soak: bool) -> bool:
+    tree = ast.parse(file.read_text("utf-8"))
+    all_soak = any("soak" in ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign))
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    marked = [
+        all_soak or any(ast.unparse(mark) == "pytest.mark.soak" for mark in node.decorator_list)
+        for node in functions
+    ]
+    return any(mark is soak for mark in marked)

@@ -1,7 +1,7 @@
-"""Everything that needs a GPU, in at most ten minutes: ``make gpu``, or ``python -m benchmarks.gpu``.
+"""All measurements that need a GPU, in at most ten minutes: ``make gpu``, or ``python -m benchmarks.gpu``.
 
-Each program prints as it goes and writes its own result under ``benchmarks/results/``. One that fails or runs
-out of time does not stop the next. ``--tiny`` runs all of them on small models and the CPU.
+Each program prints as it goes and writes its result under ``benchmarks/results/`` (``out/`` with ``--tiny``).
+If one fails or runs out of time, the next still runs. ``--tiny`` runs them all on small models and the CPU.
 """
 
 import argparse
@@ -17,10 +17,12 @@ PROGRAMS = {
 
 
 def main() -> int:
-    """Run the programs one after the other, within the time there is."""
+    """Run the programs one after the other until the time limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="small models on the CPU")
-    parser.add_argument("--time-limit", type=float, default=570, metavar="SECONDS", help="of all together")
+    parser.add_argument(
+        "--time-limit", type=float, default=570, metavar="SECONDS", help="for all programs together"
+    )
     arguments = parser.parse_args()
     end_s = time.monotonic() + arguments.time_limit
     failed = []
@@ -30,11 +32,12 @@ def main() -> int:
         command = [sys.executable, "-u", "-m", program, *options, *(["--tiny"] if arguments.tiny else [])]
         try:
             code = subprocess.run(command, timeout=left_s, check=False).returncode
+            problem = f"failed with exit code {code}" if code else None
         except subprocess.TimeoutExpired:
-            code = -1
-        if code:
+            problem = "ran out of time"
+        if problem:
             failed.append(program)
-            print(f"== {program} {'ran out of time' if code == -1 else 'failed'}", flush=True)
+            print(f"== {program} {problem}", flush=True)
     return 1 if failed else 0
 
 

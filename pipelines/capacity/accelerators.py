@@ -7,6 +7,9 @@ entries with your own figures (:mod:`pipelines.capacity.measured`).
 from dataclasses import dataclass
 from enum import StrEnum
 
+CPU_CORE = "CPU-core"
+"""The entry that stands for one core of a machine without a GPU."""
+
 
 class Evidence(StrEnum):
     """How certain a speed is."""
@@ -149,7 +152,7 @@ _TABLE = (
         memory_gb=34.2,
     ),
     Accelerator(
-        name="CPU-core",
+        name=CPU_CORE,
         sustained_tflops=0.07,
         evidence=Evidence.MEASURED,
         speed_source="benchmarks.pipeline_overhead: 10.8 tiny images/s on a core of an AMD EPYC",

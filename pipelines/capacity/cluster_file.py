@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from pipelines.capacity.accelerators import CPU_CORE
 from pipelines.capacity.measured import CapacityTable
 from zimage_models.errors import InvalidRequest
 
@@ -63,7 +64,7 @@ def this_machine(num_cpus: int) -> Cluster:
     node_type = NodeType(
         name="this machine",
         instance_type=None,
-        accelerator="CPU-core",
+        accelerator=CPU_CORE,
         num_accelerators=num_cpus,
         max_nodes=1,
         is_spot=False,

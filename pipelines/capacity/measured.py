@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pipelines.capacity.accelerators import ACCELERATORS, MACHINES, Accelerator, Evidence, Machine
+from pipelines.capacity.accelerators import ACCELERATORS, CPU_CORE, MACHINES, Accelerator, Evidence, Machine
 from pipelines.capacity.image_work import ImageKind, image_work
 from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
 from zimage_models.errors import InvalidRequest
@@ -113,7 +113,7 @@ def _with_cpu_speed(table: CapacityTable, path: str, content: dict[str, Any]) ->
     flops = image_work(read_model_shape(directory), kind).flops
     cores = content["engines"] * content["threads_per_engine"]
     per_core = statistics.median(content["bare_images_per_s"]) / cores
-    return _replaced(table, "CPU-core", path, sustained_tflops=per_core * flops / 1e12)
+    return _replaced(table, CPU_CORE, path, sustained_tflops=per_core * flops / 1e12)
 
 
 def _accelerator_name(table: CapacityTable, device: str) -> str | None:

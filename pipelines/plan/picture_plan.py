@@ -1,4 +1,4 @@
-"""What a plan needs of the pictures of a table's rows: their sizes and the hashes of their files."""
+"""What a plan needs to know about the pictures of a table: their sizes and the hashes of their files."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
