@@ -155,7 +155,7 @@ def test_export_asked_for_later_is_written_without_new_images(again: Zimage, tmp
 def test_table_without_usable_rows_leaves_the_data_set_alone(again: Zimage, tmp_path: Path) -> None:
     done = again(table(), "--where", "sku == 'nothing'")
     assert done.code == 2
-    assert "stays as it is" in done.err
+    assert "is unchanged" in done.err
     assert len(published(tmp_path / "out").rows) == 40
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from pipelines.dataset.manifest import read_manifest
 from pipelines.dataset.parts import read_part
 from pipelines.dataset.verify import verify
 from pipelines.storage_address import open_storage
+from tests.conditions import eventually
+from tests.jobs.conftest import Zimage
+from tests.rank_processes import gone
 
 _MOST_REPEATED = 80
 """A stop may cost what two engines hold (32 rows) and what waits to be written; half of this on average."""
@@ -63,10 +67,6 @@ class Command:
                 return event
         raise AssertionError(f"ended without a plan: {self.process.communicate()[1][-2000:]}")
 
-    def engine_pids(self) -> list[int]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child.pid for child in children if "MapWorker" in "".join(child.cmdline())]
-
     def kill(self) -> None:
         """End the driver at once, then the Ray it left behind, which would take minutes to end itself."""
         children = psutil.Process(self.process.pid).children(recursive=True)
@@ -101,18 +101,35 @@ def assert_whole(output: Path, count: int) -> None:
     assert verify(storage, manifest).problems == ()
 
 
-def go_on(stopped: Command, *arguments: object) -> Command:
-    """Run a command that was stopped again: what it wrote is kept, and little of what it made is repeated."""
-    again = Command(*arguments)
-    kept = again.planned()["unchanged"]
+def assert_kept(stopped: Command, planned: dict[str, Any]) -> int:
+    """Check that what a stopped command wrote is kept, and most of what it made; returns how many images."""
+    kept = planned["unchanged"]
     assert kept >= stopped.kept + stopped.last_progress["written"]
     assert kept >= stopped.kept + stopped.last_progress["generated"] - _MOST_REPEATED
-    again.kept = kept
+    return int(kept)
+
+
+def go_on(stopped: Command, *arguments: object) -> Command:
+    """Run a command that was stopped again."""
+    again = Command(*arguments)
+    again.kept = assert_kept(stopped, again.planned())
     return again
 
 
-@pytest.mark.timeout(300)
-def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(tmp_path: Path, chance: random.Random) -> None:
+def engines_below(root: psutil.Process) -> list[psutil.Process]:
+    """Find the processes of all engines that jobs below a process run."""
+    found = []
+    for process in root.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if "MapWorker(MapBatches(GenerateStage))" in "".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+@pytest.mark.timeout(300, func_only=True)
+def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
+    zimage: Zimage, tmp_path: Path, chance: random.Random
+) -> None:
     num_rows = 240
     output = tmp_path / "out"
     arguments = (
@@ -128,12 +145,23 @@ def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(tmp_path: Path, c
     command.process.send_signal(signal.SIGINT)
     assert command.finish() == 130
     assert command.process.stderr is not None
-    assert "run the same command again" in command.process.stderr.read()
+    assert "run the same command again to continue" in command.process.stderr.read()
 
-    command = go_on(command, *arguments)
-    command.until(written=chance.randint(16, 64))
-    os.kill(chance.choice(command.engine_pids()), signal.SIGKILL)
-    assert command.finish() == 0
+    num_parts = len(list((output / "data").glob("*.parquet"))) + chance.randint(1, 4)
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(zimage, "generate", *arguments, "--progress", "json")
+
+        def written() -> bool:
+            assert not job.done(), job.result().err
+            return len(list((output / "data").glob("*.parquet"))) >= num_parts
+
+        eventually(written, "more parts are written")
+        victim = chance.choice(engines_below(psutil.Process()))
+        victim.kill()
+        done = job.result()
+    assert done.code == 0, done.err
+    assert_kept(command, done.event("planned"))
+    assert gone([victim])
     assert_whole(output, num_rows)
 
 

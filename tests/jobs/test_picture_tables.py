@@ -118,7 +118,7 @@ def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--strength", "0.5", "--map", "image="), "strength: 0.5 has no effect without reference_images"),
+        (("--strength", "0.5", "--map", "image="), "strength: 0.5 has no effect without image"),
         (("--strength", "7"), "strength: 7"),
         (("--trust-host", "http://host/"), "HOST or HOST:PORT"),
         (("--image-root", "gs://bucket"), "gs"),

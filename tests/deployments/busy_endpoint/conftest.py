@@ -1,4 +1,4 @@
-"""One endpoint under load: a model with a short queue, fake ones, and one that scales."""
+"""One endpoint under load: a model with a short queue, a fake one, and one that scales."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,15 @@ from tests.deployments.cluster import PROMPT_METRICS, Cluster, Driver
 from tests.deployments.conftest import Endpoint, Serve
 
 MODEL, FAKE, SCALED = "z-image-turbo", "fake", "scaled"
-COUNTED = "counted"
-"""A fake one whose requests are counted; Ray drops counts from before a process has found its exporter."""
 MAX_QUEUE_S = 3.0
 
 
 @pytest.fixture(scope="package")
 def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
-    """Run all of them; the last two have no replica until asked."""
+    """Run all three; the fake one and the one that scales have no replica until asked.
+
+    Ray drops the counts of a process from before it has found Ray's exporter, which starts no sooner.
+    """
     scaling = {
         "min_replicas": 0,
         "max_replicas": 2,
@@ -23,12 +24,11 @@ def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
         "upscale_delay_s": 0,
         "downscale_delay_s": 1,
     }
-    fake = {"num_cpus": 0, "engine": {"fake": True}}
+    fake = {"num_cpus": 0, "engine": {"fake": True}, "scaling": {"min_replicas": 0, "max_replicas": 1}}
     models = [
         {"id": MODEL, "num_cpus": 1, "max_queue_s": MAX_QUEUE_S},
         {"id": FAKE, **fake},
         {"id": SCALED, "num_cpus": 1, "max_queue_s": 600, "scaling": scaling},
-        {"id": COUNTED, **fake, "scaling": {"min_replicas": 0, "max_replicas": 1}},
     ]
     with serve_endpoint(models=models, environment=PROMPT_METRICS) as running:
         yield running

@@ -13,7 +13,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.conditions import eventually
-from tests.deployments.busy_endpoint.conftest import COUNTED, FAKE, MAX_QUEUE_S, MODEL
+from tests.deployments.busy_endpoint.conftest import FAKE, MAX_QUEUE_S, MODEL
 from tests.deployments.cluster import Cluster, Driver, load
 from tests.deployments.conftest import Endpoint
 
@@ -117,28 +117,36 @@ def test_deadline_ends_a_request_at_the_next_step(endpoint: Endpoint, driver: Dr
 def test_metrics_count_requests_images_and_pixels_by_model(
     endpoint: Endpoint, cluster: Cluster, driver: Driver
 ) -> None:
-    def metric(name: str, **labels: str) -> float:
-        return cluster.metric(f"ray_zimage_{name}", model=COUNTED, **labels)
+    names = ("images_total", "images_failed_total", "pixels_total")
+    statuses = ("200", "400", "500")
 
-    good = {"model": COUNTED, "prompt": SECRET, "n": 2, "size": "64x64"}
-    with endpoint.http(timeout=90) as http:
-        # It starts a replica, whose warm-up counts too.
+    def metric(name: str, **labels: str) -> float:
+        return cluster.metric(f"ray_zimage_{name}", model=FAKE, **labels)
+
+    def answers(status: str) -> float:
+        return metric("http_requests_total", route=ROUTE, status=status)
+
+    good = {"model": FAKE, "prompt": SECRET, "n": 2, "size": "64x64"}
+    bad = {"size": "65x65"}
+    with endpoint.http() as http:
+        num_refused = answers("400")
         assert http.post(ROUTE, json=good).status_code == 200
-        num_images = driver.stats(COUNTED)["num_images"]
+        assert http.post(ROUTE, json=good | bad).status_code == 400
+        # Each process exports all its counts together.
+        eventually(lambda: answers("400") == num_refused + 1, "all answers so far are exported")
+        num_images = driver.stats(FAKE)["num_images"]
         eventually(lambda: metric("images_total") == num_images, "all images so far are exported")
-        for change, status in (({}, 200), ({"size": "65x65"}, 400), ({"prompt": "[fake: blank]"}, 500)):
+        before = {name: metric(name) for name in names} | {status: answers(status) for status in statuses}
+        for change, status in (({}, 200), ({}, 200), (bad, 400), ({"prompt": "[fake: blank]"}, 500)):
             assert http.post(ROUTE, json=good | change).status_code == status
 
-    for status, num_answers in (("200", 2), ("400", 1), ("500", 1)):
+    for status, num_answers in zip(statuses, (2, 1, 1), strict=True):
         eventually(
-            lambda status=status, num_answers=num_answers: (
-                metric("http_requests_total", route=ROUTE, status=status) == num_answers
-            ),
-            f"{num_answers} answers {status}",
+            lambda status=status, num_answers=num_answers: answers(status) == before[status] + num_answers,
+            f"{num_answers} more answers {status}",
         )
-    eventually(lambda: metric("images_total") == num_images + 2, "2 more images")
-    eventually(lambda: metric("images_failed_total") == 2, "2 failed images")
-    eventually(lambda: metric("pixels_total") == 4 * 64 * 64, "their pixels")
+    for name, more in zip(names, (4, 2, 4 * 64 * 64), strict=True):
+        eventually(lambda name=name, more=more: metric(name) == before[name] + more, f"{more} more {name}")
     with endpoint.http() as http:
         # Ray exports a gauge only for the interval in which it was set: a slow test would come too late.
         eventually(
