@@ -9,5 +9,5 @@ SEED_VARIABLE = "ZIMAGE_TEST_SEED"
 def seeded_chance() -> random.Random:
     """Make a generator and print its seed, which pytest shows beside a failure; ``SEED_VARIABLE`` sets it."""
     seed = int(os.environ.get(SEED_VARIABLE) or random.SystemRandom().randrange(2**32))
-    print(f"to have this again: {SEED_VARIABLE}={seed}")
+    print(f"to repeat this run: {SEED_VARIABLE}={seed}")
     return random.Random(seed)

@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def eventually(get: Callable[[], Value], what: str, *, timeout_s: float = 60) -> Value:
+def eventually(get: Callable[[], Value], what: str, *, timeout_s: float = 200) -> Value:
     """Wait until something holds (or is there), and return it."""
     deadline_s = time.monotonic() + timeout_s
     while not (value := get()):

@@ -136,7 +136,7 @@ class Load:
         self._process = process
 
     def running(self) -> bool:
-        """Say whether requests are sent or waited for."""
+        """Return whether requests are sent or waited for."""
         return self._process.poll() is None
 
     def stop(self) -> None:

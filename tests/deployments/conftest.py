@@ -21,7 +21,7 @@ class Endpoint(processes.Endpoint):
         return openai.OpenAI(**{"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0, **options})
 
     def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(**{"base_url": self.url, "timeout": 60, **options})
+        return httpx.Client(**{"base_url": self.url, "timeout": 120, **options})
 
 
 Serve = Callable[..., AbstractContextManager[Endpoint]]

@@ -15,7 +15,7 @@ from tests.fake_cluster import FakeCluster, fake_cluster, gpu_node
 TURBO, BASE = "z-image-turbo", "z-image-base"
 
 # Without the time that cluster and endpoint take to start. The jobs' twin of these tests is no soak.
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(300, func_only=True)]
+pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ def ranks_of(command: Command) -> list[psutil.Process]:
     return rank_processes(psutil.Process(command.process.pid))
 
 
-@pytest.mark.timeout(120, func_only=True)
 @pytest.mark.parametrize(
     "model", [pytest.param("tiny-zimage-turbo", marks=pytest.mark.soak), "tiny-zimage-base"]
 )

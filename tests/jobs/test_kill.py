@@ -126,7 +126,6 @@ def engines_below(root: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.timeout(300, func_only=True)
 def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
     zimage: Zimage, tmp_path: Path, chance: random.Random
 ) -> None:

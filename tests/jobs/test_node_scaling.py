@@ -18,7 +18,6 @@ NUM_ROWS = 192
 """So many that the run is not over before the second node is there."""
 
 # Without the time that the cluster takes to start.
-pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,6 @@ EXAMPLE = ROOT / "examples" / "objects.csv"
 PARTI_PROMPTS = ROOT.parent / "shared" / "data" / "prompts" / "PartiPrompts.tsv"
 NUM_PARTI_PROMPTS = 1632
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
-
 
 @pytest.fixture(scope="module")
 def example(zimage: Zimage, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,7 +9,6 @@ from tests.deployments.cluster import Cluster, load
 from tests.deployments.conftest import Endpoint
 
 # Without the time that an endpoint takes to start.
-pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
 def _state(endpoint: Endpoint) -> str:

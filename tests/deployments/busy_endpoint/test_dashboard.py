@@ -53,7 +53,6 @@ def _work_of_every_kind(endpoint: Endpoint, driver: Driver) -> None:
         assert passed.result().status_code == 200
 
 
-@pytest.mark.timeout(120, func_only=True)
 def test_every_metric_that_the_dashboard_asks_for_is_served(
     endpoint: Endpoint, cluster: Cluster, driver: Driver
 ) -> None:

@@ -23,7 +23,6 @@ SECRET = "a purple hippopotamus"
 LONG = {"prompt": "a red apple", "size": "384x384", "num_inference_steps": 50}
 
 # Without the time that an endpoint takes to start.
-pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
 def _overload(endpoint: Endpoint, cluster: Cluster, *, duration_s: float) -> dict[str, list[float]]:
@@ -58,7 +57,6 @@ def test_overload_is_refused_and_the_rest_is_answered(endpoint: Endpoint, cluste
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
 def test_a_minute_of_overload_leaves_no_trace(endpoint: Endpoint, cluster: Cluster) -> None:
     def latency_s() -> float:
         answer = httpx.post(f"{endpoint.url}{ROUTE}", json={"prompt": "owl"}, timeout=60)

@@ -24,7 +24,6 @@ INSTRUCTIONS = ("change the background to red", "把背景换成蓝色", "flip i
 NUM_STEPS = 2
 
 
-@pytest.mark.timeout(120, func_only=True)
 def test_every_picture_and_instruction_is_published_once(
     s3: S3Server, bucket: str, zimage: Zimage, online: openai.OpenAI
 ) -> None:

@@ -35,7 +35,7 @@ NAMES = ("red apple", "红苹果", "penguin", "企鹅", "a picture of pizza", "o
 SERVED = ("--engine", "serve", "--serve-app", APP, "--progress", "json")
 
 # Without the time that Ray and the endpoint take to start.
-pytestmark = [pytest.mark.timeout(120, func_only=True), pytest.mark.usefixtures("online")]
+pytestmark = pytest.mark.usefixtures("online")
 
 
 def write_table(path: Path, num_rows: int, **columns: Any) -> Path:

@@ -24,7 +24,7 @@ def make_some(data_set: DataSet) -> list[Row]:
 
 
 def numbers(work: list[Row], finished: FinishedUnits) -> tuple[list[int], list[int]]:
-    """Say which rows are made, and which failed."""
+    """Return the rows that are made, and those that failed."""
     ids = pa.array([row["unit_id"] for row in work])
     made, failed = (index.contains(ids).nonzero()[0].tolist() for index in (finished.made, finished.failed))
     return made, failed

@@ -53,7 +53,7 @@ ALL = [
 
 
 def succeeds(edit: Edit, pixels_HWC: np.ndarray) -> bool:
-    """Say whether a picture shows the colour around the object, and the object."""
+    """Return whether a picture shows the colour around the object, and the object."""
     around = cutouts()[edit.index, :, :, 3] == 0
     seen = np.median(pixels_HWC[around].astype(float), axis=0)
     rgb = COLOURS[edit.colour][1]

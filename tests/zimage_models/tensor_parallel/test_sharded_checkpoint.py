@@ -41,7 +41,7 @@ PARTS = pytest.mark.parametrize("part", FILES)
 
 @contextmanager
 def mesh_of(rank: int, world_size: int) -> Iterator[DeviceMesh]:
-    """Be one rank of a group without others: what loads needs no collective."""
+    """Make this process a rank of a group without others: loading needs no collective."""
     dist.init_process_group("fake", rank=rank, world_size=world_size, store=FakeStore())
     world = dist.group.WORLD
     assert world is not None
@@ -70,7 +70,7 @@ def splits_of(model: Any) -> dict[str, Split]:
 
 
 def assert_all_weights_are_there(directory: Path, part: str, world_size: int) -> None:
-    """See that the shares put together are the whole model, and that what pads them is 0."""
+    """Check that the shares together are the whole model, and that their padding is 0."""
     components = load_components(directory, device=CPU, dtype=torch.float32, vae_dtype=torch.float32)
     whole = dict(getattr(components, part).named_parameters())
     shares = [load(directory, part, rank, world_size).model for rank in range(world_size)]
