@@ -1,5 +1,6 @@
 """Fixtures that every room's tests share."""
 
+import os
 import random
 import signal
 import uuid
@@ -13,6 +14,10 @@ from tests.s3_server import S3Server, s3_server
 # A shell that runs the suite in the background has it ignore interrupts, and so would the commands that tests
 # start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Ray runs its workers at niceness 15. On a busy machine they would hardly run beside other programs, and
+# Serve would take their proxy for dead before it has started.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its real name)
+os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +39,6 @@ Zimage = Callable[..., Finished]
 @pytest.fixture(scope="package")
 def ray_session(s3: S3Server) -> Iterator[None]:
     """Run a Ray whose workers know the S3 server's account: they have the environment of their start."""
-    # On a busy machine, Serve takes a proxy for dead before its process has imported what it needs.
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
