@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from jobs.estimate_text import NARROW_DIM, estimate_text
-from jobs.option_groups import FieldOptions, FileOptions, ModelOptions, S3Options, TableOptions, with_groups
+from jobs.image_options import FieldOptions, FileOptions, ModelOptions
+from jobs.option_groups import S3Options, with_groups
 from jobs.option_values import parse_duration
+from jobs.table_options import TableOptions
 from pipelines.capacity.cluster_file import Cluster, any_machine, read_cluster, this_machine
 from pipelines.capacity.fleet import estimate_fleet
 from pipelines.capacity.fleet_estimate import DEGREES, Assumptions, FleetEstimate

@@ -8,17 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from jobs.option_groups import (
-    FieldOptions,
-    FileOptions,
-    ModelOptions,
-    S3Options,
-    TableOptions,
-    with_groups,
-)
+from jobs.image_options import FieldOptions, FileOptions, ModelOptions
+from jobs.option_groups import S3Options, with_groups
 from jobs.option_values import parse_pairs, parse_range
 from jobs.progress import ProgressMode, make_progress
 from jobs.ray_session import connect
+from jobs.table_options import TableOptions
 from pipelines.dataset.manifest import read_manifest
 from pipelines.generate import generate, plan_only
 from pipelines.options import GenerateOptions
@@ -41,7 +36,11 @@ class EngineHost(StrEnum):
 @with_groups
 def command(
     input: Annotated[
-        str, typer.Argument(help="Prompt table: Parquet, CSV, JSONL or OpenAI-Batch JSONL; path or s3://.")
+        list[str],
+        typer.Argument(
+            help="Prompt tables: files, folders or patterns (*.parquet); path or s3://. - reads JSON Lines"
+            " from standard input."
+        ),
     ],
     output: Annotated[str, typer.Argument(help="Folder of the data set; path or s3://.")],
     table: TableOptions,
@@ -49,6 +48,22 @@ def command(
     fields: FieldOptions,
     files: FileOptions,
     s3: S3Options,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Keep the published images whose keys the table does not name.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Allow the table to drop more than half of the published keys.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False,
     export: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,6 +163,8 @@ def command(
         {
             "input": input,
             "output": output,
+            "append": append,
+            "replace": replace,
             **table.values(),
             **model.values(),
             **fields.values(),

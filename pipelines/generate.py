@@ -150,7 +150,7 @@ def generate(
     if not plan.counts.units and (previous := read_manifest(output)) and previous.parts:
         first = f"; row {plan.rejected[0].row}: {plan.rejected[0].message}" if plan.rejected else ""
         raise InvalidRequest(
-            f"input: no row of {options.input} can be used{first}; {output.uri} is unchanged"
+            f"input: no row of {options.input_text} can be used{first}; {output.uri} is unchanged"
         )
     manifest = publish(
         plan,

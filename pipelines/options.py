@@ -20,9 +20,22 @@ class GenerateOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: str
+    input: tuple[str, ...] = Field(min_length=1)
+    """Files, folders or patterns; absolute."""
     output: str
+    append: bool = False
+    """Keep the published images whose keys the table does not name."""
+    replace: bool = False
+    """Allow a run to drop more than half of the published keys."""
     input_format: str | None = None
+    delimiter: str | None = None
+    """Delimiter of CSV cells; None: found from the first lines."""
+    text_encoding: str | None = None
+    """Character encoding of text files; None: UTF-8, or what a byte order mark says."""
+    fill_down: tuple[str, ...] = ()
+    """Columns whose empty cells take the value above."""
+    key: str | None = None
+    """Template of the rows' keys."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Generation field -> input column."""
     drop: tuple[str, ...] = ()
@@ -59,6 +72,12 @@ class GenerateOptions(BaseModel):
     time_limit_s: float | None = Field(default=None, gt=0)
     storage: StorageOptions = StorageOptions()
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _are_inputs(cls, value: Any) -> Any:
+        # Releases before 0.3 stored one.
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("output")
     @classmethod
     def _is_address(cls, value: str) -> str:
@@ -89,6 +108,11 @@ class GenerateOptions(BaseModel):
             if value != getattr(_DEFAULT_ENGINE, name, None):
                 raise ValueError(f"{name}: {value} has no effect on the engines of a running endpoint")
         return self
+
+    @property
+    def input_text(self) -> str:
+        """The inputs as text for messages."""
+        return ", ".join(self.input)
 
     def picture_access(self, table_folder: str) -> PictureAccess:
         """Return the rules for reading a table's pictures."""

@@ -59,7 +59,7 @@ def count_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
         )
         if not plan.counts.new:
             raise InvalidRequest(
-                f"input: {options.input} has nothing to make: {plan.counts.unchanged} images made before, "
+                f"input: {options.input_text} has nothing to make: {plan.counts.unchanged} images made before, "
                 f"{plan.counts.rejected} rows rejected",
                 field="input",
             )

@@ -53,7 +53,13 @@ def write_plan(
     Raises:
         InvalidRequest: the table or the options as a whole can't be used; bad rows are only recorded.
     """
-    source = open_source(options.input, options=options.storage, format=options.input_format)
+    source = open_source(
+        options.input,
+        options=options.storage,
+        format=options.input_format,
+        delimiter=options.delimiter,
+        encoding=options.text_encoding,
+    )
     return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
 
 
@@ -127,7 +133,7 @@ class _Planner:
         work_files = self._work.finish()
         self._counts["rejected"] = len(self._rejected)
         if not self._counts["rows"]:
-            raise InvalidRequest(f"input: {self._options.input} has no rows", field="input")
+            raise InvalidRequest(f"input: {self._options.input_text} has no rows", field="input")
         return Plan(
             run_id=self._run_id,
             counts=PlanCounts(**{name: self._counts[name] for name in PlanCounts.__dataclass_fields__}),

@@ -3,7 +3,7 @@
 It knows nothing about the columns' meaning; the planner maps columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 
 from pipelines.sources.csv_source import CsvSource
@@ -27,11 +27,18 @@ _SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jso
 _DEFAULT_OPTIONS = StorageOptions()
 
 
-def open_source(uri: str, *, options: StorageOptions = _DEFAULT_OPTIONS, format: str | None = None) -> Source:
+def open_source(
+    inputs: Sequence[str],
+    *,
+    options: StorageOptions = _DEFAULT_OPTIONS,
+    format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+) -> Source:
     """Open a prompt table for reading.
 
     Args:
-        uri: a file, on disk or ``s3://``, or a folder of Parquet files. CSV, TSV and JSON Lines may be gzip.
+        inputs: a file, on disk or ``s3://``, or a folder of Parquet files. CSV, TSV and JSON Lines may be gzip.
         options: how to reach S3.
         format: a name in :data:`SOURCES`; None to detect it from the suffix, or an OpenAI batch file from its
             first object.
@@ -41,6 +48,7 @@ def open_source(uri: str, *, options: StorageOptions = _DEFAULT_OPTIONS, format:
     """
     if format is not None and format not in SOURCES:
         raise InvalidRequest(f"format: {format!r} is not one of {', '.join(SOURCES)}", field="format")
+    [uri] = inputs
     files = InputFiles.find(uri, options)
     name = format or _guess(files)
     if files.is_folder and name != "parquet":

@@ -57,6 +57,7 @@ class Source(ABC):
         folder: address of the folder that holds its files.
         fingerprint: sha256 over the files' names, sizes and modification times, in hexadecimal.
         num_rows: the number of rows, if it is known before reading them.
+        notes: what a person should know about how it is read (files skipped, encoding found), a sentence each.
     """
 
     format: str
@@ -64,6 +65,7 @@ class Source(ABC):
     folder: str
     fingerprint: str
     num_rows: int | None = None
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:

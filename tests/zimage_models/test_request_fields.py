@@ -55,7 +55,7 @@ REACH = """
 import json
 import numpy as np
 from deployments.http.openai_types import EditBody, GenerateBody
-from jobs.option_groups import FieldOptions
+from jobs.image_options import FieldOptions
 from pipelines.part_schema import COLUMN_NAMES
 from pipelines.plan.columns import ALIASES
 from pipelines.unit_ids import unit_id
