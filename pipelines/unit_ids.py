@@ -157,10 +157,12 @@ class SeenHashes:
         self._slots = array("Q", bytes(8 * 1024))
         self._num_taken = 0
 
+    def __contains__(self, text: str) -> bool:
+        return bool(self._slots[_place_of(self._slots, _slot_value(text))])
+
     def add(self, text: str) -> bool:
         """Add a string; return False if it was already there."""
-        # 0 marks a free slot.
-        if not _insert(self._slots, hash(text) & 0xFFFF_FFFF_FFFF_FFFF or 1):
+        if not _insert(self._slots, _slot_value(text)):
             return False
         self._num_taken += 1
         if 3 * self._num_taken > 2 * len(self._slots):
@@ -172,12 +174,22 @@ class SeenHashes:
         return True
 
 
+def _slot_value(text: str) -> int:
+    return hash(text) & 0xFFFF_FFFF_FFFF_FFFF or 1  # 0 marks a free slot
+
+
 def _insert(slots: "array[int]", value: int) -> bool:
-    last = len(slots) - 1
-    place = value & last
-    while held := slots[place]:
-        if held == value:
-            return False
-        place = (place + 1) & last
+    place = _place_of(slots, value)
+    if slots[place]:
+        return False
     slots[place] = value
     return True
+
+
+def _place_of(slots: "array[int]", value: int) -> int:
+    """Return the slot that holds a value, or the free one that it would take."""
+    last = len(slots) - 1
+    place = value & last
+    while slots[place] not in (0, value):
+        place = (place + 1) & last
+    return place

@@ -41,3 +41,7 @@ class Plan:
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
+    columns: str = ""
+    """Which column became what, in lines for people."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about how the table was read, a sentence each."""

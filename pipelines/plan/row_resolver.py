@@ -1,6 +1,6 @@
 """Resolution of one input row to its units of work. It knows nothing about files or other rows' content."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -60,11 +60,13 @@ class RowResolver:
         column_names: list[str],
         spec: ModelSpec,
         weights_sha256: str,
+        cut_at: Callable[[ImageRequest], int | None] = lambda request: None,
     ) -> None:
         self._options = options
         self._columns = columns
         self._spec = spec
         self._weights_sha256 = weights_sha256
+        self._cut_at = cut_at
         self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
         name_columns = {"key", "variant", "seed", "width", "height", *column_names}
@@ -88,6 +90,41 @@ class RowResolver:
             kinds.append({"control_image": picture})
         return kinds
 
+    @property
+    def columns_used(self) -> frozenset[str] | None:
+        """The columns that rows are resolved from; None if a template may read any."""
+        columns = self._columns
+        used = {*columns.fields.values(), *columns.pictures.values()}
+        used |= {name for name in (columns.prompt, columns.key, columns.model, columns.variants) if name}
+        for template in (self._template, self._filter, self._name, self._key_template):
+            if template is None:
+                continue
+            if template.columns_used is None:
+                return None
+            used |= template.columns_used
+        return frozenset(used)
+
+    def has_key(self, key: str) -> bool:
+        """Return whether a resolved row has this key."""
+        return key in self._keys
+
+    def has_unit(self, unit_id: str) -> bool:
+        """Return whether a resolved row asks for this image."""
+        return unit_id in self._units
+
+    def take_name(self, file_name: str, key: str) -> None:
+        """Take a file name for an image that is kept.
+
+        Raises:
+            InvalidRequest: a resolved row has it.
+        """
+        if not self._names.add(file_name):
+            raise InvalidRequest(
+                f"name: {file_name!r} is the file name of the published key {key!r}, which is kept, and of a row"
+                " of the table; give other names (--name)",
+                field="name",
+            )
+
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Return whether the row passes ``where``.
 
@@ -101,12 +138,15 @@ class RowResolver:
         value = row.get(self._columns.key) if self._columns.key else None
         return None if value is None else str(value)
 
-    def resolve(self, row: Mapping[str, Any], pictures: PlannedPictures = _NO_PICTURES) -> ResolvedRow:
+    def resolve(
+        self, row: Mapping[str, Any], pictures: PlannedPictures = _NO_PICTURES, copied: bytes = b""
+    ) -> ResolvedRow:
         """Resolve one row.
 
         Args:
-            row: its cells by column.
+            row: its cells by column, those of :attr:`columns_used` at least.
             pictures: the pictures that its cells name.
+            copied: digest of its cells that are copied to the output.
 
         Raises:
             InvalidRequest: a missing or bad value, or a key or file name that an earlier row has.
@@ -118,7 +158,6 @@ class RowResolver:
             key = self._key_of_content(own)
         else:
             key = check_key(self._given_key(row))
-            copied = [row[name] for name in self._columns.passthrough]
             is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, copied)))
             if not self._keys.add(key):
                 if is_new_row:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ import pyarrow as pa
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
-from pipelines.plan.columns import ColumnMap, map_columns
+from pipelines.plan.columns import ColumnMap, choose_columns
+from pipelines.plan.fill_down import FillDown
+from pipelines.plan.kept_rows import PublishedRows, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
+from pipelines.plan.row_digests import row_digests
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source_rows import RowError, Source, SourceBatch
@@ -22,7 +25,7 @@ from pipelines.storage import Storage
 from pipelines.unit_ids import FinishedUnits, digest
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
-from zimage_models.model_spec import ModelSpec
+from zimage_models.model_spec import RELEASED_PROMPT_TOKENS, ModelSpec
 from zimage_models.request_fields import GENERATION_FIELDS, in_outer_names
 from zimage_models.requests import ImageRequest
 
@@ -38,6 +41,7 @@ def write_plan(
     output: Storage,
     finished: FinishedUnits,
     to_run: bool = True,
+    published: PublishedRows | None = None,
 ) -> Plan:
     """Check the whole input table and write its work table under ``_runs/<run_id>/``.
 
@@ -49,6 +53,8 @@ def write_plan(
         output: where the work table is written.
         finished: units that no longer need an engine.
         to_run: also write the pictures that the table itself holds.
+        published: the rows of the data set in force, to keep those that the table does not name; None to
+            keep none.
 
     Raises:
         InvalidRequest: the table or the options as a whole can't be used; bad rows are only recorded.
@@ -60,7 +66,7 @@ def write_plan(
         delimiter=options.delimiter,
         encoding=options.text_encoding,
     )
-    return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run).run()
+    return _Planner(options, run_id, spec, weights_sha256, output, finished, source, to_run, published).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,8 @@ class _UsableRow:
 
     index: int
     """Index of the row in the batch."""
-    row: dict[str, Any]
+    digest: bytes
+    """Of its cells that are copied."""
     pictures: PlannedPictures
     resolved: ResolvedRow
 
@@ -85,26 +92,28 @@ class _Planner:
         finished: FinishedUnits,
         source: Source,
         to_run: bool,
+        published: PublishedRows | None,
     ) -> None:
         self._options = options
         self._to_run = to_run
+        self._published = published
         self._run_id = run_id
         self._output = output
         self._finished = finished
         self._source = source
-        self._columns: ColumnMap = map_columns(
-            source.schema,
-            explicit=options.columns,
-            has_template=options.template is not None,
-            drop=options.drop,
+        self._columns: ColumnMap = choose_columns(source, options=options, spec=spec)
+        self._fill_down = FillDown(options.fill_down, source.schema)
+        self._copied = self._columns.passthrough
+        self._passthrough = pa.schema(
+            [source.schema.field(name).with_name(new).remove_metadata() for name, new in self._copied.items()]
         )
-        self._source_columns = list(self._columns.passthrough)
-        self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
         self._pictures: PicturePlanner | None = None
         if self._columns.pictures:
             reader = PictureReader(options.picture_access(source.folder))
             self._pictures = PicturePlanner(reader, self._columns.pictures)
             self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
+        if published is not None:
+            self._passthrough = united(self._passthrough, published.passthrough)
         part_schema(self._passthrough)  # rejects what a part can't hold, before any image is made
         # A renamed column, or one of another type, changes every row's digest.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
@@ -118,7 +127,10 @@ class _Planner:
             column_names=source.schema.names,
             spec=spec,
             weights_sha256=weights_sha256,
+            cut_at=self._cut_at,
         )
+        # Only columns that are used become Python objects; null where a template may read any of them.
+        self._used = self._resolver.columns_used
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
         self._work = WorkWriter(output, run_id)
@@ -130,6 +142,8 @@ class _Planner:
                 self._add(batch)
                 if self._limit_reached():
                     break
+        if self._published is not None:
+            self._keep_published(self._published)
         work_files = self._work.finish()
         self._counts["rejected"] = len(self._rejected)
         if not self._counts["rows"]:
@@ -143,6 +157,8 @@ class _Planner:
             source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
+            columns=self._columns.report,
+            notes=(*self._source.notes, *self._columns.notes),
         )
 
     def _limit_reached(self) -> bool:
@@ -150,7 +166,10 @@ class _Planner:
         return limit is not None and self._counts["taken"] >= limit
 
     def _add(self, batch: SourceBatch) -> None:
+        batch = replace(batch, table=self._fill_down.fill(batch.table))
         wanted = list(self._wanted(batch))
+        copied = batch.table.select(list(self._copied)).rename_columns(list(self._copied.values()))
+        digests = row_digests(copied)
         usable: list[_UsableRow] = []
         num_units = 0
         for (index, row), pictures in zip(wanted, self._look_up(wanted), strict=True):
@@ -158,28 +177,33 @@ class _Planner:
             try:
                 if isinstance(pictures, InvalidRequest):
                     raise pictures
-                resolved = self._resolver.resolve(row, pictures)
+                resolved = self._resolver.resolve(row, pictures, digests[index])
             except InvalidRequest as error:
                 self._reject(number, row, error)
                 continue
             if not resolved.units:
                 self._counts["duplicate"] += 1
                 continue
-            usable.append(_UsableRow(index=index, row=row, pictures=pictures, resolved=resolved))
+            usable.append(
+                _UsableRow(index=index, digest=digests[index], pictures=pictures, resolved=resolved)
+            )
             num_units += len(resolved.units)
             if num_units >= _UNITS_AT_ONCE:
-                self._keep(batch, usable)
+                self._keep(batch, copied, usable)
                 usable, num_units = [], 0
-        self._keep(batch, usable)
+        self._keep(batch, copied, usable)
 
     def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the rows that pass the filter and the limit, with their index in the batch."""
         last_row = -1
-        for index, (number, row) in enumerate(batch.records()):
+        for index, (number, row) in enumerate(batch.records(self._used)):
             if self._limit_reached():
                 break
             last_row = number
             self._counts["rows"] += 1
+            if isinstance(row, InvalidRequest):
+                self._reject(number, {}, row)
+                continue
             try:
                 if not self._resolver.keeps(row):
                     self._counts["filtered"] += 1
@@ -222,7 +246,14 @@ class _Planner:
         ]
         return [item for item in usable if item.index not in messages]
 
-    def _keep(self, batch: SourceBatch, usable: list[_UsableRow]) -> None:
+    def _cut_at(self, request: ImageRequest) -> int | None:
+        """Return the limit that cuts a request's prompts, or None if none does or it is the model's own."""
+        limit = self._options.engine.max_prompt_tokens
+        if not request.truncate_prompt or limit in (None, RELEASED_PROMPT_TOKENS):
+            return None
+        return limit if self._tokenizer.find_too_long([request.prompt, request.negative_prompt]) else None
+
+    def _keep(self, batch: SourceBatch, copied: pa.Table, usable: list[_UsableRow]) -> None:
         """Add the units of some rows to the work table."""
         usable = self._without_long_prompts(batch, usable)
         units = [(item, unit) for item in usable for unit in item.resolved.units]
@@ -246,18 +277,35 @@ class _Planner:
                 item.pictures for (item, _), is_todo in zip(units, columns["todo"], strict=True) if is_todo
             ]
             self._pictures.store(todo, self._output, picture_folder(self._run_id))
-        copied = batch.table.select(self._source_columns)
         copied = copied.take(pa.array([item.index for item, _ in units], pa.int64()))
         schema = work_schema(self._passthrough)
-        arrays = [
-            pa.array(columns[field.name], field.type) if field.name in columns else copied.column(field.name)
-            for field in schema
-        ]
-        self._work.add(pa.Table.from_arrays(arrays, schema=schema))
+
+        def column(field: "pa.Field[Any]") -> Any:
+            if field.name in columns:
+                return pa.array(columns[field.name], field.type)
+            known = field.name in copied.column_names
+            return copied.column(field.name) if known else pa.nulls(len(units), field.type)
+
+        self._work.add(pa.Table.from_arrays([column(field) for field in schema], schema=schema))
+
+    def _keep_published(self, published: PublishedRows) -> None:
+        """Add the published images whose keys the table does not name."""
+        for rows in published.tables():
+            work = kept_work(
+                rows,
+                is_named=self._resolver.has_key,
+                is_planned=self._resolver.has_unit,
+                published=published.passthrough,
+                passthrough=self._passthrough,
+            )
+            for key, file_name in zip(*(work[name].to_pylist() for name in ("key", "file_name")), strict=True):
+                self._resolver.take_name(file_name, key)
+            self._counts["units"] += work.num_rows
+            self._counts["unchanged"] += work.num_rows
+            self._work.add(work)
 
     def _row_digest(self, item: _UsableRow, unit: ResolvedUnit) -> str:
-        copied = [item.row[name] for name in self._source_columns]
-        return digest([self._layout, item.resolved.key, unit.file_name, copied])
+        return digest([self._layout, item.resolved.key, unit.file_name, item.digest.hex()])
 
     def _todo(self, unit_ids: list[str], requests: Sequence[ImageRequest]) -> list[bool]:
         """Return which units must be made, and count them."""
