@@ -7,8 +7,10 @@ from typing import Any
 
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns import ColumnMap
+from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
+from pipelines.plan.keys import key_text
 from pipelines.plan.picture_plan import PlannedPictures
-from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
+from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_spec import Way
@@ -67,7 +69,9 @@ class RowResolver:
         self._spec = spec
         self._weights_sha256 = weights_sha256
         self._cut_at = cut_at
+        self._column_names = set(column_names)
         self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
+        self._key_template = KeyTemplate(options.key, columns=column_names) if options.key else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
         name_columns = {"key", "variant", "seed", "width", "height", *column_names}
         self._name = NameTemplate(
@@ -102,7 +106,7 @@ class RowResolver:
             if template.columns_used is None:
                 return None
             used |= template.columns_used
-        return frozenset(used)
+        return frozenset(used & self._column_names)
 
     def has_key(self, key: str) -> bool:
         """Return whether a resolved row has this key."""
@@ -135,8 +139,11 @@ class RowResolver:
 
     def key(self, row: Mapping[str, Any]) -> str | None:
         """Return the row's key as given, for messages, or None if it has none."""
-        value = row.get(self._columns.key) if self._columns.key else None
-        return None if value is None else str(value)
+        try:
+            return self._given_key(row)
+        except InvalidRequest:
+            value = row.get(self._columns.key) if self._columns.key else None
+            return None if value is None else str(value)
 
     def resolve(
         self, row: Mapping[str, Any], pictures: PlannedPictures = _NO_PICTURES, copied: bytes = b""
@@ -154,16 +161,15 @@ class RowResolver:
         self._check_model(row)
         own = self._own_values(row, pictures)
         num_variants = self._num_variants(row)
-        if self._columns.key is None:
+        key = self._given_key(row)
+        if key is None:
             key = self._key_of_content(own)
         else:
-            key = check_key(self._given_key(row))
             is_new_row = self._rows.add(repr((key, _by_content(own), num_variants, copied)))
             if not self._keys.add(key):
                 if is_new_row:
-                    raise InvalidRequest(
-                        f"{self._columns.key}: an earlier row has the key {key!r} too", field="key"
-                    )
+                    field = "key" if self._key_template else self._columns.key
+                    raise InvalidRequest(f"{field}: an earlier row has the key {key!r} too", field="key")
                 return ResolvedRow(key=key, units=())
         return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
 
@@ -211,17 +217,10 @@ class RowResolver:
             )
         return int(number)
 
-    def _given_key(self, row: Mapping[str, Any]) -> str:
-        assert self._columns.key is not None
-        value = row[self._columns.key]
-        if value is None:
-            raise InvalidRequest(f"{self._columns.key}: missing", field="key")
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            kind = type(value).__name__
-            raise InvalidRequest(
-                f"{self._columns.key}: {shown(value)} is {kind}, not text or a whole number", field="key"
-            )
-        return str(value)
+    def _given_key(self, row: Mapping[str, Any]) -> str | None:
+        if self._key_template is not None:
+            return self._key_template.render(row)
+        return key_text(row[self._columns.key], self._columns.key) if self._columns.key else None
 
     def _key_of_content(self, own: dict[str, Any]) -> str:
         """Make a key that does not change with the job's settings."""

@@ -1,32 +1,44 @@
-"""Templates over one row's columns: prompts and filters in Jinja, file names in Python's format syntax.
+"""Templates in Jinja over one row's columns: prompts, keys and filters.
 
 The person who runs the job writes them; rows are only data and never read as templates. Jinja's sandbox is
 restricted further: no built-in functions (so no ``range`` to loop over), no other templates, nothing random
-(a run must be repeatable), no powers, no repeated strings, and prompts of at most 100 kB. A careless author
+(a run must be repeatable), no powers, no repeated strings, and texts of at most 100 kB. A careless author
 can still write nested loops over a long column, macros that call themselves, and padding to a huge width
 (``center``, ``ljust``, ``"%9999d"``).
 """
 
-import re
-import string
-import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Number
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, Undefined, meta, nodes
+from jinja2 import (
+    StrictUndefined,
+    TemplateError,
+    TemplateRuntimeError,
+    TemplateSyntaxError,
+    Undefined,
+    UndefinedError,
+    meta,
+    nodes,
+)
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
+from pipelines.plan.keys import check_key, key_text
+from pipelines.plan.template_columns import (
+    columns_read,
+    listed,
+    misspelled,
+    quoted,
+    spelled,
+    unknown_column,
+)
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_files.image_codec import SUFFIXES
+from zimage_models.field_values import shown
 
-DEFAULT_NAME = "{key}_{variant:02d}.{ext}"
 MAX_PROMPT_BYTES = 100_000
-MAX_KEY_BYTES = 400
-MAX_NAME_BYTES = 900
-MAX_SEGMENT_BYTES = 200
 
 _PARSE_ERRORS = (TemplateError, RecursionError, SyntaxError)
 _RENDER_ERRORS = (
@@ -38,10 +50,6 @@ _RENDER_ERRORS = (
     TypeError,
     ValueError,
 )
-_OTHER_SUFFIXES = {"jpeg": (".jpeg",)}
-_FORBIDDEN = frozenset('<>:"|?*\\')  # Windows refuses them
-_CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
-_TOO_WIDE = re.compile(r"\d{4}")
 
 
 class PromptTemplate:
@@ -55,31 +63,53 @@ class PromptTemplate:
         text: the template, in Jinja syntax.
         columns: the known columns; None to check them row by row.
 
+    Attributes:
+        columns_used: every column that the template can read; None if that may be any.
+
     Raises:
         InvalidRequest: a syntax error or an unknown column.
     """
 
     def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
-        environment = _Environment(undefined=_NullColumn)
-        try:
-            self._template = environment.from_string(text)
-            self._columns_used = _columns_used(environment.parse(text), columns, "template")
-        except _PARSE_ERRORS as error:
-            raise InvalidRequest(f"template: {text[:60]!r}: {error}", field="template") from error
+        self._text = _TextTemplate(text, columns, "template")
+        self.columns_used = self._text.columns_used
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Return the prompt for one row.
+        """Return the prompt for one row, which needs to hold only the columns used.
 
         Raises:
             InvalidRequest: a null column, a value that does not fit the template, or more than 100 kB.
         """
-        values = {name: value for name, value in row.items() if value is not None}
-        try:
-            return _joined(self._template.generate({"row": values, **values}))
-        except _RENDER_ERRORS as error:
-            null = [name for name in self._columns_used if name not in values]
-            hint = f" (null in this row: {', '.join(null)})" if null else ""
-            raise InvalidRequest(f"template: {error}{hint}", field="template") from error
+        return self._text.render(row)
+
+
+class KeyTemplate:
+    """A template that makes a row's key from its columns: ``{{ category }}-{{ id }}``.
+
+    It is written like a `PromptTemplate`. Values that are no text are written as `key_text` does.
+
+    Args:
+        text: the template, in Jinja syntax.
+        columns: the known columns; None to check them row by row.
+
+    Attributes:
+        columns_used: every column that the template can read; None if that may be any.
+
+    Raises:
+        InvalidRequest: a syntax error or an unknown column.
+    """
+
+    def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
+        self._text = _TextTemplate(text, columns, "key", finalize=_part_of_key)
+        self.columns_used = self._text.columns_used
+
+    def render(self, row: Mapping[str, Any]) -> str:
+        """Return the key of one row, which needs to hold only the columns used.
+
+        Raises:
+            InvalidRequest: a null column, a value that does not fit the template, or a text that is no key.
+        """
+        return check_key(self._text.render(row))
 
 
 class RowFilter:
@@ -91,6 +121,9 @@ class RowFilter:
         expression: a Jinja expression.
         columns: the known columns; None to check them row by row.
 
+    Attributes:
+        columns_used: every column that the expression can read; None if that may be any.
+
     Raises:
         InvalidRequest: a syntax error or an unknown column.
     """
@@ -100,12 +133,13 @@ class RowFilter:
         try:
             self._expression = environment.compile_expression(expression, undefined_to_none=False)
             # It compiled, so the braces hold one whole expression.
-            _columns_used(environment.parse(f"{{{{ {expression} }}}}"), columns, "where")
+            tree = environment.parse(f"{{{{ {expression} }}}}")
         except _PARSE_ERRORS as error:
-            raise InvalidRequest(f"where: {expression[:60]!r}: {error}", field="where") from error
+            raise _unreadable(error, expression, columns, "where") from error
+        self.columns_used = _checked_columns(tree, expression, columns, "where")
 
     def keep(self, row: Mapping[str, Any]) -> bool:
-        """Return whether the row meets the condition.
+        """Return whether the row, which needs to hold only the columns used, meets the condition.
 
         Raises:
             InvalidRequest: a value does not fit the expression.
@@ -113,72 +147,93 @@ class RowFilter:
         try:
             return bool(self._expression({"row": row, **row}))
         except _RENDER_ERRORS as error:
-            raise InvalidRequest(f"where: {error}", field="where") from error
-
-
-class NameTemplate:
-    """A template that makes a file name from a row's columns: ``{sku}/{variant:02d}.png``.
-
-    The syntax is Python's format syntax, limited to plain column names with optional format specifications.
-    ``{ext}`` is always the image format's suffix, without the dot.
-
-    Args:
-        text: the template.
-        columns: the known columns.
-        image_format: one of `image_codec.IMAGE_FORMATS`; the name must end in its suffix.
-
-    Raises:
-        InvalidRequest: a syntax error, an unknown column, another suffix, or an unsafe path.
-    """
-
-    def __init__(self, text: str, *, columns: Collection[str], image_format: str) -> None:
-        suffixes = (SUFFIXES[image_format], *_OTHER_SUFFIXES.get(image_format, ()))
-        self._literals = [""]
-        self._fields: list[tuple[str, str]] = []
-        for literal, column, specification, conversion in _parsed_name(text):
-            self._literals[-1] += literal
-            if column == "ext" and not specification and not conversion:
-                self._literals[-1] += SUFFIXES[image_format].removeprefix(".")
-            elif column is not None:
-                if column not in columns:
-                    listed = ", ".join(sorted({*columns, "ext"}))
-                    raise InvalidRequest(f"name: no column {column!r}; columns are {listed}", field="name")
-                self._fields.append((column, _plain_format(column, specification or "", conversion)))
-                self._literals.append("")
-        if not self._literals[-1].lower().endswith(suffixes):
+            empty = [name for name in sorted(self.columns_used or ()) if row.get(name) is None]
+            if not empty:
+                raise InvalidRequest(f"where: {error}", field="where") from error
             raise InvalidRequest(
-                f"name: {text!r} does not end in {' or '.join(suffixes)}, the suffix of {image_format}",
-                field="name",
-            )
-        _check_path("x".join(self._literals), "name", MAX_NAME_BYTES)
+                f"where: {_are_empty(empty)}; check first: {spelled(empty[0], 'where')} and ... ({error})",
+                field="where",
+            ) from error
+
+
+class _TextTemplate:
+    def __init__(
+        self,
+        text: str,
+        columns: Collection[str] | None,
+        option: str,
+        finalize: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._option = option
+        environment = _Environment(undefined=EmptyColumn, finalize=finalize)
+        try:
+            self._template = environment.from_string(text)
+            tree = environment.parse(text)
+        except _PARSE_ERRORS as error:
+            raise _unreadable(error, text, columns, option) from error
+        self.columns_used = _checked_columns(tree, text, columns, option)
 
     def render(self, row: Mapping[str, Any]) -> str:
-        """Return one image's file name.
+        cells = _Cells((name, value) for name, value in row.items() if value is not None)
+        variables = cells if "row" in row else {"row": cells, **cells}
+        try:
+            return self._joined(self._template.generate(variables))
+        except _RENDER_ERRORS as error:
+            raise self._unsuitable(error, cells) from error
 
-        Returns:
-            A relative POSIX path that is safe on every disk and in S3.
+    def _joined(self, parts: Iterable[str]) -> str:
+        kept = []
+        num_bytes = 0
+        for part in parts:
+            num_bytes += len(part.encode())
+            if num_bytes > MAX_PROMPT_BYTES:
+                message = f"{self._option}: its text is longer than {MAX_PROMPT_BYTES} bytes"
+                raise InvalidRequest(message, field=self._option)
+            kept.append(part)
+        return "".join(kept)
 
-        Raises:
-            InvalidRequest: a value is null, empty or does not fit its format, or the path is unsafe.
-        """
-        parts = [self._literals[0]]
-        for (column, specification), literal in zip(self._fields, self._literals[1:], strict=True):
-            parts += [_formatted(column, row.get(column), specification), literal]
-        return _check_path("".join(parts), "name", MAX_NAME_BYTES)
+    def _unsuitable(self, error: Exception, cells: Mapping[str, Any]) -> InvalidRequest:
+        empty = [name for name in sorted(self.columns_used or ()) if name not in cells]
+        if not isinstance(error, EmptyColumnError):
+            hint = f" (empty in this row: {listed(empty)})" if empty else ""
+            return InvalidRequest(f"{self._option}: {error}{hint}", field=self._option)
+        column = str(error)
+        empty = list(dict.fromkeys([column, *empty]))
+        fill = "fill it" if len(empty) == 1 else "fill them"
+        example = f'{{{{ {spelled(column, self._option)}|default("something") }}}}'
+        return InvalidRequest(
+            f"{self._option}: {_are_empty(empty)}; {fill}, or write {example}", field=self._option
+        )
 
 
-def check_key(key: str) -> str:
-    """Return a row's key if it can be part of a file name.
-
-    A key may have several parts, as in ``shoes/123``; at most 400 bytes, 200 per part.
-
-    Raises:
-        InvalidRequest: the key cannot be part of a file name.
-    """
-    return _check_path(key, "key", MAX_KEY_BYTES)
+class _Cells(dict[str, Any]):
+    """The cells of a row that are not null."""
 
 
-class _NullColumn(StrictUndefined):
+class EmptyColumnError(UndefinedError):
+    """A template uses a column that is null in this row; the message is the column's name."""
+
+
+class EmptyColumn(StrictUndefined):
+    """A column that is null in this row; Jinja's messages may name this class."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        hint: str | None = None,
+        obj: Any = missing,
+        name: str | None = None,
+        exc: type[TemplateRuntimeError] = UndefinedError,
+    ) -> None:
+        is_column = hint is None and (obj is missing or isinstance(obj, _Cells))
+        super().__init__(hint, obj, name, EmptyColumnError if is_column else exc)
+
+    @property
+    def _undefined_message(self) -> str:
+        is_column = self._undefined_exception is EmptyColumnError
+        return str(self._undefined_name) if is_column else super()._undefined_message
+
     def __bool__(self) -> bool:  # type: ignore[override]  # so that a template can check for null
         return False
 
@@ -186,8 +241,8 @@ class _NullColumn(StrictUndefined):
 class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(("*", "**"))
 
-    def __init__(self, *, undefined: type[Undefined]) -> None:
-        super().__init__(undefined=undefined, autoescape=False)
+    def __init__(self, *, undefined: type[Undefined], finalize: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(undefined=undefined, finalize=finalize, autoescape=False)
         self.globals.clear()
         del self.filters["random"]
 
@@ -197,79 +252,30 @@ class _Environment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _columns_used(tree: nodes.Template, columns: Collection[str] | None, option: str) -> list[str]:
+def _part_of_key(value: Any) -> Any:
+    return value if isinstance(value, str | Undefined) else key_text(value)
+
+
+def _checked_columns(
+    tree: nodes.Template, text: str, columns: Collection[str] | None, option: str
+) -> frozenset[str] | None:
     if any(True for _ in meta.find_referenced_templates(tree)):
         raise InvalidRequest(f"{option}: other templates can't be used", field=option)
-    used = meta.find_undeclared_variables(tree)
-    if "row" in used and (columns is None or "row" not in columns):
-        used.remove("row")
-        for item in tree.find_all(nodes.Getitem):
-            is_of_row = isinstance(item.node, nodes.Name) and item.node.name == "row"
-            if is_of_row and isinstance(item.arg, nodes.Const):
-                used.add(str(item.arg.value))
-    missing = sorted(used.difference(used if columns is None else columns))
-    if missing:
-        listed = ", ".join(repr(name) for name in columns or ())
-        raise InvalidRequest(f"{option}: no column {missing[0]!r}; columns are {listed}", field=option)
-    return sorted(used)
+    named, reads_all = columns_read(tree, columns)
+    unknown = [] if columns is None else sorted(named.difference(columns))
+    if columns is not None and unknown:
+        raise unknown_column(unknown[0], columns, option, misspelled(text, columns, option, unknown[0]))
+    return None if reads_all else named
 
 
-def _joined(parts: Iterable[str]) -> str:
-    kept = []
-    num_bytes = 0
-    for part in parts:
-        num_bytes += len(part.encode())
-        if num_bytes > MAX_PROMPT_BYTES:
-            message = f"template: the prompt is longer than {MAX_PROMPT_BYTES} bytes"
-            raise InvalidRequest(message, field="template")
-        kept.append(part)
-    return "".join(kept)
+def _unreadable(error: Exception, text: str, columns: Collection[str] | None, option: str) -> InvalidRequest:
+    # A syntax error as text has several lines.
+    reason = str(error.message if isinstance(error, TemplateSyntaxError) else error).rstrip(".")
+    hint = misspelled(text, columns or (), option)
+    return InvalidRequest(f"{option}: {shown(text)}: {reason}{hint}", field=option)
 
 
-def _parsed_name(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
-    try:
-        return list(string.Formatter().parse(text))
-    except ValueError as error:
-        raise InvalidRequest(f"name: {text!r}: {error}", field="name") from error
-
-
-def _plain_format(column: str, specification: str, conversion: str | None) -> str:
-    if conversion or "{" in specification:
-        message = f"name: {{{column}}} can only have a plain format, such as {{{column}:>8}}"
-        raise InvalidRequest(message, field="name")
-    if _TOO_WIDE.search(specification):
-        message = f"name: the format {specification!r} of {{{column}}} is wider than 999"
-        raise InvalidRequest(message, field="name")
-    return specification
-
-
-def _formatted(column: str, value: Any, specification: str) -> str:
-    if value is None or value == "":
-        raise InvalidRequest(f"name: column {column!r} is empty in this row", field="name")
-    try:
-        return format(value, specification)
-    except (ValueError, TypeError, OverflowError) as error:
-        message = f"name: column {column!r}: {str(value)[:60]!r} does not fit {specification!r} ({error})"
-        raise InvalidRequest(message, field="name") from error
-
-
-def _check_path(path: str, field: str, max_bytes: int) -> str:
-    def refuse(reason: str) -> InvalidRequest:
-        shown = repr(path) if len(path) <= 80 else f"{path[:80]!r}..."
-        return InvalidRequest(f"{field}: {shown} {reason}", field=field)
-
-    for char in path:
-        if char in _FORBIDDEN or unicodedata.category(char) in _CONTROL_CATEGORIES:
-            raise refuse(f"contains {char!r}, which is not allowed in file names")
-    if len(path.encode()) > max_bytes:
-        raise refuse(f"is {len(path.encode())} bytes long; the limit is {max_bytes}")
-    for segment in path.split("/"):
-        if not segment:
-            raise refuse("is empty or has an empty part between slashes")
-        if segment.startswith(".") or segment.endswith("."):
-            raise refuse(f"has the part {segment!r}, which begins or ends with a dot")
-        if segment != segment.strip():
-            raise refuse(f"has the part {segment!r}, which begins or ends with a space")
-        if len(segment.encode()) > MAX_SEGMENT_BYTES:
-            raise refuse(f"has a part of {len(segment.encode())} bytes; the limit is {MAX_SEGMENT_BYTES}")
-    return path
+def _are_empty(columns: list[str]) -> str:
+    if len(columns) == 1:
+        return f"the column {quoted(columns[0])} is empty in this row"
+    return f"the columns {listed(columns)} are empty in this row"

@@ -167,15 +167,35 @@ def test_a_thousand_identical_rows_without_keys() -> None:
     assert len(set(keys)) == 1000
 
 
-def test_whole_numbers_are_keys() -> None:
-    [unit] = resolve({"id": 7, "prompt": "x"})
-    assert unit.file_name == "7_00.png"
+@pytest.mark.parametrize(
+    ("key", "text", "name"),
+    [
+        (7, "7", "7_00.png"),
+        (42.0, "42", "42_00.png"),
+        ("gid://shop/Product/1", "gid://shop/Product/1", "gid%3A%2F/shop/Product/1_00.png"),
+        ("../../etc/passwd", "../../etc/passwd", "%2E%2E/%2E%2E/etc/passwd_00.png"),
+    ],
+)
+def test_a_key_is_kept_and_its_file_name_escaped(key: Any, text: str, name: str) -> None:
+    [row] = resolve_all([{"id": key, "prompt": "x"}])
+    assert (row.key, row.units[0].file_name) == (text, name)
 
 
 @pytest.mark.parametrize("key", [["a"], True, 1.5, {"a": 1}], ids=str)
 def test_other_values_are_no_keys(key: Any) -> None:
-    with pytest.raises(InvalidRequest, match=r"sku: .* not text or a whole number"):
+    with pytest.raises(InvalidRequest, match="sku: "):
         resolve({"sku": key, "prompt": "x"})
+
+
+def test_a_key_is_made_of_columns() -> None:
+    row = {"sku": "a", "category": "shoes", "prompt": "x"}
+    resolver = make_resolver(*row, key="{{category}}-{{sku}}")
+    assert resolver.resolve(row).key == resolver.key(row) == "shoes-a"
+    assert resolver.resolve({**row, "category": "hats"}).key == "hats-a"
+    with pytest.raises(InvalidRequest, match="key: an earlier row has the key 'hats-a' too"):
+        resolver.resolve({**row, "category": "hats", "prompt": "y"})
+    with pytest.raises(InvalidRequest, match='key: the column "category" is empty in this row'):
+        resolver.resolve({**row, "category": None})
 
 
 def test_a_prompt_comes_from_the_template() -> None:

@@ -1,13 +1,14 @@
 from collections.abc import Callable
-from datetime import date
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
-from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
+from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
 from zimage_models.errors import InvalidRequest
 
-COLUMNS = ("brand", "title", "colour", "price", "tags", "attrs", "Variant SKU", "颜色")
+COLUMNS = ("brand", "title", "colour", "price", "tags", "attrs", "Variant SKU", "Body (HTML)", "颜色")
 ROW = {
     "brand": "Acme",
     "title": "red apple",
@@ -51,18 +52,61 @@ class TestPromptTemplate:
         assert rendered("{{ title }}", {**ROW, "title": "{{ brand }} {% raw %}"}) == "{{ brand }} {% raw %}"
 
     @pytest.mark.parametrize(
-        "text", ["{{ colour }}", "{{ colour|upper }}", "{{ title ~ colour }}", "{{ colour == 'x' }}"]
+        "text",
+        [
+            "{{ colour }}",
+            "{{ colour|upper }}",
+            "{{ colour.upper() }}",
+            "{{ title ~ colour }}",
+            "{{ colour == 'x' }}",
+            "{{ row.colour }}",
+            "{% for part in colour %}{% endfor %}",
+        ],
     )
-    def test_a_null_column_is_an_error_that_names_it(self, text: str) -> None:
-        assert "null in this row: colour" in refusal(lambda: rendered(text))
+    @pytest.mark.parametrize("row", [ROW, {"title": "red apple"}], ids=["null", "absent"])
+    def test_an_empty_column_is_an_error_that_says_what_to_do(self, text: str, row: dict[str, Any]) -> None:
+        assert refusal(lambda: rendered(text, row)) == (
+            'template: the column "colour" is empty in this row; fill it, or write '
+            '{{ colour|default("something") }}'
+        )
+
+    def test_an_empty_column_that_is_no_identifier_is_written_as_an_item(self) -> None:
+        row = {**ROW, "Variant SKU": None}
+        advice = 'fill it, or write {{ row["Variant SKU"]|default("something") }}'
+        assert refusal(lambda: rendered("{{ row['Variant SKU'] }}", row)).endswith(advice)
+        assert rendered('{{ row["Variant SKU"]|default("something") }}', row) == "something"
+
+    def test_all_empty_columns_of_the_template_are_named_at_once(self) -> None:
+        row = dict.fromkeys(ROW)
+        assert refusal(lambda: rendered("{{ title }} by {{ brand }}", row)) == (
+            'template: the columns "title" and "brand" are empty in this row; fill them, or write '
+            '{{ title|default("something") }}'
+        )
+
+    def test_another_error_says_which_columns_were_empty(self) -> None:
+        assert refusal(lambda: rendered("{{ colour or price.nope }}")) == (
+            "template: 'float object' has no attribute 'nope' (empty in this row: \"colour\")"
+        )
+
+    def test_a_column_named_row_is_that_column(self) -> None:
+        template = PromptTemplate("{{ row }}", columns=["row", "title"])
+        assert template.render({"row": 7, "title": "x"}) == "7"
+        assert 'the column "row" is empty' in refusal(lambda: template.render({"row": None, "title": "x"}))
 
     @pytest.mark.parametrize(
         ("text", "named"),
         [
-            ("{{ titel }}", "no column 'titel'; columns are 'brand', 'title'"),
-            ("{{ row['Variant'] }}", "no column 'Variant'"),
-            ("{{ title|default(nope) }}", "no column 'nope'"),
-            ("{% for i in range(9) %}{% endfor %}", "no column 'range'"),
+            ("{{ titel }}", 'no column "titel" (did you mean title?); columns are "brand", "title", '),
+            ("{{ TITLE }}", "(did you mean title?)"),
+            ("{{ row['Variant'] }}", 'no column "Variant" (did you mean row["Variant SKU"]?)'),
+            ("{{ row.Title }}", "(did you mean title?)"),
+            ("{{ title|default(nope) }}", 'no column "nope"; columns are'),
+            ("{% for i in range(9) %}{% endfor %}", 'no column "range"'),
+            (
+                "{{ Variant SKU }}",
+                'got \'SKU\' (the column "Variant SKU" is written {{ row["Variant SKU"] }})',
+            ),
+            ("{% if Body (HTML) %}x{% endif %}", 'is written {{ row["Body (HTML)"] }})'),
             ("{{ title", "unexpected end of template"),
             ("{% for x in tags %}", "Unexpected end of template"),
             ("{{ title|nope }}", "No filter named 'nope'"),
@@ -73,12 +117,22 @@ class TestPromptTemplate:
         ],
     )
     def test_a_bad_template_is_refused_at_once(self, text: str, named: str) -> None:
-        assert named in refusal(lambda: PromptTemplate(text, columns=COLUMNS))
+        message = refusal(lambda: PromptTemplate(text, columns=COLUMNS))
+        assert named in message
+        assert "\n" not in message
+
+    def test_the_hint_is_not_given_for_a_name_outside_the_braces_or_in_quotes(self) -> None:
+        for text in ("Variant SKU: {{ Variant", "{{ row['Variant SKU'] }} {{ Variant"):
+            assert "is written" not in refusal(lambda text=text: PromptTemplate(text, columns=COLUMNS))
+
+    def test_of_many_columns_twelve_are_listed(self) -> None:
+        message = refusal(lambda: PromptTemplate("{{ x }}", columns=[f"column{n}" for n in range(15)]))
+        assert message.endswith('"column11" and 3 more')
 
     def test_without_known_columns_a_missing_one_is_the_rows_error(self) -> None:
         template = PromptTemplate("{{ nope }}")
         assert template.render({"nope": "cat"}) == "cat"
-        assert "'nope' is undefined" in refusal(lambda: template.render(ROW))
+        assert 'the column "nope" is empty' in refusal(lambda: template.render(ROW))
 
     @pytest.mark.parametrize(
         "text",
@@ -126,8 +180,9 @@ class TestRowFilter:
     @pytest.mark.parametrize(
         ("expression", "named"),
         [
-            ("pirce > 3", "no column 'pirce'"),
-            ("row['x'] > 3", "no column 'x'"),
+            ("pirce > 3", 'no column "pirce" (did you mean price?)'),
+            ("row['x'] > 3", 'no column "x"'),
+            ("Variant SKU == 'x'", '(the column "Variant SKU" is written row["Variant SKU"])'),
             ("price >", "unexpected 'end of template'"),
             ("price }} {{ title", "chunk after expression"),
             ("", "unexpected 'end of template'"),
@@ -142,102 +197,96 @@ class TestRowFilter:
     def test_an_unsuitable_value_is_the_rows_error(self, expression: str) -> None:
         assert refusal(lambda: RowFilter(expression, columns=COLUMNS).keep(ROW)).startswith("where: ")
 
+    @pytest.mark.parametrize("expression", ["colour > 3", "colour.startswith('r')", "colour ~ 1 > price"])
+    def test_an_empty_column_is_named_with_what_to_do(self, expression: str) -> None:
+        message = refusal(lambda: RowFilter(expression, columns=COLUMNS).keep({**ROW, "colour": None}))
+        assert message.startswith(
+            'where: the column "colour" is empty in this row; check first: colour and ...'
+        )
 
-class TestNameTemplate:
+    def test_a_column_may_have_any_name(self) -> None:
+        row = {"result": "x", "row": None, "self": "y"}
+        assert RowFilter("result == 'x' and row is none and row is not mapping", columns=row).keep(row)
+
+
+class TestKeyTemplate:
     @pytest.mark.parametrize(
-        ("text", "image_format", "name"),
+        ("text", "key"),
         [
-            (DEFAULT_NAME, "png", "shoes/7_03.png"),
-            (DEFAULT_NAME, "jpeg", "shoes/7_03.jpg"),
-            ("{Variant SKU}/{variant:02d}.webp", "webp", "A-7/03.webp"),
-            ("{颜色}{{x}}.JPEG", "jpeg", "红{x}.JPEG"),
-            ("{day:%Y}/{price:.1f}.avif", "avif", "2026/3.5.avif"),
+            ("{{ brand }}-{{ title }}", "Acme-red apple"),
+            ("{{ row['Variant SKU'] }}/{{ id }}", "A-7/42"),
+            ("{{ price }}-{{ uuid }}", "1.50-6af613b6-569c-5c22-9c37-2ed93f31d3af"),
+            ("{{ colour|default('plain') }}", "plain"),
         ],
     )
-    def test_renders_columns(self, text: str, image_format: str, name: str) -> None:
-        row = {**ROW, "key": "shoes/7", "variant": 3, "day": date(2026, 1, 2)}
-        assert NameTemplate(text, columns=row, image_format=image_format).render(row) == name
+    def test_renders_columns_as_keys_are_written(self, text: str, key: str) -> None:
+        uuid = UUID("6af613b6-569c-5c22-9c37-2ed93f31d3af")
+        row = {**ROW, "id": 42.0, "price": Decimal("1.50"), "uuid": uuid}
+        assert KeyTemplate(text, columns=row).render(row) == key
 
     @pytest.mark.parametrize(
         ("text", "named"),
         [
-            ("{sku}.png", "no column 'sku'; columns are"),
-            ("{}.png", "no column ''"),
-            ("{title.real}.png", "no column 'title.real'"),
-            ("{tags[0]}.png", "no column 'tags[0]'"),
-            ("{title!r}.png", "plain format"),
-            ("{title:{price}}.png", "plain format"),
-            ("{title:>1000}.png", "wider than 999"),
-            ("{title.png", "expected '}' before end of string"),
-            ("{title}", "does not end in .png"),
-            ("{title}.jpg", "does not end in .png"),
-            ("{title}.{ext:>5}", "no column 'ext'"),
-            ("../{title}.png", "begins or ends with a dot"),
-            ("/{title}.png", "empty part"),
-            ("{brand}/.png", "begins or ends with a dot"),
-            ("{title}:{brand}.png", "contains ':'"),
+            ("{{ brand }}-{{ colour }}", 'key: the column "colour" is empty in this row; fill it'),
+            ("{{ brand }}-{{ price }}", "key: 3.5 is not a whole number"),
+            ("{{ tags }}", "key: ['a', 'b'] is a list; a key is"),
+            ("{{ title * 2 }}", "key: '*' takes two numbers"),
+            ("{% if colour %}x{% endif %}", "key: '' is empty"),
+            ("{{ title }}\n{{ brand }}", "key: 'red apple\\nAcme' contains '\\n'"),
         ],
     )
-    def test_a_bad_template_is_refused_at_once(self, text: str, named: str) -> None:
-        assert named in refusal(lambda: NameTemplate(text, columns=COLUMNS, image_format="png"))
+    def test_what_makes_no_key_is_the_rows_error(self, text: str, named: str) -> None:
+        assert refusal(lambda: KeyTemplate(text, columns=COLUMNS).render(ROW)).startswith(named)
 
-    def test_a_jpeg_may_be_called_jpg_or_jpeg(self) -> None:
-        message = refusal(lambda: NameTemplate("{title}.png", columns=COLUMNS, image_format="jpeg"))
-        assert "does not end in .jpg or .jpeg" in message
+    def test_an_unknown_column_is_refused_at_once(self) -> None:
+        message = refusal(lambda: KeyTemplate("{{ brnd }}", columns=COLUMNS))
+        assert message.startswith('key: no column "brnd" (did you mean brand?)')
 
+
+class TestColumnsUsed:
     @pytest.mark.parametrize(
-        ("row", "named"),
+        ("text", "used"),
         [
-            ({"title": None}, "column 'title' is empty"),
-            ({"title": ""}, "column 'title' is empty"),
-            ({}, "column 'title' is empty"),
-            ({"title": "7", "price": "x"}, "column 'price': 'x' does not fit '03d'"),
-            ({"title": ["a"], "price": [1]}, "column 'price': '[1]' does not fit '03d'"),
-            ({"title": "../../etc/passwd", "price": 1}, "begins or ends with a dot"),
-            ({"title": "x" * 200, "price": 1}, "a part of 208 bytes; the limit is 200"),
-            ({"title": "/".join(["x" * 99] * 9), "price": 1}, "is 907 bytes long; the limit is 900"),
+            ("a cat", set()),
+            ("{{ title }} {{ row['Variant SKU'] }} {{ row.brand }}", {"title", "Variant SKU", "brand"}),
+            (
+                "{% for tag in tags %}{{ tag ~ loop.index }}{% else %}{{ title }}{% endfor %}",
+                {"tags", "title"},
+            ),
+            ("{% set x = title %}{{ x }}{% with y = brand %}{{ y }}{% endwith %}", {"title", "brand"}),
+            ("{% macro f(title) %}{{ title ~ brand }}{% endmacro %}{{ f(price) }}", {"brand", "price"}),
+            ("{% block a %}{{ title }}{% endblock %}{{ self.a() }}", {"title"}),
+            ("{% filter upper %}{{ title }}{% endfilter %}", {"title"}),
+            ("{% set x %}{{ title }}{% endset %}{{ x }}", {"title"}),
+            ("{{ tags|map('upper')|join(colour or brand) }}", {"tags", "colour", "brand"}),
+            ("{% if tags is defined and colour %}{{ title }}{% endif %}", {"tags", "colour", "title"}),
+            ("{{ row|tojson }}", None),
+            ("{% for name in row %}{{ row[name] }}{% endfor %}", None),
+            ("{{ row[title]|default('') }}", None),
+            ("{{ row.get('title') }}{{ row['brand'] }}", None),
+            ("{{ row.values()|join }}", None),
+            ("{% set all = row %}{{ all['title'] }}", None),
+            ("{% for row in tags %}{{ row }}{% endfor %}{{ row['title'] }}", None),
+            ("{{ [row]|map(attribute='title')|join }}", None),
         ],
     )
-    def test_an_unsuitable_value_is_the_rows_error(self, row: dict[str, Any], named: str) -> None:
-        template = NameTemplate("{title}_{price:03d}.png", columns=COLUMNS, image_format="png")
-        assert named in refusal(lambda: template.render(row))
+    def test_a_template_renders_the_same_from_these_columns_alone(
+        self, text: str, used: set[str] | None
+    ) -> None:
+        for template in (PromptTemplate(text, columns=COLUMNS), KeyTemplate(text, columns=COLUMNS)):
+            assert template.columns_used == used
+        alone = {name: ROW[name] for name in (ROW if used is None else used)}
+        assert rendered(text, alone) == rendered(text)
 
+    def test_a_filter_knows_its_columns_too(self) -> None:
+        expression = "brand == 'x' or row['Variant SKU'] and (price if colour else title)"
+        used = {"brand", "Variant SKU", "price", "colour", "title"}
+        assert RowFilter(expression, columns=COLUMNS).columns_used == used
+        assert RowFilter("'x' in row.values()", columns=COLUMNS).columns_used is None
 
-class TestCheckKey:
-    @pytest.mark.parametrize(
-        "key", ["7", "shoes/123", "红苹果", "a b", "a..b", "x" * 200, "/".join(["é" * 99] * 2)]
-    )
-    def test_accepts_what_can_be_a_path(self, key: str) -> None:
-        assert check_key(key) == key
-
-    @pytest.mark.parametrize(
-        ("key", "named"),
-        [
-            ("", "is empty"),
-            ("/etc/passwd", "empty part"),
-            ("a//b", "empty part"),
-            ("a/", "empty part"),
-            ("../../etc/passwd", "'..', which begins or ends with a dot"),
-            ("a/./b", "dot"),
-            ("a/../b", "dot"),
-            (".hidden", "dot"),
-            ("ends.", "dot"),
-            (" a", "space"),
-            ("a /b", "space"),
-            ("a\u3000", "space"),
-            ("a\\b", r"contains '\\'"),
-            ("a\x00b", "contains"),
-            ("a\nb", "contains"),
-            ("a\x7fb", "contains"),
-            ("a\u2028b", "contains"),
-            ("a\ud800", "contains"),
-            ("x" * 201, "a part of 201 bytes; the limit is 200"),
-            ("é" * 101, "a part of 202 bytes"),
-            ("/".join(["x" * 134] * 3), "is 404 bytes long; the limit is 400"),
-            *((f"a{char}b", f"contains '{char}'") for char in '<>:"|?*'),
-        ],
-    )
-    def test_refuses_what_cannot(self, key: str, named: str) -> None:
-        message = refusal(lambda: check_key(key))
-        assert named in message
-        assert message.startswith("key: ")
+    def test_columns_named_like_methods_of_the_row_are_columns(self) -> None:
+        row = {"items": "7", "title": "x"}
+        template = PromptTemplate("{{ row['items'] }}{{ items }}", columns=row)
+        assert (template.columns_used, template.render(row)) == ({"items"}, "77")
+        assert PromptTemplate("{{ row['items'] }}", columns=None).columns_used is None
+        assert PromptTemplate("{{ row.items }}", columns=row).columns_used is None

@@ -61,16 +61,11 @@ BAD_CELLS: list[tuple[Row, str]] = [
     ({"n": "1001"}, "variants: '1001' is not a whole number in 1..1000"),
     ({"n": "nan"}, "variants: 'nan' is not a whole number in 1..1000"),
     ({"sku": "good-0"}, "sku: an earlier row has the key 'good-0' too"),
-    (
-        {"sku": "../../etc/passwd"},
-        "key: '../../etc/passwd' has the part '..', which begins or ends with a dot",
-    ),
-    ({"sku": "/etc/passwd"}, "key: '/etc/passwd' is empty or has an empty part between slashes"),
     ({"sku": ""}, "sku: missing"),
-    ({"sku": "a\x1bb"}, "key: 'a\\x1bb' contains '\\x1b', which is not allowed in file names"),
-    ({"sku": "a\nb"}, "key: 'a\\nb' contains '\\n', which is not allowed in file names"),
+    ({"sku": "  "}, "sku: '  ' is empty"),
+    ({"sku": "a\x1bb"}, "sku: 'a\\x1bb' contains '\\x1b'; a key has no line breaks"),
+    ({"sku": "a\nb"}, "sku: 'a\\nb' contains '\\n'; a key has no line breaks"),
     ({"sku": "k" * 5000}, "is 5000 bytes long; the limit is 400"),
-    ({"sku": "a:b"}, "key: 'a:b' contains ':', which is not allowed in file names"),
     ({"title": "good-0"}, "name: another image has the file name 'good-0.png' too"),
 ]
 BAD_VALUES: list[tuple[Row, str]] = [
@@ -96,9 +91,9 @@ BAD_VALUES: list[tuple[Row, str]] = [
     ({"model": ["turbo"]}, "model: ['turbo'] is not this run's model"),
     ({"negative_prompt": 5}, "negative_prompt: 5 is int, not text"),
     ({"sku": None}, "sku: missing"),
-    ({"sku": ""}, "key: '' is empty"),
-    ({"sku": ["a"]}, "sku: ['a'] is list, not text or a whole number"),
-    ({"sku": False}, "sku: False is bool, not text or a whole number"),
+    ({"sku": ""}, "sku: '' is empty"),
+    ({"sku": ["a"]}, "sku: ['a'] is a list; a key is text"),
+    ({"sku": False}, "sku: False is true or false; a key is text"),
 ]
 BAD_LINES: list[tuple[str, str]] = [
     ('{"sku": "n", "prompt": "x", "seed": NaN}', "NaN is not a JSON number"),

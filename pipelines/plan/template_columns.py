@@ -1,0 +1,106 @@
+"""Which columns a template reads, and how to speak of columns to the person who writes it."""
+
+import json
+import keyword
+import re
+from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
+
+from jinja2 import meta, nodes
+
+from zimage_models.errors import InvalidRequest
+
+_MAX_LISTED = 12
+_CONSTANTS = ("true", "false", "none")
+_IN_BRACES = re.compile(r"\{[{%](.*?)(?:[}%]\}|\Z)", re.DOTALL)
+
+
+def columns_read(tree: nodes.Template, columns: Collection[str] | None) -> tuple[frozenset[str], bool]:
+    """Return the columns that a Jinja template names, and whether it can read any others too.
+
+    Args:
+        tree: the parsed template, in which columns are variables and items of ``row``.
+        columns: the known columns; None if they are not known.
+    """
+    names = meta.find_undeclared_variables(tree)
+    known = columns or ()
+    if "row" not in names or "row" in known:
+        return frozenset(names), False
+    names.remove("row")
+    # What is done with the row other than to take one cell of it, such as row|tojson, may read any.
+    rows = [node for node in tree.find_all(nodes.Name) if node.name == "row"]
+    num_others = len(rows)
+    for node in tree.find_all(nodes.Expr):
+        if not isinstance(node, nodes.Getitem | nodes.Getattr) or node.node not in rows:
+            continue
+        name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
+        # Jinja takes row.items for the method, and row["items"] too if there is no such column.
+        may_be_method = isinstance(node, nodes.Getattr) or name not in known
+        if name is not None and not (may_be_method and hasattr(dict, name)):
+            names.add(name)
+            num_others -= 1
+    return frozenset(names), num_others > 0
+
+
+def quoted(name: str) -> str:
+    """Return a column's name in double quotes, which templates read as well."""
+    return json.dumps(name, ensure_ascii=False)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return up to twelve columns' names as text."""
+    first = list(map(quoted, names[:_MAX_LISTED]))
+    if len(names) > _MAX_LISTED:
+        first.append(f"{len(names) - _MAX_LISTED} more")
+    return " and ".join([*([", ".join(first[:-1])] if len(first) > 1 else []), *first[-1:]])
+
+
+def spelled(column: str, option: str) -> str:
+    """Return how a template of this option (template, key, where or name) reads a column."""
+    if option == "name":
+        return f"{{{column}}}"
+    is_variable = column.isidentifier() and not keyword.iskeyword(column) and column not in _CONSTANTS
+    return column if is_variable else f"row[{quoted(column)}]"
+
+
+def misspelled(text: str, columns: Iterable[str], option: str, word: str = "") -> str:
+    """Return a hint if a template reads a column by a name that no variable can have: ``{{ Variant SKU }}``.
+
+    Args:
+        text: the template.
+        columns: the known columns.
+        option: the option that gave it.
+        word: a part of the column's name.
+
+    Returns:
+        The hint, or "" if no such column is in the template.
+    """
+    code = text if option == "where" else " ".join(_IN_BRACES.findall(text))
+    found = [
+        name
+        for name in columns
+        if name in code and word in name and spelled(name, option) != name and not _is_quoted(name, code)
+    ]
+    if not found:
+        return ""
+    column = max(found, key=len)
+    example = spelled(column, option) if option == "where" else f"{{{{ {spelled(column, option)} }}}}"
+    return f" (the column {quoted(column)} is written {example})"
+
+
+def unknown_column(name: str, columns: Iterable[str], option: str, hint: str = "") -> InvalidRequest:
+    """Return the error for a column that is not in the table, with the closest one unless there is a hint."""
+    known = list(dict.fromkeys(columns))
+    folded = {column.casefold(): column for column in reversed(known)}
+    if not hint and (close := get_close_matches(name.casefold(), folded, n=1)):
+        hint = f" (did you mean {spelled(folded[close[0]], option)}?)"
+    message = f"{option}: no column {quoted(name)}{hint}; columns are {listed(known)}"
+    return InvalidRequest(message, field=option)
+
+
+def _constant(node: nodes.Node) -> str | None:
+    return node.value if isinstance(node, nodes.Const) and isinstance(node.value, str) else None
+
+
+def _is_quoted(name: str, code: str) -> bool:
+    return any(f"{mark}{name}{mark}" in code for mark in "\"'")
