@@ -130,12 +130,10 @@ class ImageService:
         due_s = now_s + timeout_s
         async with _deadline(due_s, timeout_s):
             spec = await self.spec(model_id)
+        last_first_seed = MAX_SEED - (num_images - 1)
         seed = values.get("seed")
-        # 32 bits make repeated seeds unlikely and are short enough to type.
-        seed = secrets.randbits(32) if seed is None else seed
+        seed = secrets.randbelow(last_first_seed + 1) if seed is None else seed
         try:
-            if seed + num_images - 1 > MAX_SEED:
-                raise InvalidRequest(f"seed: {seed} + {num_images - 1} is above {MAX_SEED}", field="seed")
             build = partial(
                 build_request,
                 spec,
@@ -146,6 +144,12 @@ class ImageService:
             # Scaling large pictures takes too long for the event loop.
             has_pictures = values.get("reference_images") or values.get("control_image")
             request = await asyncio.to_thread(build) if has_pictures else build()
+            if seed > last_first_seed:
+                raise InvalidRequest(
+                    f"seed: {seed} with {num_images} images ends at {seed + num_images - 1};"
+                    f" the limit is {MAX_SEED}",
+                    field="seed",
+                )
         except InvalidRequest as error:
             raise await self._with_models_that_can(error, spec, values) from error
         if partial_images:

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding
-from zimage_models.request_fields import EDIT_SETTINGS, GENERATION_FIELDS, REQUEST_FIELDS
+from zimage_models.model_spec import ModelSpec
+from zimage_models.request_fields import EDIT_SETTINGS, GENERATION_FIELDS, MAX_SEED, REQUEST_FIELDS
 from zimage_models.requests import ImageRequest
 
 UNIT_ID_DIGITS = 32
@@ -35,8 +38,36 @@ _FIRST_EDIT_SETTINGS = ("strength", "controlnet_conditioning_scale")
 _LATER_FIELDS = sorted({*GENERATION_FIELDS, *EDIT_SETTINGS} - {*_FIRST_FIELDS, *_FIRST_EDIT_SETTINGS})
 """Fields added later. At its default a field leaves IDs as they were before it, so the default is fixed."""
 assert all(REQUEST_FIELDS[name].default is not None for name in _LATER_FIELDS), _LATER_FIELDS
-_MAX_DERIVED_SEED = 2**53 - 1  # exact in JSON readers that use doubles
+_SEED_PLACE = _FIRST_FIELDS.index("seed")
+_MAX_IDENTITY = 2**53 - 1
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+PIXELS_VERSION = 1
+"""Raised by a release that makes other pixels of the same settings, past the tolerance of rounding (another
+denoising step, noise drawn otherwise): every image is then made again. Part of IDs from 2 on."""
+
+
+def engine_settings(
+    config: EngineConfig, spec: ModelSpec, *, tokenizer_rules: str
+) -> tuple[tuple[str, str], ...]:
+    """Return what of an engine decides pixels and is not as by default, for :func:`unit_id`.
+
+    Args:
+        config: the engine's; a dtype given explicitly counts even if ``auto`` would have chosen it.
+        spec: its model.
+        tokenizer_rules: :attr:`.PromptTokenizer.rules`.
+    """
+    settings = {
+        "dtype": "" if config.dtype == "auto" else config.dtype,
+        "vae_dtype": "" if config.vae_dtype in ("auto", "float32") else config.vae_dtype,
+        "scheduler": spec.scheduler,
+        "model": spec.pixel_settings,
+        "tokenizer": tokenizer_rules,
+        "pixels_version": "" if PIXELS_VERSION == 1 else str(PIXELS_VERSION),
+    }
+    return tuple((name, value) for name, value in settings.items() if value)
 
 
 def unit_id(
@@ -46,6 +77,9 @@ def unit_id(
     weights_sha256: str,
     shift: float,
     encoding: Encoding,
+    engine: Sequence[tuple[str, str]] = (),
+    seed_identity: int | None = None,
+    tokens_read: Mapping[str, int] = _NOTHING,
     files: Sequence[str | None] = (),
     control: str | None = None,
     salt: str = "",
@@ -58,6 +92,10 @@ def unit_id(
         weights_sha256: hash that identifies the weights.
         shift: the checkpoint's time shift, from its scheduler's configuration.
         encoding: how the pixels are written.
+        engine: what else of the engine decides pixels (:func:`engine_settings`).
+        seed_identity: number hashed in place of the request's seed, if it was derived (:func:`derive_seed`).
+        tokens_read: tokens read of the prompt and the negative prompt, by field, where they may be truncated
+            and the model's default limit would give another number (:meth:`.PromptTokenizer.read_otherwise`).
         files: sha256 of the mask's file, or None, then of each reference image's file.
         control: sha256 of the control image's file, if there is one.
         salt: distinguishes the image from an earlier one with the same content.
@@ -67,6 +105,8 @@ def unit_id(
     """
     # As text: encoding a float as JSON takes half a microsecond.
     settings = [str(getattr(request, name)) for name in _FIRST_FIELDS]
+    if seed_identity is not None:
+        settings[_SEED_PLACE] = str(seed_identity)
     content: list[Any] = [settings, variant, weights_sha256, str(shift), _fields(encoding), salt]
     if files:
         content.append([*files, str(request.strength)])
@@ -76,6 +116,8 @@ def unit_id(
     for name in _LATER_FIELDS:
         if (value := getattr(request, name)) not in (None, REQUEST_FIELDS[name].default):
             content.append([name, str(value)])
+    content += [["engine", name, value] for name, value in engine]
+    content += [["tokens_read", name, number] for name, number in sorted(tokens_read.items())]
     return digest(content)
 
 
@@ -90,14 +132,24 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text).hexdigest()[:UNIT_ID_DIGITS]
 
 
-def derive_seed(job_seed: int, key: str, variant: int) -> int:
-    """Derive a row's seed from its key, so that re-sharding or reordering a table changes no image.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerivedSeed:
+    """The seed of an image whose row gives none."""
 
-    Returns:
-        A seed in 0 .. 2**53 - 1.
-    """
+    identity: int
+    """A number in 0 .. 2**53 - 1, which releases before 0.3 also took for the seed: the ID hashes it."""
+
+    @property
+    def seed(self) -> int:
+        """The bits of it that torch's CPU generator reads, so images made with all of them stay valid."""
+        return self.identity & MAX_SEED
+
+
+def derive_seed(job_seed: int, key: str, variant: int) -> DerivedSeed:
+    """Derive a row's seed from its key, so that re-sharding or reordering a table changes no image."""
     text = f"{job_seed}|{variant}|{key}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") & _MAX_DERIVED_SEED
+    digest = hashlib.sha256(text.encode()).digest()
+    return DerivedSeed(identity=int.from_bytes(digest[:8], "big") & _MAX_IDENTITY)
 
 
 class UnitIndex:

@@ -41,6 +41,29 @@ class ComponentConfig:
         return value
 
 
+# FlowMatchEulerDiscreteScheduler's defaults of what decides its times, without the shift. The rest of its
+# configuration acts only with dynamic shifting or stochastic sampling, which are refused.
+SCHEDULER_DEFAULTS: dict[str, Any] = {
+    "invert_sigmas": False,
+    "num_train_timesteps": 1000,
+    "shift_terminal": None,
+    "use_beta_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_karras_sigmas": False,
+}
+
+
+def scheduler_settings(config: ComponentConfig) -> str:
+    """Return a scheduler's settings, but for its shift, that aren't the defaults, as canonical JSON."""
+    given = {name: config.content.get(name, default) for name, default in SCHEDULER_DEFAULTS.items()}
+    return canonical_json({name: value for name, value in given.items() if value != SCHEDULER_DEFAULTS[name]})
+
+
+def canonical_json(settings: dict[str, Any]) -> str:
+    """Return settings as JSON that depends only on their values; "" if there are none."""
+    return json.dumps(settings, sort_keys=True, separators=(",", ":")) if settings else ""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

@@ -56,6 +56,10 @@ class RequestField:
     """Name of the Arrow type in work tables and parts; empty for pictures, which are not stored there."""
     low: float | None = None
     high: float | None = None
+    if_low: str = ""
+    """What to do instead of a value below ``low`` or a word, for messages."""
+    if_high: str = ""
+    """Why values above ``high`` are refused, for messages."""
     is_above_low: bool = False
     """Whether values must be above ``low``, not equal to it."""
     choices: tuple[str, ...] = ()

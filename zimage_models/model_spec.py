@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zimage_models.component_config import ComponentConfig, names_class, read_json
+from zimage_models.component_config import ComponentConfig, names_class, read_json, scheduler_settings
 from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
@@ -36,8 +36,15 @@ class ModelSpec:
     default_guidance_scale: float
     max_prompt_tokens: int
     """Largest prompt in tokens, chat template included."""
+    default_prompt_tokens: int
+    """The same without ``--max-prompt-tokens``."""
     shift: float
     """The scheduler's time shift, from this checkpoint's own scheduler config."""
+    scheduler: str = ""
+    """Other settings of the scheduler that are not its class's defaults, as canonical JSON."""
+    pixel_settings: str = ""
+    """Further settings of its files that decide pixels and are not the release's or the embedded models'
+    (:func:`.pixel_settings.pixel_settings`), as canonical JSON."""
     num_caption_positions: int
     """Positions that a caption and its images may take, 0 included."""
     siglip: SiglipSpec | None = None
@@ -140,8 +147,10 @@ def read_model_spec(
     if len(axes_lens) != 3:
         raise CheckpointError(f"{transformer.path}: axes_lens is {axes_lens}, not three numbers")
     caption_positions, *side_positions = axes_lens
-    token_limit = _token_limit(
-        model_id, max_prompt_tokens, caption_positions, text_encoder.integer("max_position_embeddings")
+    text_positions = text_encoder.integer("max_position_embeddings")
+    token_limit, default_token_limit = (
+        _token_limit(model_id, wanted, caption_positions, text_positions)
+        for wanted in (max_prompt_tokens, None)
     )
     default_steps = known.num_inference_steps if known else None
     default_guidance = known.guidance_scale if known else None
@@ -158,7 +167,9 @@ def read_model_spec(
         ),
         default_guidance_scale=spec.default_guidance_scale if default_guidance is None else default_guidance,
         max_prompt_tokens=token_limit,
+        default_prompt_tokens=default_token_limit,
         shift=scheduler.number("shift"),
+        scheduler=scheduler_settings(scheduler),
         num_caption_positions=caption_positions,
         siglip=read_siglip_spec(directory) if spec.max_reference_images else None,
     )
@@ -191,6 +202,7 @@ def released_spec(
         max_prompt_tokens=_token_limit(
             model_id, max_prompt_tokens, _RELEASED_CAPTION_POSITIONS, _RELEASED_TEXT_POSITIONS
         ),
+        default_prompt_tokens=RELEASED_PROMPT_TOKENS,
         shift=chosen.released_shift,
         num_caption_positions=_RELEASED_CAPTION_POSITIONS,
     )

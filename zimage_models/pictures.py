@@ -122,13 +122,14 @@ def crop_to_multiple(picture: Picture, size_multiple: int) -> Picture:
     return Picture(pixels=picture.pixels[top : top + height, left : left + width])
 
 
-def nearest_size(picture: Picture, *, size_multiple: int, max_side: int, max_pixels: int) -> tuple[int, int]:
-    """Choose the output size nearest to a picture's; if it has to shrink, it keeps the aspect ratio.
+def nearest_size(
+    height: int, width: int, *, size_multiple: int, max_side: int, max_pixels: int
+) -> tuple[int, int]:
+    """Choose the output size nearest to a size in pixels; if it has to shrink, it keeps the aspect ratio.
 
     Returns:
         (height, width): positive multiples of ``size_multiple`` within both limits.
     """
-    height, width = picture.height, picture.width
     scale = min(1.0, max_side / max(height, width), math.sqrt(max_pixels / (height * width)))
     exact = [side * scale / size_multiple for side in (height, width)]
     rows, columns = (max(1, round(side)) for side in exact)

@@ -7,7 +7,8 @@ image files.
 
 from zimage_models.field_spec import FieldKind, RequestField, Way
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**32 - 1
+"""The largest seed: torch's CPU generator uses 32 bits, so 2**32 + 5 would draw the same noise as 5."""
 
 _IN = Way.COLUMN | Way.BATCH_LINE
 _VALUE = _IN | Way.HTTP | Way.OPTION | Way.PART
@@ -113,6 +114,8 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             arrow_type="int64",
             low=0,
             high=MAX_SEED,
+            if_low="leave it empty for a seed of its own",
+            if_high="larger seeds repeat the noise of smaller ones",
         ),
         RequestField(
             name="strength",

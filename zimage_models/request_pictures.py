@@ -50,7 +50,8 @@ def size_of_images(spec: ModelSpec, images: Sequence[Picture]) -> tuple[int, int
             width // spec.size_multiple * spec.size_multiple,
         )
     return nearest_size(
-        images[0],
+        images[0].height,
+        images[0].width,
         size_multiple=spec.size_multiple,
         max_side=spec.max_side,
         max_pixels=spec.variant.max_pixels,

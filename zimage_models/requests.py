@@ -5,8 +5,7 @@ bodies are treated alike. This module knows nothing about tables or HTTP.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_values import read_field, read_integer, read_text, shown
+from zimage_models.field_values import read_field, read_size, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture
 from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS
@@ -27,7 +26,6 @@ from zimage_models.request_pictures import (
     size_of_images,
 )
 
-_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
 _READ_FIELDS = tuple(REQUEST_FIELDS[name] for name in GENERATION_FIELDS if name not in ("height", "width"))
 _NEEDY_FIELDS = frozenset(field.name for field in REQUEST_FIELDS.values() if field.needs)
 
@@ -157,7 +155,8 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     _check_needs(given)
     images = read_images(spec, given)
     control = read_control(spec, given)
-    height, width = _size(spec, given, images or ([control] if control else []))
+    default_height, default_width = size_of_images(spec, images or ([control] if control else []))
+    height, width = read_size(spec, given, default_height, default_width)
     resolved = {field.name: read_field(field, spec, given) for field in _READ_FIELDS}
     request = ImageRequest(height=height, width=width, **resolved, **hosting)
     _check_guidance(spec, request)
@@ -167,48 +166,6 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     if images:
         request = replace(request, **picture_fields(spec, given, images, height, width))
     return request
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``"WIDTHxHEIGHT"`` in pixels, as in the OpenAI API.
-
-    Returns:
-        (height, width).
-
-    Raises:
-        InvalidRequest: the text does not have that form.
-    """
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise InvalidRequest(
-            f"size: {shown(text)} is not of the form WIDTHxHEIGHT, such as 1024x768", field="size"
-        )
-    width, height = map(int, match.groups())
-    return height, width
-
-
-def _size(spec: ModelSpec, given: Mapping[str, Any], images: Sequence[Picture]) -> tuple[int, int]:
-    default_height, default_width = size_of_images(spec, images)
-    if "size" in given:
-        if "height" in given or "width" in given:
-            raise InvalidRequest("size: give either size or height and width, not both", field="size")
-        height, width = parse_size(read_text(given, "size", required=True))
-        names = ("size", "size")
-    else:
-        height = read_integer(given, "height", default_height, 1, spec.max_side)
-        width = read_integer(given, "width", default_width, 1, spec.max_side)
-        names = ("height", "width")
-    for name, side in zip(names, (height, width), strict=True):
-        if not 1 <= side <= spec.max_side:
-            raise InvalidRequest(f"{name}: {side} px is outside 1..{spec.max_side}", field=name)
-        if side % spec.size_multiple:
-            raise InvalidRequest(f"{name}: {side} px is not a multiple of {spec.size_multiple}", field=name)
-    if height * width > spec.variant.max_pixels:
-        raise InvalidRequest(
-            f"{names[0]}: {width}x{height} is {height * width} px; the limit is {spec.variant.max_pixels}",
-            field=names[0],
-        )
-    return height, width
 
 
 def _check_needs(given: Mapping[str, Any]) -> None:

@@ -7,7 +7,15 @@ fields (``strength``, ...), and the settings that were used, which answers repor
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.field_values import MAX_PROMPT_CHARS
@@ -31,7 +39,8 @@ class ImageBody(BaseModel):
     model: str | None = Field(default=None, max_length=256)
     """By default the endpoint's first model."""
     n: int = Field(default=1, ge=1, le=10)
-    size: Annotated[str, StringConstraints(pattern=r"^(auto|[0-9]{1,5}x[0-9]{1,5})$")] = "auto"
+    size: Annotated[str, StringConstraints(max_length=64)] = "auto"
+    """``auto`` or ``WIDTHxHEIGHT`` in pixels."""
     output_format: ImageFormat = "png"
     output_compression: int | None = Field(default=None, ge=0, le=100)
     """Quality of jpeg, webp and avif; 100 is the best, and the default is good."""
@@ -78,12 +87,20 @@ def _with_request_fields(ways: Way) -> Callable[[type[Body]], type[Body]]:
 
 def _body_field(field: RequestField) -> tuple[Any, Any]:
     limits: dict[str, Any] = {"max_length": MAX_PROMPT_CHARS} if field.kind is FieldKind.TEXT else {}
-    if field.low is not None:
-        limits["gt" if field.is_above_low else "ge"] = field.low
-    if field.high is not None:
-        limits["le"] = field.high
     body_type: Any = Literal[field.choices] if field.choices else _BODY_TYPES[field.kind]
+    if field.kind in _JSON_NUMBERS:
+        # Only described here: build_request checks them, so that its messages are those of a batch job.
+        body_type = Annotated[body_type, WithJsonSchema(_number_schema(field))]
     return body_type | None, Field(default=None, description=field.summary or None, **limits)
+
+
+def _number_schema(field: RequestField) -> dict[str, Any]:
+    low = "exclusiveMinimum" if field.is_above_low else "minimum"
+    limits = {low: field.low, "maximum": field.high}
+    return {
+        "type": _JSON_NUMBERS[field.kind],
+        **{name: limit for name, limit in limits.items() if limit is not None},
+    }
 
 
 _BODY_TYPES: dict[FieldKind, Any] = {
@@ -92,6 +109,7 @@ _BODY_TYPES: dict[FieldKind, Any] = {
     FieldKind.NUMBER: float,
     FieldKind.BOOLEAN: bool,
 }
+_JSON_NUMBERS = {FieldKind.INTEGER: "integer", FieldKind.NUMBER: "number"}
 
 
 @_with_request_fields(Way.HTTP)

@@ -236,8 +236,8 @@ class RowResolver:
     ) -> Iterator[ResolvedUnit]:
         values = self._with_job_values(own)
         given_seed = values.get("seed")
-        first_seed = derive_seed(self._options.seed, key, 0) if given_seed is None else given_seed
-        request = build_request(self._spec, {**values, "seed": first_seed})
+        derived = derive_seed(self._options.seed, key, 0) if given_seed is None else None
+        request = build_request(self._spec, {**values, "seed": derived.seed if derived else given_seed})
         last_seed = request.seed + num_variants - 1
         if given_seed is not None and last_seed > MAX_SEED:
             raise InvalidRequest(
@@ -251,22 +251,35 @@ class RowResolver:
         files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
         for variant in range(num_variants):
             if variant:
-                seed = derive_seed(self._options.seed, key, variant)
-                request = replace(request, seed=seed if given_seed is None else first_seed + variant)
+                derived = derive_seed(self._options.seed, key, variant) if given_seed is None else None
+                request = replace(request, seed=derived.seed if derived else first_seed + variant)
             names = {**row, "key": key, "variant": variant, "seed": request.seed}
             names |= {"width": request.width, "height": request.height}
             file_name = self._name.render(names)
             if not self._names.add(file_name):
                 raise InvalidRequest(f"name: another image has the file name {file_name!r} too", field="name")
             yield ResolvedUnit(
-                unit_id=self._unit_id(request, variant, key, files, content.get("control_image")),
+                unit_id=self._unit_id(
+                    request,
+                    variant,
+                    key,
+                    files,
+                    content.get("control_image"),
+                    derived.identity if derived else None,
+                ),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
     def _unit_id(
-        self, request: ImageRequest, variant: int, key: str, files: list[str | None], control: str | None
+        self,
+        request: ImageRequest,
+        variant: int,
+        key: str,
+        files: list[str | None],
+        control: str | None,
+        seed_identity: int | None,
     ) -> str:
         make_id = partial(
             unit_id,
@@ -275,6 +288,7 @@ class RowResolver:
             weights_sha256=self._weights_sha256,
             shift=self._spec.shift,
             encoding=self._options.encoding,
+            seed_identity=seed_identity,
             files=files,
             control=control,
         )

@@ -104,7 +104,10 @@ def test_what_the_output_holds_is_not_planned(tmp_path: Path) -> None:
         ([], "input: give either a prompt table or --images"),
         ([EXAMPLE, "--images", 5], "input: give either a prompt table or --images"),
         (["--images", 0], "images: 0 is below 1"),
-        (["--images", 5, *RELEASED, "--size", "1000x1000"], "size: 1000 px is not a multiple of 16"),
+        (
+            ["--images", 5, *RELEASED, "--size", "1000x1000"],
+            "size: 1000x1000 is not a multiple of 16 px: use 1008x1008 or 992x992",
+        ),
         (["--images", 5, *RELEASED, "--guidance", 4], "guidance_scale"),
         (["--images", 5, "--prompt-tokens", 4000], "prompt_tokens: 4000 is outside 1..512"),
         ([EXAMPLE, "--prompt-tokens", 40], "prompt_tokens: valid only with --images"),

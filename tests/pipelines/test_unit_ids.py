@@ -5,11 +5,27 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines.unit_ids import SeenHashes, UnitIndex, as_fixed, derive_seed, digest, unit_id
+from pipelines import unit_ids
+from pipelines.unit_ids import (
+    SeenHashes,
+    UnitIndex,
+    as_fixed,
+    derive_seed,
+    digest,
+    engine_settings,
+    unit_id,
+)
+from zimage_models.checkpoints.resolve_model import resolve_model
+from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding
+from zimage_models.model_spec import ModelSpec
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.pictures import Picture
-from zimage_models.request_fields import GENERATION_FIELDS
+from zimage_models.request_fields import GENERATION_FIELDS, MAX_SEED
 from zimage_models.requests import ImageRequest, Priority
 
 REQUEST = ImageRequest(
@@ -180,7 +196,7 @@ def test_ids_and_seeds_are_those_of_earlier_releases() -> None:
     controlled = replace(REQUEST, controlnet_conditioning_scale=0.75)
     assert id_of(controlled, control="a") == "7476c59dac3656778bcfad23e531f1c0"
     assert digest(["ä", 1, 0.5, None, {"b": 1, "a": 2}]) == "7abaa6c9ca87d9abf37515cafb4eb18b"
-    assert derive_seed(0, "sku-1", 0) == 1497752136000950
+    assert derive_seed(0, "sku-1", 0).identity == 1497752136000950
 
 
 def test_a_digest_takes_what_tables_hold() -> None:
@@ -190,15 +206,81 @@ def test_a_digest_takes_what_tables_hold() -> None:
 
 
 def test_derived_seeds_differ_by_job_seed_key_and_variant() -> None:
-    seeds = {
+    derived = {
         derive_seed(job, key, variant)
         for job in range(5)
         for key in ("a", "b", "a|1")
         for variant in range(20)
     }
-    assert len(seeds) == 5 * 3 * 20
-    assert all(0 <= seed < 2**53 for seed in seeds)
+    assert len({one.identity for one in derived}) == len({one.seed for one in derived}) == 5 * 3 * 20
+    assert all(0 <= one.identity < 2**53 and 0 <= one.seed <= MAX_SEED for one in derived)
     assert derive_seed(3, "a", 1) == derive_seed(3, "a", 1)
+
+
+@given(job=st.integers(0, 2**63 - 1), key=st.text(), variant=st.integers(0, 999))
+def test_a_derived_seed_draws_the_noise_of_earlier_releases(job: int, key: str, variant: int) -> None:
+    derived = derive_seed(job, key, variant)
+    earlier, now = (
+        torch.randn(4, generator=torch.Generator("cpu").manual_seed(seed))
+        for seed in (derived.identity, derived.seed)
+    )
+    assert torch.equal(earlier, now)
+
+
+def test_an_id_hashes_the_number_that_earlier_releases_took_for_the_seed() -> None:
+    derived = derive_seed(0, "sku-1", 0)
+    assert derived.identity > MAX_SEED
+    earlier = id_of(replace(REQUEST, seed=derived.identity))
+    assert id_of(replace(REQUEST, seed=derived.seed), seed_identity=derived.identity) == earlier
+    assert id_of(replace(REQUEST, seed=derived.seed)) != earlier
+
+
+SPEC = resolve_model(EngineConfig())
+
+
+def engine_id(config: EngineConfig | None = None, spec: ModelSpec = SPEC, tokenizer_rules: str = "") -> str:
+    return id_of(engine=engine_settings(config or EngineConfig(), spec, tokenizer_rules=tokenizer_rules))
+
+
+@pytest.mark.parametrize("model", ["tiny-zimage-turbo", "tiny-zimage-base", "tiny-zimage-edit"])
+def test_embedded_models_have_the_ids_of_earlier_releases(model: str) -> None:
+    config = EngineConfig(model=model, device="cpu", compile=True, max_step_tokens=100, vae_dtype="auto")
+    spec = resolve_model(config)
+    rules = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens).rules
+    assert engine_id(config, spec, rules) == id_of()
+
+
+def test_all_of_an_engine_that_decides_pixels_is_part_of_the_id() -> None:
+    ids = [
+        engine_id(),
+        engine_id(EngineConfig(dtype="bfloat16")),
+        engine_id(EngineConfig(dtype="float32")),
+        engine_id(EngineConfig(vae_dtype="bfloat16")),
+        engine_id(spec=replace(SPEC, scheduler="a")),
+        engine_id(spec=replace(SPEC, scheduler="b")),
+        engine_id(spec=replace(SPEC, pixel_settings="a")),
+        engine_id(tokenizer_rules="a"),
+    ]
+    assert len({*ids}) == len(ids)
+
+
+def test_a_raised_version_of_the_pixels_changes_every_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_ids, "PIXELS_VERSION", 2)
+    second = engine_id()
+    monkeypatch.setattr(unit_ids, "PIXELS_VERSION", 3)
+    assert len({second, engine_id(), id_of()}) == 3
+
+
+def test_tokens_read_are_part_of_the_id() -> None:
+    ids = [
+        id_of(),
+        id_of(tokens_read={"prompt": 100}),
+        id_of(tokens_read={"prompt": 101}),
+        id_of(tokens_read={"negative_prompt": 100}),
+        id_of(tokens_read={"prompt": 100, "negative_prompt": 100}),
+    ]
+    assert len({*ids}) == len(ids)
+    assert ids[-1] == id_of(tokens_read={"negative_prompt": 100, "prompt": 100})
 
 
 def test_seen_hashes_agree_with_a_set() -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 import pickle
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_values import MAX_PROMPT_CHARS
-from zimage_models.model_spec import ModelSpec
+from zimage_models.field_values import MAX_PROMPT_CHARS, parse_size
+from zimage_models.model_spec import ModelSpec, released_spec
 from zimage_models.pictures import Picture, fit
 from zimage_models.request_fields import EDIT_FIELDS, GENERATION_FIELDS, MAX_SEED
-from zimage_models.requests import ImageRequest, Priority, build_request, parse_size
+from zimage_models.requests import ImageRequest, Priority, build_request
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,11 @@ def turbo() -> ModelSpec:
 @pytest.fixture(scope="module")
 def base() -> ModelSpec:
     return resolve_model(EngineConfig(model="tiny-zimage-base"))
+
+
+@pytest.fixture(scope="module")
+def release_sized() -> ModelSpec:
+    return released_spec("Tongyi-MAI/Z-Image-Turbo")
 
 
 def request(spec: ModelSpec, **values: Any) -> ImageRequest:
@@ -77,6 +85,15 @@ def test_every_field_is_taken(base: ModelSpec) -> None:
         ("seed", 12.0, 12),
         ("seed", np.int64(MAX_SEED), MAX_SEED),
         ("seed", np.uint8(3), 3),
+        ("seed", "42.0", 42),
+        ("seed", "42.", 42),
+        ("seed", "+42", 42),
+        ("seed", "007", 7),
+        ("seed", Decimal("42.0"), 42),
+        ("guidance_scale", Decimal("3.5"), 3.5),
+        ("guidance_scale", " 3.5 ", 3.5),
+        ("guidance_scale", ".5", 0.5),
+        ("guidance_scale", "5e-1", 0.5),
         ("guidance_scale", np.float32(1.5), 1.5),
         ("guidance_scale", "1.5", 1.5),
         ("guidance_scale", 2, 2.0),
@@ -92,10 +109,75 @@ def test_untyped_tables_are_understood(base: ModelSpec, name: str, given: Any, e
     assert type(value) is type(expected)
 
 
-def test_size_is_width_times_height(turbo: ModelSpec) -> None:
-    made = request(turbo, size="96x64")
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "96x64",
+            "96X64",
+            "96*64",
+            "96×64",
+            "96 x 64",
+            " 96x64\t",
+            "96\u00a0×\u00a064",
+            "９６ｘ６４",
+            "96х64",
+        ),
+        *("96х64", "96x64px", "96 px * 64 px", np.str_("96x64")),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(turbo: ModelSpec, text: str) -> None:
+    made = request(turbo, size=text)
     assert (made.width, made.height) == (96, 64)
-    assert parse_size("96x64") == (64, 96)
+    assert parse_size(text) == (64, 96)
+
+
+SIDES = st.integers(0, 5000)
+
+
+@given(height=SIDES, width=SIDES)
+def test_a_size_that_is_named_instead_can_be_made(height: int, width: int) -> None:
+    spec = resolve_model(EngineConfig())
+    try:
+        made = request(spec, size=f"{width}x{height}")
+    except InvalidRequest as error:
+        named = re.findall(r"[0-9]+x[0-9]+", str(error).partition(": use ")[2])
+        assert 1 <= len(named) <= 2
+        for size in named:
+            made = request(spec, size=size)
+            if max(height, width) <= 4096 and min(height, width) > 0 and height * width <= 2048 * 2048:
+                assert max(abs(made.height - height), abs(made.width - width)) < 8
+    else:
+        assert (made.height, made.width) == (height, width)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": "1920x1080"}, "size: 1920x1080 is not a multiple of 16 px: use 1920x1088 or 1920x1072"),
+        ({"size": "1000*1000"}, "size: 1000x1000 is not a multiple of 16 px: use 1008x1008 or 992x992"),
+        ({"size": "1021x768"}, "size: 1021x768 is not a multiple of 16 px: use 1024x768 or 1008x768"),
+        ({"size": "7x64"}, "size: 7x64 is not a multiple of 16 px: use 16x64"),
+        # One step up would be too many pixels.
+        ({"size": "2048x2047"}, "size: 2048x2047 is not a multiple of 16 px: use 2048x2048 or 2048x2032"),
+        ({"size": "2040x2056"}, "size: 2040x2056 is not a multiple of 16 px: use 2032x2048 or 2048x2048"),
+        ({"size": "16384x4096"}, "size: 16384x4096 is outside 1..8192 px per side: use 4096x1024"),
+        ({"size": "0x64"}, "size: 0x64 is outside 1..8192 px per side: use 16x64"),
+        ({"size": "3840x2160"}, "size: 3840x2160 is 8294400 px; the limit is 4194304: use 2720x1536"),
+        ({"height": 1080}, "height: 1080 px is not a multiple of 16: use 1088 or 1072"),
+        ({"width": "8190"}, "width: 8190 px is not a multiple of 16: use 8192 or 8176"),
+        ({"height": 9000}, "height: 9000 is outside 1..8192 px: use 8192"),
+        ({"width": -5}, "width: -5 is outside 1..8192 px: use 16"),
+        (
+            {"height": 2160, "width": 3840},
+            "height: 3840x2160 is 8294400 px; the limit is 4194304: use 2720x1536",
+        ),
+    ],
+)
+def test_the_nearest_sizes_are_named(release_sized: ModelSpec, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        request(release_sized, **values)
+    assert str(caught.value) == message
 
 
 TOO_LONG = "a" * (MAX_PROMPT_CHARS + 1)
@@ -124,13 +206,20 @@ BAD_VALUES = [
     ("size", "64x", ["'64x'", "WIDTHxHEIGHT"]),
     ("size", "64x64x64", ["WIDTHxHEIGHT"]),
     ("size", "-64x64", ["WIDTHxHEIGHT"]),
-    ("size", "６４x64", ["WIDTHxHEIGHT"]),
+    ("size", "1:1", ["'1:1'", "WIDTHxHEIGHT, such as 1024x768"]),
+    ("size", "auto", ["WIDTHxHEIGHT"]),
+    ("size", "64x64cm", ["WIDTHxHEIGHT"]),
+    ("size", "64.0x64.0", ["WIDTHxHEIGHT"]),
+    ("size", "XL", ["WIDTHxHEIGHT"]),
+    ("size", "1" * 5000, ["WIDTHxHEIGHT"]),
+    ("size", "", ["''", "WIDTHxHEIGHT"]),
+    ("size", [64, 64], ["[64, 64]", "WIDTHxHEIGHT"]),
     ("size", "64x9999999999", ["WIDTHxHEIGHT"]),
-    ("size", "0x64", ["0 px", "1..4096"]),
-    ("size", "64x4104", ["4104 px", "1..4096"]),
-    ("size", "60x64", ["60 px", "multiple of 8"]),
+    ("size", "0x64", ["0x64", "1..4096"]),
+    ("size", "64x4104", ["64x4104", "1..4096"]),
+    ("size", "60x64", ["60x64", "multiple of 8"]),
     ("size", "4096x2048", ["4096x2048", str(4096 * 2048), str(2048 * 2048)]),
-    ("size", 64, ["64", "int", "not text"]),
+    ("size", 64, ["64", "WIDTHxHEIGHT"]),
     ("num_inference_steps", 0, ["0", "1..200"]),
     ("num_inference_steps", -1, ["-1", "1..200"]),
     ("num_inference_steps", 201, ["201", "1..200"]),
@@ -141,15 +230,32 @@ BAD_VALUES = [
     ("guidance_scale", math.inf, ["inf", "finite"]),
     ("guidance_scale", 10**400, ["0..20"]),
     ("guidance_scale", False, ["False", "bool", "not a number"]),
-    ("seed", -1, ["-1", f"0..{MAX_SEED}"]),
-    ("seed", MAX_SEED + 1, [str(MAX_SEED + 1), f"0..{MAX_SEED}"]),
+    ("seed", -1, ["-1", f"0..{MAX_SEED}; leave it empty for a seed of its own"]),
+    ("seed", "-1", ["-1", f"0..{MAX_SEED}; leave it empty for a seed of its own"]),
+    ("seed", "random", ["'random' is not a number; leave it empty for a seed of its own"]),
+    ("seed", MAX_SEED + 1, [f"{MAX_SEED + 1} is outside 0..{MAX_SEED}; larger seeds repeat the noise"]),
+    ("seed", "18446744073709551615", [f"is outside 0..{MAX_SEED}; larger seeds repeat the noise of smaller"]),
+    ("seed", "1e3", ["'1e3' is not a whole number in plain digits: write 1000"]),
+    ("seed", "1e300", ["'1e300' is not a whole number in plain digits"]),
+    ("seed", "1e-3", ["'1e-3' is not a whole number"]),
+    ("seed", "42.5", ["'42.5' is not a whole number"]),
+    ("seed", "1,000", ["'1,000' is not a number: write 1000"]),
+    ("seed", "1_000", ["'1_000' is not a number"]),
+    ("seed", "0x10", ["'0x10' is not a number"]),
+    ("num_inference_steps", "1e1", ["'1e1'", "write 10"]),
+    ("guidance_scale", "3,5", ["'3,5' is not a number: write 3.5"]),
+    ("guidance_scale", "1_0", ["'1_0' is not a number"]),
+    ("cfg_truncation", "0,5", ["write 0.5"]),
     ("seed", 1e300, ["1e+300", f"0..{MAX_SEED}"]),
     ("seed", math.nan, ["nan", "finite"]),
-    ("seed", "nan", ["'nan'", "finite"]),
-    ("seed", "9" * 5000, ["not a number"]),
+    ("seed", "nan", ["'nan' is not a number; leave it empty"]),
+    ("cfg_truncation", "nan", ["'nan' is not a finite number"]),
+    ("seed", "9" * 5000, ["outside"]),
     ("seed", 0.5, ["0.5", "whole number"]),
     ("seed", {}, ["{}", "dict", "not a number"]),
-    ("seed", Decimal(3), ["Decimal", "not a number"]),
+    ("seed", Decimal("3.5"), ["3.5", "whole number"]),
+    ("seed", Decimal("nan"), ["NaN", "finite"]),
+    ("guidance_scale", Decimal("1e400"), ["finite"]),
     ("seed", np.True_, ["True", "not a number"]),
     ("cfg_normalization", 10.5, ["10.5", "0..10"]),
     ("cfg_normalization", -1, ["-1", "0..10"]),

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.checkpoints.pixel_settings import pixel_settings
 from zimage_models.checkpoints.weights_hash import weights_sha256
 from zimage_models.config import EngineConfig
 from zimage_models.controlnet_spec import read_controlnet_spec
@@ -26,7 +27,7 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
     )
     if config.controlnet is None:
-        return spec
+        return replace(spec, pixel_settings=pixel_settings(spec))
     if spec.variant.max_reference_images:
         raise CheckpointError(
             f"controlnet: {spec.variant.name} reads reference images; there is no ControlNet for it",
@@ -38,7 +39,8 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
         cache_dir=_cache_dir(config),
         s3_endpoint_url=config.s3_endpoint_url,
     )
-    return replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
+    spec = replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
+    return replace(spec, pixel_settings=pixel_settings(spec))
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:

@@ -4,6 +4,7 @@ The text is one user turn of the checkpoint's own chat template (diffusers pipel
 ``_encode_prompt``).
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,12 +15,36 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import NFC
 from transformers import AutoTokenizer
 
+from zimage_models.component_config import canonical_json
 from zimage_models.errors import CheckpointError, InvalidRequest
 from zimage_models.models.sequence_layout import num_caption_positions
 
 # White space at both ends reveals a template that trims the user's text.
 _SENTINEL = " <<prompt>>\n"
 _VISION_START, _VISION_END, _TURN_END = "<|vision_start|>", "<|vision_end|>", "<|im_end|>"
+
+# Qwen's tokenizer (transformers' Qwen2Tokenizer), with which the release comes. The embedded models' is the
+# same with 4096 tokens and no normaliser.
+_LARGE_VOCABULARY = 100_000
+_QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_QWEN_RULES = {
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": _QWEN_PATTERN},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ],
+    },
+    "template": ["<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"],
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +123,11 @@ class PromptTokenizer:
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self.rules = _rules(self._tokenizer, self._prefix, self._suffix)
+        """How it splits texts and what it puts around them, as canonical JSON; "" if as in known models."""
         self._counts_bytes = _has_a_byte_for_each_token(self._tokenizer)
         self._num_positions = num_positions
-        self._frames: dict[int, _Frame] = {}
+        self._frames: dict[tuple[int, int], _Frame] = {}
         num_template_tokens = len(self._ids(self._prefix + self._suffix))
         if max_tokens <= num_template_tokens:
             raise InvalidRequest(
@@ -124,6 +151,27 @@ class PromptTokenizer:
         unsure = [place for place, prompt in enumerate(prompts) if not self._surely_fits(prompt, frame)]
         counts = self.count([prompts[place] for place in unsure], num_references=num_references)
         return {place: num for place, num in zip(unsure, counts, strict=True) if num > frame.max_tokens}
+
+    def read_otherwise(
+        self, prompts: Sequence[str], *, max_tokens: int, num_references: int = 0
+    ) -> dict[int, int]:
+        """Find the prompts of which another limit would let the model read more tokens or fewer.
+
+        Returns:
+            Number of tokens that are read of a prompt that may be truncated, by its place in the sequence.
+
+        Raises:
+            InvalidRequest: the references leave no room for a prompt.
+        """
+        limit, other = (
+            self._frame(num_references, limit).max_tokens for limit in (self.max_tokens, max_tokens)
+        )
+        if limit == other:
+            return {}
+        counts = self.count(prompts, num_references=num_references)
+        return {
+            place: min(num, limit) for place, num in enumerate(counts) if min(num, limit) != min(num, other)
+        }
 
     def tokenize(
         self, prompt: str, *, truncate: bool, field: str = "prompt", num_references: int = 0
@@ -156,25 +204,26 @@ class PromptTokenizer:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text).ids)
 
-    def _frame(self, num_references: int) -> _Frame:
-        if num_references not in self._frames:
-            self._frames[num_references] = self._make_frame(num_references)
-        return self._frames[num_references]
+    def _frame(self, num_references: int, max_tokens: int | None = None) -> _Frame:
+        key = num_references, max_tokens or self.max_tokens
+        if key not in self._frames:
+            self._frames[key] = self._make_frame(*key)
+        return self._frames[key]
 
-    def _make_frame(self, num_references: int) -> _Frame:
+    def _make_frame(self, num_references: int, max_tokens: int) -> _Frame:
         if not num_references:
             return _Frame(
                 prefix=self._prefix,
                 suffix=self._suffix,
                 suffix_ids=self._ids(self._suffix),
-                max_tokens=self.max_tokens,
+                max_tokens=max_tokens,
             )
         between = [_VISION_END + _VISION_START] * (num_references - 1)
         before = [self._ids(text) for text in (self._prefix + _VISION_START, *between)]
         after = self._ids(_VISION_END + _TURN_END)
         suffix = self._suffix + _VISION_START
         suffix_ids = self._ids(suffix)
-        max_tokens = self.max_tokens
+        limit = max_tokens
         lengths = [len(segment) for segment in before]
         num_positions = self._num_positions
         if num_positions is not None:
@@ -187,7 +236,7 @@ class PromptTokenizer:
         if max_tokens <= len(self._ids(_VISION_END + suffix)):
             raise InvalidRequest(
                 f"reference_images: {num_references} images leave no room for a prompt"
-                f" (max_prompt_tokens {self.max_tokens}, positions {num_positions})",
+                f" (max_prompt_tokens {limit}, positions {num_positions})",
                 field="reference_images",
             )
         return _Frame(
@@ -204,6 +253,20 @@ class PromptTokenizer:
         # NFC turns one byte into at most three (Unicode UAX 15, maximum expansion factors), but keeps ASCII.
         num_bytes = len(text) if text.isascii() else 3 * len(text.encode())
         return self._counts_bytes and num_bytes <= frame.max_tokens
+
+
+def _rules(tokenizer: Tokenizer, prefix: str, suffix: str) -> str:
+    """Return what a tokenizer does besides its vocabulary, which belongs to the text encoder's weights."""
+    normalizer, splits = (
+        json.loads(step.__getstate__()) if step else None
+        for step in (tokenizer.normalizer, tokenizer.pre_tokenizer)
+    )
+    for step in (splits or {}).get("pretokenizers", ()):
+        step.pop("trim_offsets", None)  # of characters, not of tokens
+    rules = {"normalizer": normalizer, "pre_tokenizer": splits, "template": [prefix, suffix]}
+    is_large = tokenizer.get_vocab_size() >= _LARGE_VOCABULARY
+    known = {**_QWEN_RULES, "normalizer": {"type": "NFC"} if is_large else None}
+    return "" if rules == known else canonical_json(rules)
 
 
 def _has_a_byte_for_each_token(tokenizer: Tokenizer) -> bool:

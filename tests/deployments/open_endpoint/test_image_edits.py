@@ -141,7 +141,7 @@ PLASMA = png(plasma(64, 64, seed=0))
         (
             BASE,
             {"controlnet_conditioning_scale": (None, "2.5")},
-            "controlnet_conditioning_scale: Input should be less than or equal to 2 (given: '2.5')",
+            "controlnet_conditioning_scale: 2.5 is outside 0..2",
         ),
         (
             BASE,
@@ -343,7 +343,7 @@ def test_refusal_names_the_models_that_take_what_this_one_does_not(
         ({"input_fidelity": "high"}, "input_fidelity: unknown field"),
         ({"quality": "high"}, "quality: Input should be 'auto'"),
         ({"background": "transparent"}, "background: Input should be 'auto' or 'opaque'"),
-        ({"size": "63x64"}, "size: 63 px is not a multiple of 8"),
+        ({"size": "63x64"}, "size: 63x64 is not a multiple of 8 px: use 64x64 or 56x64"),
     ],
 )
 def test_field_that_can_not_be_honoured_is_refused(

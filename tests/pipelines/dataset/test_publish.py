@@ -291,7 +291,7 @@ class TestErrors:
             (3, "sku-003", "blank_image"),
             (4, "sku-004", "blank_image"),
         ]
-        assert data_set.errors()[0]["message"] == "size: 7 px is not a multiple of 8"
+        assert data_set.errors()[0]["message"] == "size: 7x7 is not a multiple of 8 px: use 8x8"
         counts = manifest.counts
         assert (counts["published"], counts["failed"], counts["rejected"]) == (3, 2, 1)
         report = data_set.verify()

@@ -12,7 +12,7 @@ from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import Encoding
 
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**32 - 1
 
 
 def make_resolver(*columns: str, model: str = "tiny-zimage-turbo", **options: Any) -> RowResolver:
@@ -39,7 +39,9 @@ def resolve_all(rows: list[dict[str, Any]], **options: Any) -> list[ResolvedRow]
 
 def test_a_row_seed_is_derived_from_job_seed_key_and_variant() -> None:
     units = resolve({"sku": "a", "prompt": "x"}, seed=5, variants=3)
-    assert [unit.request.seed for unit in units] == [derive_seed(5, "a", variant) for variant in range(3)]
+    assert [unit.request.seed for unit in units] == [
+        derive_seed(5, "a", variant).seed for variant in range(3)
+    ]
     assert [unit.variant for unit in units] == [0, 1, 2]
 
 
@@ -241,7 +243,7 @@ def test_names_are_made_of_columns_and_settings() -> None:
     ("fields", "message"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps: 0 is outside 1..50"),
-        ({"size": "7x7"}, "size: 7 px is not a multiple of 8"),
+        ({"size": "7x7"}, "size: 7x7 is not a multiple of 8 px: use 8x8"),
         ({"guidance_scale": 4.0}, "guidance_scale: 4.0 must be 0"),
         ({"colour": "red"}, "colour: unknown field"),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ZImageOmniPipeline, ZImagePipeline
-from transformers import AutoTokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from zimage_models.checkpoints.components import load_components
 from zimage_models.checkpoints.resolve_model import resolve_model
@@ -229,3 +230,63 @@ def test_a_missing_template_is_told(tiny_checkpoint: Path, tmp_path: Path) -> No
     config.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match="tokenizer: no usable tokenizer"):
         PromptTokenizer(tmp_path, max_tokens=64)
+
+
+def test_tokens_read_otherwise_are_those_that_a_limit_decides(directory: Path) -> None:
+    short, long, longest = "owl", "owl " * 60, "owl " * 200
+    prompts = [short, long, longest]
+
+    def read(max_tokens: int, other: int, num_references: int = 0) -> dict[int, int]:
+        tokenizer = PromptTokenizer(directory, max_tokens=max_tokens)
+        found = tokenizer.read_otherwise(prompts, max_tokens=other, num_references=num_references)
+        kept = [
+            tokenizer.tokenize(prompt, truncate=True, num_references=num_references).lengths[num_references]
+            for prompt in prompts
+        ]
+        assert found == {place: kept[place] for place in found}
+        return found
+
+    assert read(512, 512) == {}
+    num_tokens = PromptTokenizer(directory, max_tokens=512).count(prompts)
+    assert num_tokens[0] < 32 < num_tokens[1] < num_tokens[2]
+    # Both are cut below the default limit, and a higher limit lets more through.
+    assert read(32, 512) == {1: 32, 2: 32}
+    assert read(num_tokens[2], 64).keys() == {1, 2}
+    assert read(num_tokens[2] + 1, num_tokens[1]) == {2: num_tokens[2]}
+    # Limits that cut nothing are alike.
+    assert read(num_tokens[2], num_tokens[2] + 9) == {}
+    assert 2 in read(100, 512, num_references=2)
+
+
+def test_the_tokenizer_class_of_the_release_has_known_rules(tmp_path: Path) -> None:
+    vocabulary = {
+        token: place for place, token in enumerate(["<|endoftext|>", *sorted(ByteLevel.alphabet())])
+    }
+    vocabulary |= {f"<extra{place}>": place for place in range(len(vocabulary), 100_001)}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    embedded = resolve_model(EngineConfig()).directory / "tokenizer"
+    tokenizer.chat_template = (embedded / "chat_template.jinja").read_text()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert PromptTokenizer(tmp_path, max_tokens=512).rules == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("chat_template.jinja", "'<|im_start|>' + message", "'<|im_start|> ' + message"),
+        ("chat_template.jinja", "<|im_start|>assistant", "<|im_start|>model"),
+        ("tokenizer.json", '"normalizer": null', '"normalizer": {"type": "NFC"}'),
+        ("tokenizer.json", '"normalizer": null', '"normalizer": {"type": "Lowercase"}'),
+        ("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true'),
+        ("tokenizer.json", "\\\\p{N}|", "\\\\p{N}{1,3}|"),
+    ],
+)
+def test_other_rules_of_a_tokenizer_are_told(tmp_path: Path, file: str, old: str, new: str) -> None:
+    embedded = resolve_model(EngineConfig()).directory / "tokenizer"
+    folder = shutil.copytree(embedded, tmp_path / "tokenizer")
+    text = (folder / file).read_text(encoding="utf-8")
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    told = json.loads(PromptTokenizer(tmp_path, max_tokens=512).rules)
+    assert told.keys() == {"normalizer", "pre_tokenizer", "template"}
