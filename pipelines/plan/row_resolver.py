@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from pipelines.options import GenerateOptions
-from pipelines.plan.columns import ColumnMap
+from pipelines.plan.column_map import ColumnMap
 from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import DEFAULT_NAME, NameTemplate, PromptTemplate, RowFilter, check_key
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id

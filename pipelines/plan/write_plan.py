@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
-from pipelines.plan.columns import ColumnMap, map_columns
+from pipelines.plan.columns import choose_columns
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
@@ -92,14 +92,14 @@ class _Planner:
         self._output = output
         self._finished = finished
         self._source = source
-        self._columns: ColumnMap = map_columns(
-            source.schema,
-            explicit=options.columns,
-            has_template=options.template is not None,
-            drop=options.drop,
-        )
+        self._columns = choose_columns(source, options=options, spec=spec)
         self._source_columns = list(self._columns.passthrough)
-        self._passthrough = pa.schema([source.schema.field(name) for name in self._source_columns])
+        self._passthrough = pa.schema(
+            [
+                source.schema.field(column).with_name(name)
+                for column, name in self._columns.passthrough.items()
+            ]
+        )
         self._pictures: PicturePlanner | None = None
         if self._columns.pictures:
             reader = PictureReader(options.picture_access(source.folder))
@@ -248,6 +248,7 @@ class _Planner:
             self._pictures.store(todo, self._output, picture_folder(self._run_id))
         copied = batch.table.select(self._source_columns)
         copied = copied.take(pa.array([item.index for item, _ in units], pa.int64()))
+        copied = copied.rename_columns(list(self._columns.passthrough.values()))
         schema = work_schema(self._passthrough)
         arrays = [
             pa.array(columns[field.name], field.type) if field.name in columns else copied.column(field.name)
