@@ -273,7 +273,17 @@ def test_prompts_come_from_a_template(data_set: DataSet) -> None:
 
 def test_every_column_of_a_unit_is_in_the_work_table(data_set: DataSet) -> None:
     plan = data_set.plan(
-        [{"sku": "a/b", "text": "a pear", "steps": 4, "size": "72x80", "seed": 9, "brand": None, "tags": [1]}],
+        [
+            {
+                "sku": "a/b",
+                "text": "a pear",
+                "steps": 4,
+                "size": "72x80",
+                "seed": 9,
+                "brand": None,
+                "tags": [1],
+            }
+        ],
         columns={"size": "size"},
     )
     [row] = data_set.work(plan)
