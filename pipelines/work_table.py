@@ -50,6 +50,12 @@ MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
 )
 """Columns that a table with pictures passes through in addition to its own: what an image was made from."""
 
+STAGE_COLUMNS = (
+    *("pixels", "prompt_truncated", "error_class", "message", "attempts"),
+    *("reference_pixels", "mask_pixels", "control_pixels", "ingredients"),
+)
+"""Columns that the stages of a run add to work rows on their way to a part."""
+
 _CACHED_FILES = 8
 _WORK_FILE_ROWS = 65_536
 _WORK_FILE_BYTES = 64 * 2**20

@@ -1,206 +1,292 @@
-"""The meaning of a table's columns. It knows nothing about their values.
+"""The meaning of a table's columns.
 
-Guesses ignore case. A field's column may also have one of the aliases in :data:`ALIASES`, which are words
-that mean nothing else in a prompt table; ``cfg``, ``name`` or ``image_url`` need ``--map``. ``mask`` and
-``strength`` are guessed only in tables with an image column, ``controlnet_conditioning_scale`` only in tables
-with a control image column.
+Fields are guessed from the columns' names. Names that mean nothing else in a prompt table are taken as they
+are; those that mean something else in a catalogue (``size``, ``height``, ``image``, ``model`` and so on) only
+where types, values and the job leave no other reading. ``--map`` decides otherwise.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from pipelines.part_schema import COLUMN_NAMES
-from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, WORK_FIELDS
+from pipelines.hub_features import feature_of
+from pipelines.options import GenerateOptions
+from pipelines.plan.column_hints import hints, map_option
+from pipelines.plan.column_map import ColumnMap, column_text, first_of, listed
+from pipelines.plan.column_names import (
+    ALIASES,
+    COLUMN_FIELDS,
+    MADE_FROM_COLUMNS,
+    NEEDED,
+    PICTURE_COLUMNS,
+    RESERVED_COLUMNS,
+    best_named,
+    closest,
+    free_name,
+    look_alike,
+)
+from pipelines.plan.column_values import (
+    ValueCheck,
+    accepted_values,
+    check_values,
+    holds_pictures,
+    is_text,
+    is_text_or_number,
+    may_name_pictures,
+)
+from pipelines.plan.own_output import KEY_OF_VARIANTS, OwnOutput
+from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_spec import Way
-from zimage_models.request_fields import REQUEST_FIELDS, fields_of
+from zimage_models.model_spec import ModelSpec
 
-_COLUMN_FIELDS = {field.outer_name: field for field in fields_of(Way.COLUMN)}
+_PICTURES = tuple(name for name, field in COLUMN_FIELDS.items() if field.is_picture)
+_SIZE_FIELDS = ("size", "width", "height")
+_BY_VALUE = (("size",), ("width", "height"), ("strength",))
+"""Fields whose columns are taken, together, only if their values can mean nothing else."""
 # A field that has no effect without another is guessed after it.
-_IN_ORDER = sorted(_COLUMN_FIELDS.values(), key=lambda field: bool(field.needs))
-
-ALIASES: dict[str, tuple[str, ...]] = {
-    "prompt": REQUEST_FIELDS["prompt"].aliases,
-    "key": ("id", "sku", "custom_id"),
-    "model": (),
-    "variants": ("n",),
-    **{field.outer_name: field.aliases for field in _IN_ORDER},
-}
-"""Fields that a column can be mapped to, and other names that a column for each may have."""
-
-_PICTURE_FIELDS = tuple(name for name, field in _COLUMN_FIELDS.items() if field.is_picture)
-_NEEDED = {
-    name: REQUEST_FIELDS[field.needs].outer_name for name, field in _COLUMN_FIELDS.items() if field.needs
-}
-"""Fields that have no effect without another field, and that field."""
-
-RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *(field.name for field in WORK_FIELDS)})
-"""Column names that the output and the work table use themselves."""
-
-_PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
-"""Further names that they use for a table with pictures."""
-
-_TEXT_TYPES = (pa.string(), pa.large_string(), pa.string_view())
-_BINARY_TYPES = (pa.binary(), pa.large_binary(), pa.binary_view())
+_FIRST = ("prompt", "key", *sorted(_PICTURES, key=lambda name: name in NEEDED))
+_LATER = tuple(name for name in ALIASES if name not in _FIRST)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnMap:
-    """The input column of each field, or None."""
+def choose_columns(source: Source, *, options: GenerateOptions, spec: ModelSpec) -> ColumnMap:
+    """Decide what each column of a table means.
 
-    prompt: str | None
-    key: str | None
-    fields: dict[str, str]
-    """Generation field (or ``size``) -> column."""
-    pictures: dict[str, str]
-    """``image`` (one or several per row), ``mask`` or ``control_image`` -> column."""
-    model: str | None
-    variants: str | None
-    passthrough: tuple[str, ...]
-    """Columns to copy into the output, in input order."""
-
-
-def map_columns(
-    schema: pa.Schema, *, explicit: Mapping[str, str], has_template: bool, drop: Collection[str] = ()
-) -> ColumnMap:
-    """Decide what each column means.
-
-    A column with exactly a field's name comes first. Next come its name in a different case and the
-    lower-case aliases, which rank the same, and last the aliases in a different case. Prompts are taken only
-    from text columns, pictures only from columns that can name them.
-
-    Columns without a meaning are passed through, and so is the key column unless it is called ``key``. With a
-    template, no column is the prompt's: all are passed through, except that the rendered prompt replaces a
-    column called ``prompt``.
-
-    Args:
-        schema: the input's columns.
-        explicit: field -> column, or "" for none; these fields are not guessed.
-        has_template: prompts come from a template.
-        drop: columns to neither guess nor pass through; explicit fields and templates may still use them.
+    Columns without a meaning are passed through, under another name if theirs is taken in the output, and so
+    is the key column unless it is called ``key``. With a template, no column is the prompt. If the table is
+    our own output, columns that only describe its images are left out. Rows are read only where a column's
+    meaning depends on its values.
 
     Raises:
-        InvalidRequest: an unknown field or column, no prompt, an ambiguous guess, or a column to pass through
-            whose name the output uses itself.
+        InvalidRequest: everything that is wrong with the table's columns, in one message: an unknown field or
+            column, no prompt, an ambiguous guess, a type that can't be a key, a field without the one that it
+            needs, or a type that `datasets` can't hold.
     """
-    _check_names(schema, explicit, drop)
-    if has_template and explicit.get("prompt"):
-        message = f"prompt: both a template and column {explicit['prompt']!r} are given; leave one out"
-        raise InvalidRequest(message, field="prompt")
-    taken = {*explicit.values(), *drop}
-    free = [name for name in schema.names if name not in taken]
-    chosen = {field: column for field, column in explicit.items() if column}
-    for field in ALIASES:
-        if field in explicit or (field == "prompt" and has_template):
-            continue
-        if _NEEDED.get(field, field) not in (field, *chosen):
-            continue
-        fits = _FITTING.get(field)
-        candidates = [name for name in free if fits is None or fits(schema.field(name).type)]
-        guess = _guess(field, candidates)
-        if guess is not None:
-            chosen[field] = guess
-    prompt = chosen.pop("prompt", None)
-    if prompt is None and not has_template:
-        raise InvalidRequest(
-            f"prompt: no text column is called prompt, text, caption or instruction; "
-            f"columns are {_listed(schema.names)}; give --map prompt=COLUMN or --template",
-            field="prompt",
+    return _Chooser(source, options, spec).choose()
+
+
+class _Chooser:
+    def __init__(self, source: Source, options: GenerateOptions, spec: ModelSpec) -> None:
+        self._source = source
+        self._options = options
+        self._spec = spec
+        self._types = {field.name: field.type for field in source.schema}
+        taken = {*options.columns.values(), *options.drop}
+        self._free = [name for name in self._types if name not in taken]
+        self._is_batch_file = source.format == "openai-batch"
+        self._own = OwnOutput.find(self._types, spec)
+        self._is_image_job = bool(spec.variant.max_reference_images) or "strength" in options.fields
+        self._chosen: dict[str, str] = {}
+        self._problems: list[InvalidRequest] = []
+
+    def choose(self) -> ColumnMap:
+        self._take_explicit()
+        for name in _FIRST:
+            self._guess(name)
+        self._check_prompt()
+        self._check_key()
+        for name in self._clear_fields():
+            self._guess(name)
+        self._check_needs()
+        key_template = self._key_template()
+        passthrough, left_out = self._copied()
+        self._check_types(passthrough)
+        self._raise_problems()
+        refused = {*self._options.columns, "prompt", *(["key"] if key_template else [])}
+        found = hints(
+            self._source.schema,
+            copied=passthrough,
+            chosen=self._chosen,
+            refused=refused,
+            has_image_job=self._is_image_job,
         )
-    key = chosen.pop("key", None)
-    if key is not None and not _is_key(schema.field(key).type):
-        raise InvalidRequest(
-            f"key: column {key!r} is {schema.field(key).type}; keys are text or whole numbers; "
-            "give --map key=COLUMN, or --map key= for none",
-            field="key",
+        notes = [
+            *(self._own.notes(self._chosen, key_template) if self._own else ()),
+            *_renamings(passthrough),
+            *found,
+        ]
+        fields = dict(self._chosen)
+        return ColumnMap(
+            prompt=fields.pop("prompt", None),
+            key=fields.pop("key", None),
+            key_template=key_template,
+            model=fields.pop("model", None),
+            variants=fields.pop("variants", None),
+            pictures={name: fields.pop(name) for name in _PICTURES if name in fields},
+            fields=fields,
+            passthrough=passthrough,
+            left_out=left_out,
+            notes=tuple(notes),
         )
-    hidden = {*chosen.values(), *drop, "prompt" if has_template else prompt}
-    if key == "key":
-        hidden.add(key)
-    passthrough = tuple(name for name in schema.names if name not in hidden)
-    for name, needed in _NEEDED.items():
-        if name in chosen and needed not in chosen:
-            raise InvalidRequest(
-                f"{name}: column {chosen[name]!r} has no effect without a column for {needed}; "
-                f"give --map {needed}=COLUMN",
-                field=name,
+
+    def _take_explicit(self) -> None:
+        names = list(self._types)
+        for field, column in self._options.columns.items():
+            if field not in ALIASES:
+                guess = look_alike(field) or closest(field, ALIASES)
+                meant = f"did you mean {guess!r}? " if guess else ""
+                self._refuse(f"map: unknown field {field!r}; {meant}fields are {listed(ALIASES)}", "map")
+            elif column and column not in names:
+                self._refuse_column("map", column)
+            elif column:
+                self._chosen[field] = column
+        for column in self._options.drop:
+            if column not in names:
+                self._refuse_column("drop", column)
+        for field, template in (("prompt", self._options.template), ("key", self._options.key)):
+            given = self._options.columns.get(field)
+            if given and template:
+                self._refuse(f"{field}: both a template and column {given!r} are given; leave one out", field)
+
+    def _refuse_column(self, option: str, column: str) -> None:
+        guess = closest(column, self._types)
+        meant = f"did you mean {guess!r}? " if guess else ""
+        self._refuse(f"{option}: no column {column!r}; {meant}columns are {listed(self._types)}", option)
+
+    def _guess(self, field: str) -> None:
+        templates = {"prompt": self._options.template, "key": self._options.key}
+        if field in self._options.columns or templates.get(field):
+            return
+        if NEEDED.get(field, field) not in (field, *self._chosen):
+            return
+        best = best_named(field, [name for name in self._free if self._fits(field, self._types[name])])
+        if field == "key" and not best:
+            # Told to be of a wrong type, instead of being overlooked.
+            best = best_named(field, self._free)
+        if len(best) > 1:
+            self._refuse(f"{field}: columns {listed(best)} all match; give --map {field}=COLUMN", field)
+        if best:
+            self._chosen[field] = best[0]
+
+    def _fits(self, field: str, dtype: pa.DataType) -> bool:
+        """Return whether a column of this type may be guessed for a field."""
+        if field == "prompt":
+            return is_text(dtype)
+        if field == "image" and not (self._is_image_job or self._is_batch_file):
+            return holds_pictures(dtype)
+        if field in _PICTURES:
+            return may_name_pictures(dtype)
+        return is_text_or_number(dtype) or field not in ("key", "strength", *_SIZE_FIELDS)
+
+    def _check_prompt(self) -> None:
+        if self._options.template or "prompt" in self._chosen or self._options.columns.get("prompt"):
+            return
+        similar = [name for name in self._free if look_alike(name) == "prompt"]
+        texts = [name for name in similar if is_text(self._types[name])]
+        others = [f"{name!r} is {self._types[name]}" for name in similar if name not in texts]
+        wrong = f" ({', '.join(others)})" if others else ""
+        column = texts[0] if texts else "COLUMN"
+        self._refuse(
+            f"prompt: no text column is called prompt, {', '.join(ALIASES['prompt'][:-1])} or "
+            f"{ALIASES['prompt'][-1]}{wrong}; columns are {listed(self._types)}; "
+            f"give {map_option(prompt=column)} or --template",
+            "prompt",
+        )
+
+    def _check_key(self) -> None:
+        column = self._chosen.get("key")
+        if column is not None and not is_text_or_number(self._types[column]):
+            self._refuse(
+                f"key: column {column!r} is {self._types[column]}; keys are text or numbers; "
+                "give --map key=COLUMN, or --map key= for none",
+                "key",
             )
-    pictures = {name: chosen.pop(name) for name in _PICTURE_FIELDS if name in chosen}
-    _check_reserved(passthrough, RESERVED_COLUMNS | (_PICTURE_COLUMNS if pictures else set()))
-    return ColumnMap(
-        prompt=prompt,
-        key=key,
-        model=chosen.pop("model", None),
-        variants=chosen.pop("variants", None),
-        fields=chosen,
-        pictures=pictures,
-        passthrough=passthrough,
-    )
 
+    def _clear_fields(self) -> list[str]:
+        """Return the fields to guess by name, because their columns can mean nothing else."""
+        if self._is_batch_file:
+            return list(_LATER)
+        checks = {fields: self._value_check(fields) for fields in _BY_VALUE}
+        own = self._own
+        questions = [*checks.values(), *((own.is_of_model, own.has_one_each) if own else ())]
+        check_values(self._source, [check for check in questions if check])
+        unclear = {"model"}.union(*(of for of, check in checks.items() if not (check and check.holds)))
+        if own:
+            unclear |= own.outdated(self._options.fields)
+        return [field for field in _LATER if field not in unclear]
 
-def _check_names(schema: pa.Schema, explicit: Mapping[str, str], drop: Collection[str]) -> None:
-    for field in explicit:
-        if field not in ALIASES:
-            raise InvalidRequest(f"map: unknown field {field!r}; fields are {_listed(ALIASES)}", field="map")
-    for option, columns in (("map", explicit.values()), ("drop", drop)):
-        for column in columns:
-            if column not in schema.names and (column or option == "drop"):
-                raise InvalidRequest(
-                    f"{option}: no column {column!r}; columns are {_listed(schema.names)}", field=option
+    def _value_check(self, fields: tuple[str, ...]) -> ValueCheck | None:
+        """Return what to ask the values of the columns that may be these fields', or None if none may be."""
+        if not self._may_be_set(fields) or not self._options.columns.keys().isdisjoint(fields):
+            return None
+        usable = [name for name in self._free if is_text_or_number(self._types[name])]
+        columns = [name for field in fields for name in best_named(field, usable)]
+        if len(columns) != len(fields):
+            return None
+        return ValueCheck(
+            columns=tuple(columns),
+            is_good=accepted_values(fields, self._spec),
+            share=0.5 if fields == ("size",) else 1.0,
+            ignores_null=len(fields) == 1,
+        )
+
+    def _may_be_set(self, fields: tuple[str, ...]) -> bool:
+        if fields == ("strength",):
+            return "image" in self._chosen
+        if not self._chosen.keys().isdisjoint(_SIZE_FIELDS):
+            return False
+        # Beside a caption or a template, a catalogue's sizes are those of its goods or photos.
+        is_prompt_table = self._own or self._chosen.get("prompt", "").lower() == "prompt"
+        return bool(is_prompt_table) and (fields == ("size",) or not best_named("size", self._types))
+
+    def _check_needs(self) -> None:
+        for field, needed in NEEDED.items():
+            if field in self._chosen and needed not in self._chosen:
+                self._refuse(
+                    f"{field}: column {self._chosen[field]!r} has no effect without a column for {needed}; "
+                    f"give --map {needed}=COLUMN",
+                    field,
                 )
 
+    def _key_template(self) -> str | None:
+        if self._options.key or not self._own or self._own.has_one_each.holds:
+            return self._options.key
+        if self._chosen.get("key") != "key" or "key" in self._options.columns:
+            return None
+        del self._chosen["key"]
+        return KEY_OF_VARIANTS
 
-def _guess(field: str, candidates: list[str]) -> str | None:
-    aliases = ALIASES[field]
-    ranks = (
-        [name for name in candidates if name == field],
-        [name for name in candidates if name.lower() == field or name in aliases],
-        [name for name in candidates if name.lower() in aliases],
-    )
-    best = next((names for names in ranks if names), [])
-    if len(best) > 1:
-        raise InvalidRequest(
-            f"{field}: columns {_listed(best)} all match; give --map {field}=COLUMN", field=field
-        )
-    return best[0] if best else None
+    def _copied(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return the columns to pass through with their names in the output, and those to leave out."""
+        used = {column for field, column in self._chosen.items() if field != "key" or column == "key"}
+        left_out = set(self._options.drop)
+        if self._own:
+            left_out |= self._own.left_out(self._options.columns)
+        copied = [name for name in self._types if name not in used | left_out]
+        reserved = set(RESERVED_COLUMNS)
+        if not self._chosen.keys().isdisjoint(_PICTURES) or MADE_FROM_COLUMNS.issubset(copied):
+            reserved |= PICTURE_COLUMNS
+        passthrough: dict[str, str] = {}
+        for name in copied:
+            is_taken = name in reserved
+            taken = {*reserved, *self._types, *passthrough.values()} if is_taken else ()
+            passthrough[name] = free_name(name, taken)
+        left_out -= set(self._chosen.values())
+        return passthrough, tuple(name for name in self._types if name in left_out)
 
+    def _check_types(self, copied: Iterable[str]) -> None:
+        for name in copied:
+            try:
+                feature_of(self._types[name], column=name)
+            except InvalidRequest as error:
+                self._problems.append(error)
 
-def _check_reserved(passthrough: tuple[str, ...], reserved: Collection[str]) -> None:
-    for name in passthrough:
-        if name in reserved:
-            uses = f", use it (--map {name}={name})" if name in ALIASES else ""
-            raise InvalidRequest(
-                f"column {name!r}: the output has its own column of that name; "
-                f"leave yours out (--drop {name}){uses} or rename it",
-                field=name,
+    def _refuse(self, message: str, field: str) -> None:
+        self._problems.append(InvalidRequest(message, field=field))
+
+    def _raise_problems(self) -> None:
+        if len(self._problems) == 1:
+            raise self._problems[0]
+        if self._problems:
+            told = "; ".join(
+                f"({number}) {problem}" for number, problem in enumerate(self._problems, start=1)
             )
+            raise InvalidRequest(f"columns: {len(self._problems)} problems: {told}", field="columns")
 
 
-def _is_text(type_: pa.DataType) -> bool:
-    return (type_.value_type if isinstance(type_, pa.DictionaryType) else type_) in _TEXT_TYPES
-
-
-def _can_name_pictures(type_: pa.DataType) -> bool:
-    if isinstance(type_, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
-        type_ = type_.value_type
-    if isinstance(type_, pa.StructType):
-        return {field.name for field in type_} == {"bytes", "path"}
-    return _is_text(type_) or type_ in _BINARY_TYPES
-
-
-_FITTING: dict[str, Callable[[pa.DataType], bool]] = {
-    "prompt": _is_text,
-    **dict.fromkeys(_PICTURE_FIELDS, _can_name_pictures),
-}
-"""Type checks for columns that are guessed for a field."""
-
-
-def _is_key(type_: pa.DataType) -> bool:
-    return _is_text(type_) or pa.types.is_integer(type_)
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(repr(name) for name in list(names)[:30])
-    return shown if len(names) <= 30 else f"{shown} and {len(names) - 30} more"
+def _renamings(passthrough: Mapping[str, str]) -> list[str]:
+    renamed = [
+        f"{column_text(column)} to {column_text(name)}"
+        for column, name in passthrough.items()
+        if name != column
+    ]
+    return [f"renamed, because the output has its own: {first_of(renamed)}"] if renamed else []

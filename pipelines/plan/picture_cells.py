@@ -1,11 +1,15 @@
 """Table cells that name pictures. It reads no files and does not interpret addresses."""
 
 import json
+import re
 from typing import Any
 
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import shown
 from zimage_models.image_files.image_inputs import data_url_bytes
+
+_BETWEEN_ADDRESSES = re.compile(r",\s*(?=https?://)", re.IGNORECASE)
+"""An address may contain commas itself, but hardly one before another address."""
 
 NamedPicture = bytes | str
 """The content of a picture's file, or its address."""
@@ -15,7 +19,8 @@ def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
     """Return the pictures that a cell names; an empty cell names none.
 
     A picture is given as the bytes of its file, a Hugging Face ``Image`` struct (``bytes`` and ``path``), a
-    ``data:`` URL, or an address. A cell holds one picture or a list; in a text column, a list is JSON.
+    ``data:`` URL, or an address. A cell holds one picture or a list; in a text column, a list is JSON, or
+    web addresses with commas between them (``https://a.example/1.jpg, https://a.example/2.jpg``).
 
     Args:
         value: the cell.
@@ -29,6 +34,8 @@ def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
         return []
     if isinstance(value, str) and value.startswith("["):
         value = _json_list(value)
+    elif isinstance(value, str) and re.match(r"https?://", value, re.IGNORECASE):
+        value = [address.strip() for address in _BETWEEN_ADDRESSES.split(value)]
     if isinstance(value, list | tuple):
         return [_read_one(item, field, max_bytes) for item in value]
     return [_read_one(value, field, max_bytes)]

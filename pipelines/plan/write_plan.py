@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
-from pipelines.plan.columns import ColumnMap, choose_columns
+from pipelines.plan.columns import choose_columns
 from pipelines.plan.fill_down import FillDown
 from pipelines.plan.kept_rows import PublishedRows, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
@@ -101,7 +101,7 @@ class _Planner:
         self._output = output
         self._finished = finished
         self._source = source
-        self._columns: ColumnMap = choose_columns(source, options=options, spec=spec)
+        self._columns = choose_columns(source, options=options, spec=spec)
         self._fill_down = FillDown(options.fill_down, source.schema)
         self._copied = self._columns.passthrough
         self._passthrough = pa.schema(

@@ -26,6 +26,17 @@ DATA_URL = f"data:image/png;base64,{base64.b64encode(FILE).decode()}"
         ('["a.png", "b.png"]', ["a.png", "b.png"]),
         (f'[{{"path": "a.png"}}, "{DATA_URL}"]', ["a.png", FILE]),
         ("[not a list].png", ["[not a list].png"]),
+        ("https://a/1.jpg, https://a/2.jpg", ["https://a/1.jpg", "https://a/2.jpg"]),
+        (
+            "http://a/1.jpg,HTTPS://b/2.jpg , https://c/3.jpg",
+            ["http://a/1.jpg", "HTTPS://b/2.jpg", "https://c/3.jpg"],
+        ),
+        ("https://a/w_64,h_64/1.jpg", ["https://a/w_64,h_64/1.jpg"]),
+        (
+            "https://a/w_64,h_64/1.jpg, https://a/x, y.jpg",
+            ["https://a/w_64,h_64/1.jpg", "https://a/x, y.jpg"],
+        ),
+        ("red, https://a/2.jpg", ["red, https://a/2.jpg"]),
     ],
 )
 def test_pictures_of_a_cell(cell: Any, pictures: list[Any]) -> None:

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.options import GenerateOptions
 from pipelines.plan.picture_plan import picture_folder
 from pipelines.plan.plan import Plan
 from pipelines.run.picture_stage import PictureSettings, RowFailure, picture_stage, read_pictures
 from pipelines.work_table import read_work, work_schema
 from tests.controlnets import build_embedded_controlnet
 from tests.picture_files import HOSTILE_FILES, file_of, noise, plain, png_of
-from tests.pipelines.plan_fixtures import DataSet, Row
+from tests.pipelines.plan_fixtures import DataSet, Row, Table
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
@@ -32,6 +33,16 @@ RED, BLUE = file_of(plain(colour="red", size=(96, 64)), "png"), file_of(plain(co
 MASK = file_of(plain("L", 255, size=(96, 64)), "png")
 
 
+class PictureSet(DataSet):
+    """A data set whose tables have columns of files' names, which a job has to ask for."""
+
+    def options(self, table: Table, **changes: Any) -> GenerateOptions:
+        names = set() if isinstance(table, str) else {name for row in table for name in row}
+        fields = {"image", "mask", "strength", "height"} if "image" in names else set()
+        columns = {name: name for name in names & fields} | changes.pop("columns", {})
+        return super().options(table, columns=columns, **changes)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -40,7 +51,7 @@ def sha256(data: bytes) -> str:
 def data_set(tmp_path: Path) -> DataSet:
     for name, data in {"red.png": RED, "blue.jpg": BLUE, "mask.png": MASK}.items():
         (tmp_path / name).write_bytes(data)
-    return DataSet(folder=tmp_path, engine=EngineConfig(fake=True, model="tiny-zimage-base"))
+    return PictureSet(folder=tmp_path, engine=EngineConfig(fake=True, model="tiny-zimage-base"))
 
 
 @pytest.fixture
@@ -97,7 +108,7 @@ def test_a_row_says_what_it_is_made_from(data_set: DataSet) -> None:
 def test_references_are_read_at_the_size_that_a_request_gives_them(tmp_path: Path) -> None:
     # Past the model's own 64 x 64 px a reference shrinks, here to less than one may be given with.
     model = build_tiny_checkpoint(tmp_path / "edit", reads_references=True)
-    data_set = DataSet(folder=tmp_path, engine=EngineConfig(fake=True, model=str(model)))
+    data_set = PictureSet(folder=tmp_path, engine=EngineConfig(fake=True, model=str(model)))
     photo, tall, small = (file_of(noise(size), "png") for size in ((200, 100), (80, 300), (64, 64)))
     for name, data in {"photo.png": photo, "tall.png": tall, "small.png": small}.items():
         (tmp_path / name).write_bytes(data)
@@ -281,7 +292,7 @@ def test_cells_of_parquet(data_set: DataSet, tmp_path: Path) -> None:
     for cell in cells:
         table = pa.table({"id": ["a", "b"], "prompt": ["p", "p"], "image": cell, "price": [1, 2]})
         pq.write_table(table, tmp_path / "table.parquet")
-        plan = data_set.plan(str(tmp_path / "table.parquet"))
+        plan = data_set.plan(str(tmp_path / "table.parquet"), columns={"image": "image"})
         assert plan.rejected == ()
         assert plan.passthrough.names[:2] == ["id", "price"]
         units.add(tuple(row["unit_id"] for row in data_set.work(plan)))
@@ -292,7 +303,7 @@ def test_cells_of_parquet(data_set: DataSet, tmp_path: Path) -> None:
 def test_cells_of_csv_and_an_openai_batch(data_set: DataSet, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("id,instruction,images\nrow-0,a pear,red.png\n")
     [expected] = ids(data_set, rows("red.png"))
-    assert ids(data_set, str(tmp_path / "table.csv")) == [expected]
+    assert ids(data_set, str(tmp_path / "table.csv"), columns={"image": "images"}) == [expected]
     line = (
         '{"custom_id": "%s", "method": "POST", "url": "/v1/images/edits", "body": {"prompt": "a pear", %s}}\n'
     )

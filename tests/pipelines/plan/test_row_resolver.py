@@ -4,9 +4,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines.options import GenerateOptions
-from pipelines.plan.columns import map_columns
+from pipelines.plan.columns import choose_columns
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.unit_ids import derive_seed
+from tests.pipelines.plan.table_source import TableSource
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
@@ -18,13 +19,14 @@ MAX_SEED = 2**32 - 1
 def make_resolver(*columns: str, model: str = "tiny-zimage-turbo", **options: Any) -> RowResolver:
     """Make one for a table of these columns, all of text."""
     engine = EngineConfig(model=model, fake=True)
+    # These mean something else in many tables, so they are not guessed.
+    mapped = {name: name for name in columns if name in ("size", "width", "height", "model")}
+    options["columns"] = mapped | options.get("columns", {})
     job = GenerateOptions(input="in.csv", output="out", engine=engine, **options)
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    column_map = map_columns(
-        schema, explicit=job.columns, has_template=job.template is not None, drop=job.drop
-    )
     spec = resolve_model(engine)
-    return RowResolver(job, columns=column_map, column_names=schema.names, spec=spec, weights_sha256="fake")
+    table = pa.schema([(name, pa.string()) for name in columns]).empty_table()
+    column_map = choose_columns(TableSource(table), options=job, spec=spec)
+    return RowResolver(job, columns=column_map, column_names=list(columns), spec=spec, weights_sha256="fake")
 
 
 def resolve(row: dict[str, Any], **options: Any) -> tuple[ResolvedUnit, ...]:
