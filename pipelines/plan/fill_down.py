@@ -25,7 +25,9 @@ class FillDown:
         for name in names:
             if name not in schema.names:
                 listed = ", ".join(repr(column) for column in schema.names[:30])
-                raise InvalidRequest(f"fill_down: no column {name!r}; columns are {listed}", field="fill_down")
+                raise InvalidRequest(
+                    f"fill_down: no column {name!r}; columns are {listed}", field="fill_down"
+                )
             if pa.types.is_nested(schema.field(name).type):
                 raise InvalidRequest(
                     f"fill_down: column {name!r} is {schema.field(name).type}; only simple values can be filled",

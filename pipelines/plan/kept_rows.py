@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -58,25 +59,22 @@ def kept_work(
     """
     units = zip(rows["key"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
     rows = rows.filter(pa.array([not (is_named(key) or is_planned(unit)) for key, unit in units], pa.bool_()))
-    schema = work_schema(passthrough)
-    columns = []
-    for field in schema:
-        if field.name == "todo":
-            column = pa.chunked_array([pa.array([False] * rows.num_rows, pa.bool_())])
-        elif field.name == "row":
-            column = pa.chunked_array([pa.array([-1] * rows.num_rows, pa.int64())])
-        elif field.name == "row_digest" and not published.equals(passthrough):
-            # Other columns than the part has, so the part is written anew.
+    own = {"todo": False, "row": -1}
+
+    def column(field: "pa.Field[Any]") -> Any:
+        is_copied = field.name in passthrough.names
+        if field.name in own:
+            return pa.repeat(pa.scalar(own[field.name], field.type), rows.num_rows)
+        if field.name == "row_digest" and not published.equals(passthrough):
+            # The part lacks columns of the data set to come, so it is written anew.
             layout = [[one.name, str(one.type)] for one in passthrough]
-            digests = [digest([layout, old]) for old in rows["row_digest"].to_pylist()]
-            column = pa.chunked_array([pa.array(digests, pa.string())])
-        elif field.name in rows.column_names and (field.name not in passthrough.names or field.name in published.names):
-            column = rows[field.name].cast(field.type)
-        elif field.name in REQUEST_FIELDS and not pa.types.is_nested(field.type):
-            # Not published with an image; an image that is kept needs no value that is true.
-            default = pa.scalar(REQUEST_FIELDS[field.name].default, field.type)
-            column = pa.chunked_array([pa.repeat(default, rows.num_rows)])
-        else:
-            column = pa.chunked_array([pa.nulls(rows.num_rows, field.type)])
-        columns.append(column)
-    return pa.Table.from_arrays(columns, schema=schema)
+            return pa.array([digest([layout, old]) for old in rows["row_digest"].to_pylist()], field.type)
+        if field.name in (published.names if is_copied else rows.column_names):
+            return rows[field.name].cast(field.type)
+        # Not published with an image; one that is kept is not made again, so the default does.
+        request_field = None if is_copied else REQUEST_FIELDS.get(field.name)
+        default = None if request_field is None or request_field.is_picture else request_field.default
+        return pa.repeat(pa.scalar(default, field.type), rows.num_rows)
+
+    schema = work_schema(passthrough)
+    return pa.Table.from_arrays([column(field) for field in schema], schema=schema)

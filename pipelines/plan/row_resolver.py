@@ -1,6 +1,6 @@
 """Resolution of one input row to its units of work. It knows nothing about files or other rows' content."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -62,16 +62,19 @@ class RowResolver:
         column_names: list[str],
         spec: ModelSpec,
         weights_sha256: str,
-        cut_at: Callable[[ImageRequest], int | None] = lambda request: None,
+        engine: Sequence[tuple[str, str]] = (),
+        tokens_read: Callable[[ImageRequest], Mapping[str, int]] = lambda request: {},
     ) -> None:
         self._options = options
         self._columns = columns
         self._spec = spec
         self._weights_sha256 = weights_sha256
-        self._cut_at = cut_at
+        self._engine = engine
+        self._tokens_read = tokens_read
         self._column_names = set(column_names)
         self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
-        self._key_template = KeyTemplate(options.key, columns=column_names) if options.key else None
+        template = columns.key_template
+        self._key_template = KeyTemplate(template, columns=column_names) if template else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
         name_columns = {"key", "variant", "seed", "width", "height", *column_names}
         self._name = NameTemplate(
@@ -288,6 +291,8 @@ class RowResolver:
             weights_sha256=self._weights_sha256,
             shift=self._spec.shift,
             encoding=self._options.encoding,
+            engine=self._engine,
+            tokens_read=self._tokens_read(request),
             seed_identity=seed_identity,
             files=files,
             control=control,

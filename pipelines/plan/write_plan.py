@@ -22,10 +22,10 @@ from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source_rows import RowError, Source, SourceBatch
 from pipelines.storage import Storage
-from pipelines.unit_ids import FinishedUnits, digest
+from pipelines.unit_ids import FinishedUnits, digest, engine_settings
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
-from zimage_models.model_spec import RELEASED_PROMPT_TOKENS, ModelSpec
+from zimage_models.model_spec import ModelSpec
 from zimage_models.request_fields import GENERATION_FIELDS, in_outer_names
 from zimage_models.requests import ImageRequest
 
@@ -98,6 +98,7 @@ class _Planner:
         self._to_run = to_run
         self._published = published
         self._run_id = run_id
+        self._spec = spec
         self._output = output
         self._finished = finished
         self._source = source
@@ -127,7 +128,8 @@ class _Planner:
             column_names=source.schema.names,
             spec=spec,
             weights_sha256=weights_sha256,
-            cut_at=self._cut_at,
+            engine=engine_settings(options.engine, spec, tokenizer_rules=self._tokenizer.rules),
+            tokens_read=self._tokens_read,
         )
         # Only columns that are used become Python objects; null where a template may read any of them.
         self._used = self._resolver.columns_used
@@ -157,7 +159,7 @@ class _Planner:
             source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
-            columns=self._columns.report,
+            columns="\n".join(self._columns.lines()),
             notes=(*self._source.notes, *self._columns.notes),
         )
 
@@ -246,12 +248,17 @@ class _Planner:
         ]
         return [item for item in usable if item.index not in messages]
 
-    def _cut_at(self, request: ImageRequest) -> int | None:
-        """Return the limit that cuts a request's prompts, or None if none does or it is the model's own."""
-        limit = self._options.engine.max_prompt_tokens
-        if not request.truncate_prompt or limit in (None, RELEASED_PROMPT_TOKENS):
-            return None
-        return limit if self._tokenizer.find_too_long([request.prompt, request.negative_prompt]) else None
+    def _tokens_read(self, request: ImageRequest) -> dict[str, int]:
+        """Return the tokens read of prompts that the model's default limit would truncate elsewhere."""
+        limit = self._spec.default_prompt_tokens
+        if not request.truncate_prompt or self._spec.max_prompt_tokens == limit:
+            return {}
+        names = ("prompt", "negative_prompt")
+        texts = [getattr(request, name) for name in names]
+        found = self._tokenizer.read_otherwise(
+            texts, max_tokens=limit, num_references=len(request.condition_images)
+        )
+        return {names[place]: number for place, number in found.items()}
 
     def _keep(self, batch: SourceBatch, copied: pa.Table, usable: list[_UsableRow]) -> None:
         """Add the units of some rows to the work table."""
@@ -298,7 +305,9 @@ class _Planner:
                 published=published.passthrough,
                 passthrough=self._passthrough,
             )
-            for key, file_name in zip(*(work[name].to_pylist() for name in ("key", "file_name")), strict=True):
+            for key, file_name in zip(
+                *(work[name].to_pylist() for name in ("key", "file_name")), strict=True
+            ):
                 self._resolver.take_name(file_name, key)
             self._counts["units"] += work.num_rows
             self._counts["unchanged"] += work.num_rows
