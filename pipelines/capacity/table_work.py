@@ -59,8 +59,8 @@ def count_table(options: GenerateOptions, *, count_made: bool) -> TableWork:
         )
         if not plan.counts.new:
             raise InvalidRequest(
-                f"input: {options.input_text} has nothing to make: {plan.counts.unchanged} images made before, "
-                f"{plan.counts.rejected} rows rejected",
+                f"input: {options.input_text} has nothing to make: "
+                f"{plan.counts.unchanged} images made before, {plan.counts.rejected} rows rejected",
                 field="input",
             )
         kinds = _kinds(store, plan.work_files, spec)

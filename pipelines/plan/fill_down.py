@@ -30,11 +30,11 @@ class FillDown:
                 )
             if pa.types.is_nested(schema.field(name).type):
                 raise InvalidRequest(
-                    f"fill_down: column {name!r} is {schema.field(name).type}; only simple values can be filled",
+                    f"fill_down: column {name!r} is {schema.field(name).type}; only plain values can be filled",
                     field="fill_down",
                 )
         self._last: dict[str, pa.Array[Any]] = {
-            name: pa.nulls(1, _plain(schema.field(name).type)) for name in names
+            name: pa.array([None], _plain(schema.field(name).type)) for name in names
         }
 
     def fill(self, table: pa.Table) -> pa.Table:
@@ -43,7 +43,8 @@ class FillDown:
             index = table.schema.get_field_index(name)
             column = table.column(index).cast(last.type)
             if last.type in _TEXT_TYPES:
-                column = pc.if_else(pc.equal(column, ""), pa.scalar(None, last.type), column)
+                is_empty = pc.equal(pc.utf8_length(column), pa.scalar(0))
+                column = pc.if_else(is_empty, pa.scalar(None, last.type), column)
             filled = pc.fill_null_forward(pa.chunked_array([last, *column.chunks], last.type))
             if table.num_rows:
                 self._last[name] = filled.slice(table.num_rows).combine_chunks()

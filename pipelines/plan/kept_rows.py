@@ -32,8 +32,8 @@ def united(schema: pa.Schema, published: pa.Schema) -> pa.Schema:
         index = schema.get_field_index(field.name)
         if index >= 0 and schema.field(index).type != field.type:
             raise InvalidRequest(
-                f"append: column {field.name!r} is {schema.field(index).type} in the table and {field.type} in"
-                f" the data set; convert it, or leave it out (--drop {field.name!r})",
+                f"append: column {field.name!r} is {schema.field(index).type} in the table, but {field.type}"
+                f" in the data set; convert it, or leave it out (--drop {field.name!r})",
                 field="append",
             )
     return pa.schema([*schema, *(field for field in published if field.name not in schema.names)])
@@ -58,7 +58,8 @@ def kept_work(
         passthrough: columns of the data set to come.
     """
     units = zip(rows["key"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
-    rows = rows.filter(pa.array([not (is_named(key) or is_planned(unit)) for key, unit in units], pa.bool_()))
+    is_kept = [not (is_named(str(key)) or is_planned(str(unit))) for key, unit in units]
+    rows = rows.filter(pa.array(is_kept, pa.bool_()))
     own = {"todo": False, "row": -1}
 
     def column(field: "pa.Field[Any]") -> Any:

@@ -127,8 +127,8 @@ class RowResolver:
         """
         if not self._names.add(file_name):
             raise InvalidRequest(
-                f"name: {file_name!r} is the file name of the published key {key!r}, which is kept, and of a row"
-                " of the table; give other names (--name)",
+                f"name: {file_name!r} is the file name of the published key {key!r}, which is kept, and of a"
+                " row of the table; give other names (--name)",
                 field="name",
             )
 
