@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.chance import seeded_chance
 from tests.s3_server import S3Server, s3_server
@@ -18,6 +19,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Serve would take their proxy for dead before it has started.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (its real name)
 os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
+# A busy machine makes any example slow. The blob repeats a failure, so no database of examples is kept.
+settings.register_profile(
+    "zimage",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("zimage")
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,13 @@ def _list_values(
     ends = np.cumsum(lengths)
     bounds = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))
     items = array.flatten()  # without those of null lists
-    if _has_fixed_width(items.type) and not items.null_count:
-        content = _fixed_width(items)
-        return [content[start:end].tobytes() for start, end in bounds]
+    if _has_fixed_width(items.type):
+        content, valid = _fixed_width(items), np.ones(len(items), dtype=np.uint8)
+        if items.null_count:
+            valid = np.array(items.is_valid()).astype(np.uint8)
+            content = content * valid[:, np.newaxis]
+        # A list's length follows from its bytes.
+        return [valid[start:end].tobytes() + content[start:end].tobytes() for start, end in bounds]
     cells = _cells(items)
     return [_joined(cells[start:end]) for start, end in bounds]
 
