@@ -70,7 +70,7 @@ class RowResolver:
         self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
         self._key_template = KeyTemplate(options.key, columns=column_names) if options.key else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
-        name_columns = {"key", "variant", "seed", "width", "height", *column_names}
+        name_columns = ["key", "variant", "seed", "width", "height", *column_names]
         self._name = NameTemplate(
             options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
         )

@@ -190,7 +190,7 @@ class TestNameTemplate:
     @pytest.mark.parametrize(
         ("text", "named"),
         [
-            ("{sku}.png", 'no column "sku"; columns are "brand", '),
+            ("{sku}.png", 'no column "sku"; columns are "ext", "brand", '),
             ("{titel}.png", 'no column "titel" (did you mean {title}?)'),
             ("{}.png", 'no column ""'),
             ("{title.real}.png", 'no column "title.real"'),
