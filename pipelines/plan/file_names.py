@@ -93,7 +93,7 @@ class NameTemplate:
                 self._literals[-1] += SUFFIXES[image_format].removeprefix(".")
             elif column is not None:
                 if column not in columns:
-                    raise unknown_column(column, [*columns, "ext"], "name")
+                    raise unknown_column(column, ["ext", *columns], "name")
                 self._fields.append((column, _plain_format(column, specification or "", conversion)))
                 self._literals.append("")
         self.columns_used = frozenset(column for column, _ in self._fields)

@@ -76,7 +76,7 @@ class RowResolver:
         template = columns.key_template
         self._key_template = KeyTemplate(template, columns=column_names) if template else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
-        name_columns = {"key", "variant", "seed", "width", "height", *column_names}
+        name_columns = ["key", "variant", "seed", "width", "height", *column_names]
         self._name = NameTemplate(
             options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
         )

@@ -71,7 +71,7 @@ class PromptTemplate:
     """
 
     def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
-        self._text = _TextTemplate(text, columns, "template")
+        self._text = _TextTemplate(text, columns, "template", _part_of_prompt)
         self.columns_used = self._text.columns_used
 
     def render(self, row: Mapping[str, Any]) -> str:
@@ -100,7 +100,7 @@ class KeyTemplate:
     """
 
     def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
-        self._text = _TextTemplate(text, columns, "key", finalize=_part_of_key)
+        self._text = _TextTemplate(text, columns, "key", _part_of_key)
         self.columns_used = self._text.columns_used
 
     def render(self, row: Mapping[str, Any]) -> str:
@@ -162,7 +162,7 @@ class _TextTemplate:
         text: str,
         columns: Collection[str] | None,
         option: str,
-        finalize: Callable[[Any], Any] | None = None,
+        finalize: Callable[[Any], Any],
     ) -> None:
         self._option = option
         environment = _Environment(undefined=EmptyColumn, finalize=finalize)
@@ -250,6 +250,13 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "**" or not (isinstance(left, Number) and isinstance(right, Number)):
             raise SecurityError("'*' takes two numbers, and '**' is not available")
         return super().call_binop(context, operator, left, right)
+
+
+def _part_of_prompt(value: Any) -> Any:
+    # As text it would have its address in memory, another one each run.
+    if callable(value) and not isinstance(value, Undefined):
+        raise TypeError('a function is no text: add (), or write row["NAME"] for a column of that name')
+    return value
 
 
 def _part_of_key(value: Any) -> Any:

@@ -88,6 +88,12 @@ class TestPromptTemplate:
             "template: 'float object' has no attribute 'nope' (empty in this row: \"colour\")"
         )
 
+    @pytest.mark.parametrize(
+        "text", ["{{ title.upper }}", "{{ row.copy }}", "{% macro f() %}{% endmacro %}{{ f }}"]
+    )
+    def test_a_function_is_no_text(self, text: str) -> None:
+        assert "a function is no text: add ()" in refusal(lambda: rendered(text))
+
     def test_a_column_named_row_is_that_column(self) -> None:
         template = PromptTemplate("{{ row }}", columns=["row", "title"])
         assert template.render({"row": 7, "title": "x"}) == "7"
