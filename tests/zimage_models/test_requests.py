@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from diffusers.pipelines.flux2.image_processor import Flux2ImageProcessor
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,6 +179,13 @@ def test_the_nearest_sizes_are_named(release_sized: ModelSpec, values: dict[str,
     with pytest.raises(InvalidRequest) as caught:
         request(release_sized, **values)
     assert str(caught.value) == message
+
+
+def test_a_seed_past_the_largest_would_repeat_the_noise_of_a_smaller_one() -> None:
+    def noise(seed: int) -> list[float]:
+        return torch.randn(8, generator=torch.Generator("cpu").manual_seed(seed)).tolist()
+
+    assert noise(MAX_SEED + 1 + 5) == noise(5) != noise(MAX_SEED)
 
 
 TOO_LONG = "a" * (MAX_PROMPT_CHARS + 1)

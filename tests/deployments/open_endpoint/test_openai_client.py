@@ -81,6 +81,36 @@ def test_a_seed_not_given_is_told(client: openai.OpenAI, made_in_process: Make) 
     assert_same(pixels(file), made_in_process(TURBO, prompt=PROMPT, seed=extra["seed"]).pixels_HWC)
 
 
+@pytest.mark.parametrize("size", ["96*64", "96×64", " 96 x 64 ", "96X64"])
+def test_sizes_are_read_as_people_write_them(client: openai.OpenAI, size: Any) -> None:
+    assert client.images.generate(prompt=PROMPT, size=size).size == "96x64"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "65x64"}, "size: 65x64 is not a multiple of 8 px: use 64x64 or 72x64"),
+        ({"size": "1:1"}, "size: '1:1' is not of the form WIDTHxHEIGHT, such as 1024x768"),
+        (
+            {"seed": 2**32 + 5},
+            "seed: 4294967301 is outside 0..4294967295; larger seeds repeat the noise of smaller ones",
+        ),
+        ({"seed": -1}, "seed: -1 is outside 0..4294967295; leave it empty for a seed of its own"),
+        (
+            {"seed": 2**32 - 1, "n": 2},
+            "seed: 4294967295 with 2 images ends at 4294967296; the limit is 4294967295",
+        ),
+    ],
+)
+def test_sizes_and_seeds_are_refused_as_in_a_batch(
+    client: openai.OpenAI, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.images.generate(prompt=PROMPT, extra_body=settings)
+    body: Any = raised.value.body
+    assert (body["message"], body["param"]) == (message, message.split(":")[0])
+
+
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp", "avif"])
 def test_formats_are_marked_as_generated(
     client: openai.OpenAI, made_in_process: Make, output_format: Any
