@@ -1,0 +1,28 @@
+"""Rows of a JSON Lines file, with one object per line."""
+
+from collections.abc import Iterator
+
+from pipelines.sources.source_rows import RowError
+from pipelines.sources.table_file import TableFile
+from pipelines.sources.text_formats.json_columns import JsonRowsReader
+from pipelines.sources.text_formats.json_rows import JsonRow, rows_of_lines
+from pipelines.sources.text_formats.text_file import TextFile
+
+
+class JsonLinesReader(JsonRowsReader):
+    """A file with one JSON object per line. Blank lines are skipped.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or no row is usable.
+    """
+
+    format = "jsonl"
+
+    def __init__(self, file: TableFile, *, encoding: str | None = None) -> None:
+        self._text = TextFile(file, encoding)
+        super().__init__(file)
+        self.notes = self._text.notes + self.type_notes()
+
+    def json_rows(self) -> Iterator[JsonRow | RowError]:
+        """Yield all objects, and errors for the other lines."""
+        return rows_of_lines(self._text)
