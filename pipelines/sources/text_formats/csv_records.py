@@ -84,18 +84,19 @@ def sample_lines(lines: Iterable[TextLine]) -> list[TextLine]:
 def find_delimiter(sample: Sequence[TextLine]) -> str:
     """Return the delimiter that cuts most records into the header's cells, and at least half of them.
 
-    It is that with the most cells if several do, and the comma if none does or in doubt.
+    It is that with the most cells if several do, and the comma if none does: of a header in one cell, the
+    other records say nothing.
     """
-    best, delimiter = (0.5, 2), ","
+    best, delimiter = (0.5, 0), ","
     for candidate in _DELIMITERS:
         records = csv_records(sample, candidate)
         first = next(records, None)
-        if first is None or first.error:
+        if first is None or first.error or len(first.cells) < 2:
             continue
         header = CsvHeader(first.cells)
         fits = [not record.error and not header.misfit(record.cells, candidate) for record in records]
         share = sum(fits) / len(fits) if fits else 1.0
-        if (share, len(first.cells)) > best or (candidate == "," and (share, len(first.cells)) == best):
+        if (share, len(first.cells)) > best:  # not the same: the comma comes first
             best, delimiter = (share, len(first.cells)), candidate
     return delimiter
 

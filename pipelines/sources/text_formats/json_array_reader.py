@@ -59,7 +59,7 @@ class JsonArrayReader(JsonRowsReader):
         except (ValueError, RecursionError) as error:
             where = f"after element {number}: " if number else ""
             raise InvalidRequest(
-                f"input: {self._file.uri} is not valid JSON: {where}{error}", field="input"
+                f"input: {self._file.uri} is not a JSON array of rows: {where}{error}", field="input"
             ) from error
 
     def _values(self, text: str) -> Iterator[tuple[Any, str | None]]:
@@ -71,8 +71,9 @@ class JsonArrayReader(JsonRowsReader):
                 raise json.JSONDecodeError("Extra data after the array", text, end)
         elif text.startswith("{", start):
             _, end = _LENIENT.raw_decode(text, start)
-            found = None if text[_after_space(text, end) :] else self._array_member(text, start)
-            yield from _elements(text, found) if found is not None else _sequence(text, start)
+            is_single = _after_space(text, end) == len(text)
+            found = self._array_member(text, start) if is_single else None
+            yield from _sequence(text, start) if found is None else _elements(text, found)
         elif start < len(text):
             raise ValueError("it holds neither an array nor objects")
 
@@ -89,10 +90,9 @@ class JsonArrayReader(JsonRowsReader):
             self._array_notes = (f"the rows are the elements of {name!r}{left_out}",)
             return position
         if all(isinstance(value, (dict, list)) for _, value, _ in members):
-            names = ", ".join(repr(name) for name, _, _ in members)
             raise ValueError(
-                f"its object ({shown(names)}) holds no single array of objects; write an array with an object"
-                " per row, in pandas with to_json(orient='records')"
+                "it is one object without a single array of objects; write an array with an object per row,"
+                " in pandas with to_json(orient='records')"
             )
         return None
 

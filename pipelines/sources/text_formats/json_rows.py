@@ -53,10 +53,14 @@ def parse_object(text: str) -> dict[str, Any]:
         value = DECODER.decode(text)
         check_surrogates(value, text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not valid JSON: {error}") from error
+        raise InvalidRequest(f"not valid JSON: {error}{_advice(text)}") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{shown(value)} is not a JSON object")
+        raise InvalidRequest(f"{shown(value)} is not a JSON object{_advice(text)}")
     return value
+
+
+def _advice(text: str) -> str:
+    return "; if the file is one array, give --format json" if text.lstrip().startswith("[") else ""
 
 
 def check_surrogates(value: Any, text: str, start: int = 0, end: int | None = None) -> None:

@@ -35,7 +35,7 @@ _NO_TEXT = (
     (b"\xd0\xcf\x11\xe0", "an Excel workbook; save the sheet as CSV"),
     (b"PAR1\x15", "a Parquet file; give --format parquet"),
 )
-ENCODING_ADVICE = "give --encoding: cp1252 if the text is Western European, gb18030 if it is Chinese"
+_ADVICE = "give --encoding: cp1252 if the text is Western European, gb18030 if it is Chinese"
 
 
 class TextLine(NamedTuple):
@@ -70,8 +70,7 @@ class TextFile:
         self._mark, marked = next((mark for mark in _MARKS if start.startswith(mark[0])), (b"", None))
         self._is_default = encoding is None and marked is None
         self.encoding = marked or encoding or "utf-8"
-        if self._is_default:
-            self._check_start(start)
+        self._check_start(start)
         self.notes: tuple[str, ...] = ()
         if (
             marked
@@ -157,12 +156,15 @@ class TextFile:
             if start.startswith(magic):
                 raise self._error(f"is {reason}")
         # ASCII characters in UTF-16 are valid UTF-8 with a NUL beside each of them.
-        for first, encoding in ((0, "utf-16-be"), (1, "utf-16-le")):
-            if start[first::2].count(0) * 2 > len(start[first::2]):
-                raise self._error(f"looks like UTF-16 without a byte order mark; give --encoding {encoding}")
+        big, little = start[::2].count(0), start[1::2].count(0)
+        if self._is_default and max(big, little) * 20 > len(start):
+            encoding = "utf-16-be" if big > little else "utf-16-le"
+            raise self._error(
+                f"looks like UTF-16 without a byte order mark; give --encoding {encoding}", field="encoding"
+            )
 
     def _undecodable(self, error: UnicodeDecodeError) -> str:
-        advice = f"; {ENCODING_ADVICE}" if self._is_default else ""
+        advice = f"; {_ADVICE}" if self._is_default else ""
         return f"not {self._name} text (byte 0x{error.object[error.start]:02X}){advice}"
 
     @property
@@ -170,7 +172,7 @@ class TextFile:
         return "UTF-8" if self.encoding == "utf-8" else self.encoding
 
     def _refusal(self, where: str) -> InvalidRequest:
-        advice = ENCODING_ADVICE if self._is_default else "give its --encoding"
+        advice = _ADVICE if self._is_default else "give its --encoding"
         return self._error(f"is not {self._name} text ({where}); {advice}", field="encoding")
 
     def _error(self, message: str, field: str = "input") -> InvalidRequest:
