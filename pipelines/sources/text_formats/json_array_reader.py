@@ -99,8 +99,8 @@ class JsonArrayReader(JsonRowsReader):
 
 def _holds_lines(text: TextFile) -> bool:
     """Return whether the first line that is not blank is an object of its own, with more after it."""
-    filled = (line for line in text.lines() if line.text.strip())
-    first, second = next(filled, None), next(filled, None)
+    lines = text.filled_lines()
+    first, second = next(lines, None), next(lines, None)
     if first is None or second is None or first.error:
         return False
     try:

@@ -33,8 +33,7 @@ def json_rows(file: TableFile, encoding: str | None = None) -> Iterator[JsonRow 
 
 def rows_of_lines(text: TextFile) -> Iterator[JsonRow | RowError]:
     """Yield the object of each line that is not blank, or an error."""
-    filled = (line for line in text.lines() if line.text.strip())
-    for row, (number, line, error) in enumerate(filled):
+    for row, (number, line, error) in enumerate(text.filled_lines()):
         try:
             if error:
                 raise InvalidRequest(error)
@@ -53,14 +52,10 @@ def parse_object(text: str) -> dict[str, Any]:
         value = DECODER.decode(text)
         check_surrogates(value, text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"not valid JSON: {error}{_advice(text)}") from error
+        raise InvalidRequest(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{shown(value)} is not a JSON object{_advice(text)}")
+        raise InvalidRequest(f"{shown(value)} is not a JSON object")
     return value
-
-
-def _advice(text: str) -> str:
-    return "; if the file is one array, give --format json" if text.lstrip().startswith("[") else ""
 
 
 def check_surrogates(value: Any, text: str, start: int = 0, end: int | None = None) -> None:

@@ -105,6 +105,10 @@ class TextFile:
         if num_undecodable and num_undecodable * 2 >= num_filled:
             raise self._refusal(f"{num_undecodable} of {num_filled} lines")
 
+    def filled_lines(self) -> Iterator[TextLine]:
+        """Yield the lines that are not blank."""
+        return (line for line in self.lines() if line.text.strip())
+
     def whole(self, max_bytes: int) -> str:
         """Return the whole text, of at most ``max_bytes``.
 
@@ -115,7 +119,7 @@ class TextFile:
             stream.read(len(self._mark))
             content = stream.read(max_bytes + 1)
         if len(content) > max_bytes:
-            raise self._error(f"is larger than {max_bytes} bytes, which is too much for one JSON value")
+            raise self._error(f"is larger than {max_bytes} bytes; write it as JSON Lines, an object per line")
         try:
             return content.decode(self.encoding).lstrip("\ufeff")
         except UnicodeDecodeError as error:

@@ -32,8 +32,7 @@ class TextReader(FileReader):
         return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _rows(self) -> Iterator[tuple[int, list[str]] | RowError]:
-        filled = (line for line in self._text.lines() if line.text.strip())
-        for row, line in enumerate(filled):
+        for row, line in enumerate(self._text.filled_lines()):
             if line.error:
                 yield RowError(row=row, key=None, message=f"line {line.number}: {line.error}")
             else:

@@ -3,7 +3,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.text_formats.csv_reader import CsvReader
@@ -27,12 +27,15 @@ def tables(draw: st.DrawFn) -> list[list[str]]:
     """Draw a header and rows: any text, and at least one cell of each row is not blank."""
     num_columns = draw(st.integers(2, 5))
     text = st.text(st.characters(codec="cp1252", exclude_characters="\0\r"), max_size=8)
-    row = st.lists(text, min_size=num_columns, max_size=num_columns).filter(lambda cells: "".join(cells).strip())
+    row = st.lists(text, min_size=num_columns, max_size=num_columns).filter(
+        lambda cells: "".join(cells).strip()
+    )
     name = st.text("abcdefgh äé_", min_size=1, max_size=8).filter(str.strip)
     header = draw(st.lists(name, min_size=num_columns, max_size=num_columns, unique=True))
     return [header, *draw(st.lists(row, max_size=6))]
 
 
+@settings(deadline=None)
 @given(
     tables(),
     st.sampled_from([",", ";", "\t", "|"]),
@@ -104,7 +107,11 @@ class TestCells:
         lines = ["sku,prompt", '1,"open', '2,"cat"', "3,dog", '4,"x"y', "5,cow", '6,"end']
         reader = read(tmp_path, "\n".join(lines))
         assert {row: record["sku"] for row, record in rows(reader).items()} == {1: "2", 2: "3", 4: "5"}
-        assert [message.split(":")[0] for message in errors(reader).values()] == ["line 2", "line 5", "line 7"]
+        assert [message.split(":")[0] for message in errors(reader).values()] == [
+            "line 2",
+            "line 5",
+            "line 7",
+        ]
 
     def test_cell_past_the_limit_is_an_error(self, tmp_path: Path) -> None:
         reader = read(tmp_path, f"prompt\n{'x' * 100_000}\n{'x' * 200_000}\ncat\n")
@@ -151,7 +158,10 @@ class TestDelimiter:
     def test_is_found_and_told(self, tmp_path: Path, content: str, found: str) -> None:
         reader = read(tmp_path, content)
         assert f"the delimiter is {found}" in reader.notes
-        assert reader.schema.names[:2] == ["id", next(name for name in reader.schema.names if "prompt" in name)]
+        assert reader.schema.names[:2] == [
+            "id",
+            next(name for name in reader.schema.names if "prompt" in name),
+        ]
 
     @pytest.mark.parametrize(
         "content",
@@ -205,7 +215,11 @@ class TestHeader:
     @pytest.mark.parametrize(
         ("content", "names", "notes"),
         [
-            (",id,prompt\n0,1,cat\n", ["column_1", "id", "prompt"], ["the nameless column 1 is called column_1"]),
+            (
+                ",id,prompt\n0,1,cat\n",
+                ["column_1", "id", "prompt"],
+                ["the nameless column 1 is called column_1"],
+            ),
             ("id,prompt,,\n1,cat,,\n2,dog\n", ["id", "prompt"], ["2 nameless empty columns are left out"]),
             ("id, ,prompt\n1, ,cat\n", ["id", "prompt"], ["1 nameless empty column is left out"]),
             (

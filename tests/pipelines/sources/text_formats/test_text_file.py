@@ -2,7 +2,7 @@ import codecs
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.sources.text_formats.text_file import MAX_LINE_BYTES, TextFile
@@ -54,7 +54,10 @@ class TestEncodings:
     def test_byte_order_mark_decides(self, tmp_path: Path, marked: str, encoding: str | None) -> None:
         mark = codecs.BOM_UTF16_BE if marked == "utf-16-be" else codecs.BOM_UTF32_BE
         text = "红 café\r\n𝄞\n".encode(marked)
-        assert read(tmp_path, mark + text if marked.endswith("-be") else text, encoding) == ["红 café\r\n", "𝄞\n"]
+        assert read(tmp_path, mark + text if marked.endswith("-be") else text, encoding) == [
+            "红 café\r\n",
+            "𝄞\n",
+        ]
 
     def test_mark_against_the_option_is_said(self, tmp_path: Path) -> None:
         file = written(tmp_path, "cat\n".encode("utf-16"))
@@ -129,6 +132,7 @@ class TestEncodings:
 
 
 class TestLines:
+    @settings(deadline=None)
     @given(
         st.lists(st.tuples(st.text(st.characters(exclude_characters="\r\n")), st.sampled_from(ENDS))),
         st.sampled_from(["utf-8", "utf-16", "gb18030"]),
