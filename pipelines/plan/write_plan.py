@@ -175,11 +175,14 @@ class _Planner:
     def _wanted(self, batch: SourceBatch) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the rows that pass the filter and the limit, with their index in the batch."""
         last_row = -1
-        for index, (number, row) in enumerate(batch.records()):
+        for index, (number, row) in enumerate(batch.records(batch.table.column_names)):
             if self._limit_reached():
                 break
             last_row = number
             self._counts["rows"] += 1
+            if isinstance(row, InvalidRequest):
+                self._rejected.append(RowError(row=number, key=None, message=str(row)))
+                continue
             try:
                 if not self._resolver.keeps(row):
                     self._counts["filtered"] += 1

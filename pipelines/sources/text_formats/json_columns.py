@@ -26,7 +26,7 @@ class JsonRowsReader(FileReader):
     All rows together decide the columns and their types: int64 for whole numbers, double for other numbers,
     bool, or text. Columns with only lists and objects hold JSON text. If values are of several types, or too
     large to stay exact, the column is text: text stays as it is, other values become their JSON text, and
-    ``notes`` says so. A missing key is null.
+    ``notes`` says so. A missing key is null; a column without values has Arrow's type null.
 
     Raises:
         InvalidRequest: the file cannot be read, no row is usable, or there are more than 10,000 columns.
@@ -62,6 +62,7 @@ class JsonRowsReader(FileReader):
         fields = {name or self._nameless: kinds - {NoneType} for name, kinds in columns.items()}
         self.schema = pa.schema([_field(name, kinds) for name, kinds in fields.items()])
         self._mixed = {name: _words(kinds) for name, kinds in fields.items() if _is_mixed(kinds)}
+        self._as_text = set(self._mixed)
 
     @abstractmethod
     def json_rows(self) -> Iterator[JsonRow | RowError]:
@@ -75,12 +76,19 @@ class JsonRowsReader(FileReader):
             notes.append(f"column{'s' * (len(names) > 1)} {', '.join(names)}: {words} are read as text")
         return tuple(notes)
 
+    def read_as_text(self, columns: Collection[str]) -> None:
+        """Read these columns as text from now on: text as it is, other values as their JSON text."""
+        self._as_text |= set(columns)
+        self.schema = pa.schema(
+            [pa.field(field.name, pa.string()) if field.name in columns else field for field in self.schema]
+        )
+
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
         """Read all rows in batches."""
         return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
-        to_cells = cell_reader(self.schema, mixed=self._mixed)
+        to_cells = cell_reader(self.schema, as_text=self._as_text)
         for item in self.json_rows():
             if isinstance(item, RowError):
                 yield item
@@ -93,7 +101,7 @@ class JsonRowsReader(FileReader):
                 yield RowError(row=item.row, key=None, message=f"{self.place} {item.line}: {error}")
 
 
-def cell_reader(schema: pa.Schema, mixed: Collection[str] = ()) -> Callable[[Mapping[str, Any]], list[Any]]:
+def cell_reader(schema: pa.Schema, as_text: Collection[str] = ()) -> Callable[[Mapping[str, Any]], list[Any]]:
     """Return a function that converts one row's values by column to cells in schema order.
 
     The function raises InvalidRequest, naming column, value and type, if a value does not fit. In the text
@@ -103,7 +111,7 @@ def cell_reader(schema: pa.Schema, mixed: Collection[str] = ()) -> Callable[[Map
         (
             field.name,
             field.type,
-            _json_text if is_json_text(field) else _any_text if field.name in mixed else _CELLS[field.type],
+            _json_text if is_json_text(field) else _any_text if field.name in as_text else _CELLS[field.type],
         )
         for field in schema
     ]
@@ -150,7 +158,9 @@ def _kind_of_number(value: float) -> type:
 
 
 def _field(name: str, kinds: set[type]) -> "pa.Field[Any]":
-    if kinds and kinds <= {list, dict}:
+    if not kinds:
+        return pa.field(name, pa.null())
+    if kinds <= {list, dict}:
         return json_text_field(name)
     return pa.field(name, _number_type(kinds) or (pa.bool_() if kinds == {bool} else pa.string()))
 
@@ -216,4 +226,5 @@ _CELLS: dict[pa.DataType, Callable[[Any], Any]] = {
     pa.float64(): _double,
     pa.bool_(): _truth,
     pa.string(): _text,
+    pa.null(): _text,  # never called: there is no value
 }
