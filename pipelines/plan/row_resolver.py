@@ -14,7 +14,7 @@ from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_spec import Way
-from zimage_models.field_values import shown
+from zimage_models.field_values import read_whole, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
 from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, fields_of
@@ -210,15 +210,12 @@ class RowResolver:
         value = row.get(self._columns.variants) if self._columns.variants else None
         if value is None:
             return self._options.variants
-        try:
-            number = 0.0 if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = 0.0
-        if not (1 <= number <= _MAX_VARIANTS and number.is_integer()):
+        number = read_whole({"variants": value}, "variants", None)
+        if not 1 <= number <= _MAX_VARIANTS:
             raise InvalidRequest(
-                f"variants: {shown(value)} is not a whole number in 1..{_MAX_VARIANTS}", field="variants"
+                f"variants: {shown(value)} is outside 1..{_MAX_VARIANTS}", field="variants"
             )
-        return int(number)
+        return number
 
     def _given_key(self, row: Mapping[str, Any]) -> str | None:
         if self._key_template is not None:

@@ -131,8 +131,9 @@ class _Planner:
             engine=engine_settings(options.engine, spec, tokenizer_rules=self._tokenizer.rules),
             tokens_read=self._tokens_read,
         )
-        # Only columns that are used become Python objects; null where a template may read any of them.
-        self._used = self._resolver.columns_used
+        # Only columns that are used become Python objects.
+        used = self._resolver.columns_used
+        self._used = source.schema.names if used is None else used
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
         self._work = WorkWriter(output, run_id)
@@ -204,7 +205,7 @@ class _Planner:
             last_row = number
             self._counts["rows"] += 1
             if isinstance(row, InvalidRequest):
-                self._reject(number, {}, row)
+                self._rejected.append(RowError(row=number, key=None, message=str(row)))
                 continue
             try:
                 if not self._resolver.keeps(row):

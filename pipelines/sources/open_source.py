@@ -1,30 +1,46 @@
-"""Prompt tables: find the input, detect its format, open it as a stream of rows.
+"""Prompt tables: find the input's files, detect their formats, open them as one stream of rows.
 
 It knows nothing about the columns' meaning; the planner maps columns.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.sources.csv_source import CsvSource
-from pipelines.sources.input_files import InputFiles
-from pipelines.sources.jsonl_source import JsonLinesSource
-from pipelines.sources.openai_batch import OpenAIBatchSource, is_openai_batch
-from pipelines.sources.parquet_source import ParquetSource
+from pipelines.sources.combined_source import CombinedSource
+from pipelines.sources.input_files import FoundInput, common_folder, find_input, fingerprint
+from pipelines.sources.openai_batch import OpenAIBatchReader, is_openai_batch
+from pipelines.sources.parquet_reader import ParquetReader
 from pipelines.sources.source_rows import Source
+from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.text_formats.csv_reader import CsvReader
+from pipelines.sources.text_formats.json_array_reader import JsonArrayReader
+from pipelines.sources.text_formats.json_lines_reader import JsonLinesReader
+from pipelines.sources.text_formats.text_reader import TextReader
 from pipelines.storage import StorageOptions
 from zimage_models.errors import InvalidRequest
 
-SOURCES: dict[str, Callable[[InputFiles], Source]] = {
-    "parquet": ParquetSource,
-    "csv": lambda files: CsvSource(files, delimiter=","),
-    "tsv": lambda files: CsvSource(files, delimiter="\t"),
-    "jsonl": JsonLinesSource,
-    "openai-batch": OpenAIBatchSource,
+_SUFFIXES = {
+    "parquet": (".parquet", ".parq", ".pq"),
+    "jsonl": (".jsonl", ".ndjson"),
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "json": (".json",),
+    "txt": (".txt",),
 }
+"""Formats by the ends of files' names. Of a folder with several, the first is read."""
 
-_SUFFIXES = {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = (*_SUFFIXES, "openai-batch")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_DELIMITERS = {"csv": None, "tsv": "\t"}
+_TEXT_READERS: dict[str, Callable[..., FileReader]] = {
+    "jsonl": JsonLinesReader,
+    "json": JsonArrayReader,
+    "txt": TextReader,
+    "openai-batch": OpenAIBatchReader,
+}
 _DEFAULT_OPTIONS = StorageOptions()
+_NUM_THREADS = 16
+_MAX_NAMED = 3
 
 
 def open_source(
@@ -38,34 +54,89 @@ def open_source(
     """Open a prompt table for reading.
 
     Args:
-        inputs: a file, on disk or ``s3://``, or a folder of Parquet files. CSV, TSV and JSON Lines may be gzip.
+        inputs: files, folders (at any depth) or patterns (``*``, ``?``, ``[...]``, ``**``), on disk or
+            ``s3://``. Their files are read in this order, those of one input in order of their paths, and
+            each once. Of a folder or a pattern, only files of one format are read.
         options: how to reach S3.
-        format: a name in :data:`SOURCES`; None to detect it from the suffix, or an OpenAI batch file from its
-            first object.
+        format: one of :data:`FORMATS` for all files; None to detect it from a file's suffix, or an OpenAI
+            batch file from its first object.
+        delimiter: between the cells of CSV; None to detect it.
+        encoding: of text; None to detect it.
 
     Raises:
-        InvalidRequest: an unknown or unclear format, or an input that is missing, empty or unreadable.
+        InvalidRequest: an unknown or unclear format, an input that is missing, empty or unreadable, or files
+            whose columns do not go together.
     """
-    if format is not None and format not in SOURCES:
-        raise InvalidRequest(f"format: {format!r} is not one of {', '.join(SOURCES)}", field="format")
-    [uri] = inputs
-    files = InputFiles.find(uri, options)
-    name = format or _guess(files)
-    if files.is_folder and name != "parquet":
-        raise InvalidRequest(f"input: {uri} is a folder; only parquet is read from folders", field="input")
-    return SOURCES[name](files)
+    if format is not None and format not in FORMATS:
+        raise InvalidRequest(f"format: {format!r} is not one of {', '.join(FORMATS)}", field="format")
+    found = [find_input(uri, options) for uri in inputs]
+    notes: list[str] = []
+    chosen: dict[tuple[str, str], tuple[TableFile, str]] = {}
+    for one in found:
+        for file, name in _chosen(one, format, notes):
+            chosen.setdefault((file.filesystem.type_name, file.path), (file, name))
+    files = list(chosen.values())
+    json_lines = [file for file, name in files if name == "jsonl"]
+    if format is None and is_openai_batch(json_lines, encoding=encoding):
+        files = [(file, "openai-batch" if name == "jsonl" else name) for file, name in files]
+    names = {name for _, name in files}
+    if delimiter is not None and names.isdisjoint(("csv", "tsv")):
+        raise InvalidRequest("delimiter: no file of the input is CSV; leave it out", field="delimiter")
+    if encoding is not None and names == {"parquet"}:
+        raise InvalidRequest("encoding: Parquet files have none; leave it out", field="encoding")
+
+    def reader(item: tuple[TableFile, str]) -> FileReader:
+        file, name = item
+        if name == "parquet":
+            return ParquetReader(file)
+        if name in ("csv", "tsv"):
+            return CsvReader(file, delimiter=delimiter or _DELIMITERS[name], encoding=encoding)
+        return _TEXT_READERS[name](file, encoding=encoding)
+
+    # Texts are read whole to find their columns, which threads would not speed up.
+    with ThreadPoolExecutor(_NUM_THREADS if names == {"parquet"} else 1) as pool:
+        readers = list(pool.map(reader, files))
+    return CombinedSource(
+        [(file, reader) for (file, _), reader in zip(files, readers, strict=True)],
+        folder=common_folder([one.folder for one in found]),
+        fingerprint=fingerprint(found),
+        notes=notes,
+    )
 
 
-def _guess(files: InputFiles) -> str:
-    if files.is_folder:
-        return "parquet"
-    suffixes = [suffix.lower() for suffix in PurePosixPath(files.uri).suffixes]
-    suffix = next((suffix for suffix in reversed(suffixes) if suffix != ".gz"), "")
-    if suffix not in _SUFFIXES:
+def _chosen(found: FoundInput, format: str | None, notes: list[str]) -> list[tuple[TableFile, str]]:
+    """Return the files of an input to read, with their formats; add a note about the others."""
+    if not found.files:
+        raise InvalidRequest(f"input: {found.uri} has no files", field="input")
+    by_format: dict[str | None, list[TableFile]] = {}
+    for file in found.files:
+        by_format.setdefault(_suffix_format(file.path), []).append(file)
+    suffixed = "jsonl" if format == "openai-batch" else format
+    if format is None:
+        suffixed = next((name for name in _SUFFIXES if name in by_format), None)
+    elif suffixed not in by_format:
+        return [(file, format) for file in found.files]
+    if suffixed is None:
+        subject = f"the format of {found.uri} is" if found.is_file else f"the formats in {found.uri} are"
         raise InvalidRequest(
-            f"input: the format of {files.uri} is not clear from its name; "
-            f"give --format, one of {', '.join(SOURCES)}",
+            f"input: {subject} not clear from the name; give --format, one of {', '.join(FORMATS)}",
             field="format",
         )
-    name = _SUFFIXES[suffix]
-    return "openai-batch" if name == "jsonl" and is_openai_batch(files) else name
+    skipped = sorted(file.path for name, files in by_format.items() if name != suffixed for file in files)
+    if skipped:
+        folder = f"{found.root.rstrip('/')}/"
+        names = ", ".join(path.removeprefix(folder) for path in skipped[:_MAX_NAMED])
+        more = f" and {len(skipped) - _MAX_NAMED} more" if len(skipped) > _MAX_NAMED else ""
+        are = "s that are" if len(skipped) > 1 else " that is"
+        notes.append(f"{found.uri}: skipped {len(skipped)} file{are} not {suffixed}: {names}{more}")
+    return [(file, format or suffixed) for file in by_format[suffixed]]
+
+
+def _suffix_format(path: str) -> str | None:
+    name = path.lower()
+    plain = next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
+    for format, suffixes in _SUFFIXES.items():
+        # What is inside a compressed Parquet file can be read only from its end.
+        if (name if format == "parquet" else plain).endswith(suffixes):
+            return format
+    return None

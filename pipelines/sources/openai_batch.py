@@ -3,15 +3,15 @@
 Format: https://platform.openai.com/docs/guides/batch. It knows nothing about a model's limits.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.input_files import InputFiles
-from pipelines.sources.jsonl_source import SAMPLE_ROWS, JsonRow, cell_reader, json_rows
-from pipelines.sources.source_rows import RowError, Source, SourceBatch, batched_rows, json_text_field
+from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows, json_text_field
+from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.text_formats.json_columns import cell_reader
+from pipelines.sources.text_formats.json_rows import JsonRow, json_rows
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.field_values import shown
@@ -58,12 +58,12 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
 }
 
 
-class OpenAIBatchSource(Source):
+class OpenAIBatchReader(FileReader):
     """A JSON Lines file of ``{"custom_id", "method": "POST", "url": "/v1/images/generations", "body"}``.
 
     ``custom_id`` becomes the column ``key``, ``body.n`` ``variants``, and the other fields keep their names:
     ``model``, ``size`` (``auto`` counts as absent) and the generation fields. The schema is always the same,
-    except that a file with ``/v1/images/edits`` in its first 10,000 lines also has the fields of edits:
+    except that a file with ``/v1/images/edits`` also has the fields of edits:
     ``image``, from ``body.image`` or ``body.images`` (an address, a data URL, ``{"image_url"}`` or a list of
     these), ``mask``, ``strength``, ``control_image`` and ``controlnet_conditioning_scale``.
 
@@ -73,18 +73,18 @@ class OpenAIBatchSource(Source):
     that names it.
 
     Raises:
-        InvalidRequest: no rows.
+        InvalidRequest: the file cannot be read.
     """
 
     format = "openai-batch"
 
-    def __init__(self, files: InputFiles) -> None:
-        self._files = files
-        self.folder, self.fingerprint = files.folder, files.fingerprint()
-        sample = list(itertools.islice(json_rows(files), SAMPLE_ROWS))
-        if not sample:
-            raise InvalidRequest(f"input: {files.uri} has no rows", field="input")
-        has_edits = any(isinstance(item, JsonRow) and item.values.get("url") == EDITS_URL for item in sample)
+    def __init__(self, file: TableFile, *, encoding: str | None = None) -> None:
+        self._file = file
+        self._encoding = encoding
+        self.num_rows, has_edits = 0, False
+        for item in json_rows(file, encoding):
+            self.num_rows += 1
+            has_edits = has_edits or (isinstance(item, JsonRow) and item.values.get("url") == EDITS_URL)
         self.schema = pa.schema([*_COLUMNS, *(_EDIT_COLUMNS if has_edits else ())])
 
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
@@ -93,13 +93,14 @@ class OpenAIBatchSource(Source):
 
     def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
         to_cells = cell_reader(self.schema)
-        for item in json_rows(self._files):
+        for item in json_rows(self._file, self._encoding):
             yield item if isinstance(item, RowError) else _read(item, to_cells)
 
 
-def is_openai_batch(files: InputFiles) -> bool:
-    """Return whether the first usable line of a JSON Lines file is a batch request."""
-    first = next((item for item in json_rows(files) if isinstance(item, JsonRow)), None)
+def is_openai_batch(files: Iterable[TableFile], *, encoding: str | None = None) -> bool:
+    """Return whether the first usable line of JSON Lines files is a batch request."""
+    items = (item for file in files for item in json_rows(file, encoding))
+    first = next((item for item in items if isinstance(item, JsonRow)), None)
     return first is not None and {"custom_id", "body"} <= first.values.keys()
 
 

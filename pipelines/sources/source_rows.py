@@ -5,7 +5,7 @@ It knows nothing about file formats or the columns' meaning.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,20 @@ class SourceBatch:
     """Their row numbers in the input."""
     errors: list[RowError]
 
-    def records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield each usable row's number and its Python values by column, with JSON text decoded."""
-        json_columns = [field.name for field in self.table.schema if is_json_text(field)]
-        for row, record in zip(self.rows, self.table.to_pylist(), strict=True):
-            for name in json_columns:
-                if record[name] is not None:
-                    record[name] = json.loads(record[name])
-            yield row, record
+    def records(self, columns: Collection[str]) -> Iterator[tuple[int, dict[str, Any] | InvalidRequest]]:
+        """Yield each usable row's number and its Python values in some columns, with JSON text decoded.
+
+        The other columns are not decoded. A row with a value that Python does not have, such as a time in the
+        year 300,000 or in an unknown zone, yields an error that names column and value.
+        """
+        table = self.table.select([name for name in self.table.column_names if name in columns])
+        values = [
+            _python_values(column, field) for column, field in zip(table.columns, table.schema, strict=True)
+        ]
+        for place, row in enumerate(self.rows):
+            cells = [column[place] for column in values]
+            error = next((cell for cell in cells if isinstance(cell, InvalidRequest)), None)
+            yield row, error or dict(zip(table.column_names, cells, strict=True))
 
 
 class Source(ABC):
@@ -53,11 +59,11 @@ class Source(ABC):
 
     Attributes:
         format: the name of its format.
-        schema: the columns; :meth:`SourceBatch.records` decodes those of JSON text.
+        schema: the columns; :meth:`SourceBatch.records` decodes JSON text.
         folder: address of the folder that holds its files.
         fingerprint: sha256 over the files' names, sizes and modification times, in hexadecimal.
         num_rows: the number of rows, if it is known before reading them.
-        notes: what a person should know about how it is read (files skipped, encoding found), a sentence each.
+        notes: what a person should know about how it is read (files skipped, encoding), a sentence each.
     """
 
     format: str
@@ -86,17 +92,29 @@ def is_json_text(field: "pa.Field[Any]") -> bool:
     return (field.metadata or {}).get(_ENCODING) == _JSON
 
 
-def check_column_names(names: Sequence[str], uri: str) -> None:
-    """Check that every column has a unique name.
+def _python_values(column: "pa.ChunkedArray[Any]", field: "pa.Field[Any]") -> list[Any]:
+    """Return a column's values, and an InvalidRequest in the place of each that Python does not have."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ArithmeticError, LookupError, ValueError):
+        values = [_python_value(cell, field.name) for cell in column]
+    if is_json_text(field):
+        values = [None if value is None else json.loads(value) for value in values]
+    return values
 
-    Raises:
-        InvalidRequest: a name is empty or given twice.
-    """
-    for position, name in enumerate(names, start=1):
-        if not name:
-            raise InvalidRequest(f"{uri}: column {position} of {len(names)} has no name")
-        if name in names[: position - 1]:
-            raise InvalidRequest(f"{uri}: two columns are named {name!r}")
+
+def _python_value(cell: "pa.Scalar[Any]", column: str) -> Any:
+    try:
+        return cell.as_py()
+    except (ArithmeticError, LookupError, ValueError) as error:
+        dtype = cell.type
+        if isinstance(dtype, pa.TimestampType):
+            time = cell.cast(pa.timestamp(dtype.unit)).cast(pa.string())
+            zone = f" in the zone {dtype.tz}" if dtype.tz else ""
+            reason = f"{time}{zone} is not a time of the years 1 to 9999 in a known zone"
+        else:
+            reason = f"a {dtype} cannot be used: {error}"
+        return InvalidRequest(f"column {column!r}: {reason}", field=column)
 
 
 def batched_rows(

@@ -4,7 +4,7 @@ import contextlib
 import lzma
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -51,6 +51,12 @@ class FileReader(ABC):
     schema: pa.Schema
     num_rows: int | None = None
     notes: tuple[str, ...] = ()
+
+    def read_as_text(self, columns: Collection[str]) -> None:  # noqa: B027 (most readers read nothing else)
+        """Read these columns as text from now on, whatever their values look like; the schema says so.
+
+        Only for formats whose types are read from the values' looks.
+        """
 
     @abstractmethod
     def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:

@@ -1,0 +1,210 @@
+"""The Arrow types that a table's columns may have: plain ones, and one for the values of several files.
+
+It knows nothing about files.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_LIST_TESTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_TEXT_TESTS = (pa.types.is_string, pa.types.is_large_string)
+_BINARY_TESTS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+_NUMBER_TESTS = (pa.types.is_integer, pa.types.is_decimal)
+# Types of one family have a type that holds all their values.
+_FAMILIES = (
+    _TEXT_TESTS,
+    _BINARY_TESTS,
+    _NUMBER_TESTS,
+    (pa.types.is_floating,),
+    (pa.types.is_date,),
+    (pa.types.is_time,),
+    (pa.types.is_timestamp,),
+    (pa.types.is_duration,),
+)
+# Their storage says the same.
+_TRANSPARENT = ("arrow.json", "arrow.bool8", "arrow.fixed_shape_tensor")
+_HYPHENS = (8, 13, 18, 23)
+_UUID_LENGTH = 36
+
+
+class TypeConflict(Exception):
+    """Two types, at one place in a column, whose values no type holds without loss."""
+
+    def __init__(self, left: pa.DataType, right: pa.DataType, path: str = "") -> None:
+        super().__init__(f"{left} and {right}")
+        self.left = left
+        self.right = right
+        self.path = path
+        """Where in the column, such as ``.size`` or ``[]``; empty for the column itself."""
+
+
+def plain_type(dtype: pa.DataType) -> pa.DataType:
+    """Return the type that a column is read as.
+
+    Views, run-end encodings and small decimals become the usual types, maps lists of key and value, UUIDs
+    text, and other extension types of Arrow's own (JSON, tensors, 8-bit booleans) what they are stored as.
+
+    Raises:
+        TypeError: an extension type that is none of these, a union, or a struct with two fields of one name;
+            the message says which.
+    """
+    if isinstance(dtype, pa.BaseExtensionType):
+        if isinstance(dtype, pa.UuidType):
+            return pa.string()
+        if dtype.extension_name not in _TRANSPARENT:
+            # Reading its values may run code: Ray's `ray.data.arrow_pickled_object` unpickles them.
+            raise TypeError(f"Arrow extension type {dtype.extension_name}")
+        return plain_type(dtype.storage_type)
+    if pa.types.is_union(dtype):
+        raise TypeError(f"Arrow union type {dtype}")
+    if isinstance(dtype, pa.RunEndEncodedType):
+        encoded: Any = dtype
+        return plain_type(encoded.value_type)
+    if isinstance(dtype, pa.DictionaryType):
+        values = plain_type(dtype.value_type)
+        return dtype if values == dtype.value_type else values
+    if isinstance(dtype, pa.MapType):
+        pair = pa.struct([("key", plain_type(dtype.key_type)), ("value", plain_type(dtype.item_type))])
+        return pa.list_(pair)
+    if isinstance(dtype, pa.StructType):
+        if len({field.name for field in dtype}) < dtype.num_fields:
+            raise TypeError(f"Arrow type {dtype}, which has two fields of one name")
+        return pa.struct([(field.name, plain_type(field.type)) for field in dtype])
+    if isinstance(dtype, pa.FixedSizeListType):
+        return pa.list_(plain_type(dtype.value_type), dtype.list_size)
+    if isinstance(dtype, (pa.ListType, pa.ListViewType)):
+        return pa.list_(plain_type(dtype.value_type))
+    if isinstance(dtype, (pa.LargeListType, pa.LargeListViewType)):
+        return pa.large_list(plain_type(dtype.value_type))
+    if isinstance(dtype, (pa.Decimal32Type, pa.Decimal64Type)):
+        return pa.decimal128(dtype.precision, dtype.scale)
+    return pa.string() if dtype == pa.string_view() else pa.binary() if dtype == pa.binary_view() else dtype
+
+
+def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    """Return the plain type that holds the values of two plain types.
+
+    Whole numbers and a ``double`` give ``double``, and signed and unsigned numbers of 64 bits give ``int64``,
+    although these do not hold every value: :func:`converted` raises for one that they do not hold.
+
+    Raises:
+        TypeConflict: there is none.
+    """
+    if left == right or pa.types.is_null(right):
+        return left
+    if pa.types.is_null(left):
+        return right
+    if isinstance(left, pa.DictionaryType):
+        return common_type(left.value_type, right)
+    if isinstance(right, pa.DictionaryType):
+        return common_type(left, right.value_type)
+    if isinstance(left, pa.StructType) and isinstance(right, pa.StructType):
+        return _common_struct(left, right)
+    if _is_any(left, _LIST_TESTS) and _is_any(right, _LIST_TESTS):
+        return _common_list(left, right)
+    if any(_is_any(left, family) and _is_any(right, family) for family in _FAMILIES):
+        schemas = [pa.schema([("x", dtype)]) for dtype in (left, right)]
+        try:
+            unified: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+            return unified
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # time zones, more than 76 digits
+            raise TypeConflict(left, right) from None
+    if any(map(pa.types.is_integer, (left, right))) and any(map(pa.types.is_floating, (left, right))):
+        return pa.float64()
+    raise TypeConflict(left, right)
+
+
+def converted(array: "pa.Array[Any]", dtype: pa.DataType) -> "pa.Array[Any]":
+    """Return an array's values in the plain type that :func:`common_type` gave for its own and others.
+
+    Raises:
+        pyarrow.ArrowInvalid: a value does not fit the type.
+    """
+    array = _castable(array)
+    return array if array.type == dtype else array.cast(dtype)
+
+
+def _is_any(dtype: pa.DataType, tests: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
+    return any(test(dtype) for test in tests)
+
+
+def _common_struct(left: pa.StructType, right: pa.StructType) -> pa.DataType:
+    fields = {field.name: field.type for field in left}
+    for field in right:
+        try:
+            fields[field.name] = common_type(fields.get(field.name, field.type), field.type)
+        except TypeConflict as conflict:
+            path = f".{field.name}{conflict.path}"
+            raise TypeConflict(conflict.left, conflict.right, path) from None
+    return pa.struct(list(fields.items()))
+
+
+def _common_list(left: Any, right: Any) -> pa.DataType:
+    try:
+        values: pa.DataType = common_type(left.value_type, right.value_type)
+    except TypeConflict as conflict:
+        raise TypeConflict(conflict.left, conflict.right, f"[]{conflict.path}") from None
+    left_size, right_size = (
+        dtype.list_size if pa.types.is_fixed_size_list(dtype) else -1 for dtype in (left, right)
+    )
+    is_large = pa.types.is_large_list(left) or pa.types.is_large_list(right)
+    common: pa.DataType = (
+        pa.large_list(values) if is_large else pa.list_(values, left_size if left_size == right_size else -1)
+    )
+    return common
+
+
+def _castable(array: Any) -> Any:
+    """Return an array without the types that Arrow does not cast, or not right, to their plain ones."""
+    dtype = array.type
+    if isinstance(dtype, pa.UuidType):
+        return _uuid_texts(array.storage)
+    if isinstance(dtype, pa.BaseExtensionType):
+        return _castable(array.storage)
+    if pa.types.is_run_end_encoded(dtype):
+        return _castable(pc.call_function("run_end_decode", [array]))
+    if not _needs_rebuilding(dtype):
+        return array
+    if isinstance(dtype, pa.DictionaryType):
+        return array.dictionary.cast(plain_type(dtype.value_type)).take(array.indices)
+    if isinstance(dtype, pa.StructType):
+        children = [_castable(array.field(index)) for index in range(dtype.num_fields)]
+        fields = [(field.name, child.type) for field, child in zip(dtype, children, strict=True)]
+        return pa.StructArray.from_arrays(children, type=pa.struct(fields), mask=array.is_null())
+    if isinstance(dtype, pa.FixedSizeListType):
+        size = dtype.list_size
+        values = array.values.slice(array.offset * size, len(array) * size)
+        return pa.FixedSizeListArray.from_arrays(_castable(values), size, mask=array.is_null())
+    if isinstance(dtype, pa.MapType):
+        pair = pa.struct([("key", dtype.key_type), ("value", dtype.item_type)])
+        return _castable(array.cast(pa.list_(pair)))
+    # A list or a view of one, whose values may lie anywhere.
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets: Any = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
+    return pa.LargeListArray.from_arrays(offsets, _castable(array.flatten()), mask=array.is_null())
+
+
+def _needs_rebuilding(dtype: pa.DataType) -> bool:
+    if isinstance(dtype, pa.DictionaryType):
+        return bool(plain_type(dtype.value_type) != dtype.value_type)
+    if isinstance(dtype, (pa.BaseExtensionType, pa.ListViewType, pa.LargeListViewType)):
+        return True
+    return any(_needs_rebuilding(dtype.field(index).type) for index in range(dtype.num_fields))
+
+
+def _uuid_texts(array: Any) -> Any:
+    """Return the canonical texts (``8-4-4-4-12`` hexadecimal digits) of binary values of 16 bytes each."""
+    start = array.offset * 16
+    data = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start : start + 16 * len(array)].reshape(-1, 16)
+    nibbles = np.stack([data >> 4, data & 15], axis=2).reshape(-1, 32)
+    texts = np.full((len(array), _UUID_LENGTH), ord("-"), np.uint8)
+    digits = [place for place in range(_UUID_LENGTH) if place not in _HYPHENS]
+    texts[:, digits] = np.frombuffer(b"0123456789abcdef", np.uint8)[nibbles]
+    characters = pa.array(
+        texts.reshape(-1).view(f"S{_UUID_LENGTH}") if len(array) else [], pa.binary(_UUID_LENGTH)
+    )
+    return pc.if_else(array.is_valid(), characters, None).cast(pa.string())

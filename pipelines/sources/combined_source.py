@@ -1,0 +1,140 @@
+"""The rows of all files of an input as one table. It knows nothing about the columns' meaning."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.sources.arrow_types import converted
+from pipelines.sources.schema_union import FileColumns, unify_columns
+from pipelines.sources.source_rows import Source, SourceBatch
+from pipelines.sources.table_file import FileReader, TableFile
+from zimage_models.errors import InvalidRequest
+
+
+class CombinedSource(Source):
+    """The rows of several files, one file after another.
+
+    Columns are joined by name (:func:`~pipelines.sources.schema_union.unify_columns`); one that a file does
+    not have is null in its rows. The partitions of a file's path are columns of text, unless the file itself
+    has a column of that name. Files without rows do not count.
+
+    Args:
+        files: each file and what reads it, in order.
+        folder: address of the folder that paths in the table start from.
+        fingerprint: identifies the files' state.
+        notes: what a person should know about how the files were found.
+
+    Raises:
+        InvalidRequest: no file has rows, or the files' types of a column do not go together.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[tuple[TableFile, FileReader]],
+        *,
+        folder: str,
+        fingerprint: str,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+        filled = [(file, reader) for file, reader in files if reader.num_rows != 0]
+        if not filled:
+            raise InvalidRequest(f"input: {files[0][0].uri} has no rows", field="input")
+        self.format = " and ".join(dict.fromkeys(reader.format for _, reader in filled))
+        names = short_names([file.uri for file, _ in filled])
+        self._files = [(name, file, reader) for name, (file, reader) in zip(names, filled, strict=True)]
+        unified = unify_columns([self._columns(name, file, reader) for name, file, reader in self._files])
+        self.schema = unified.schema
+        for _, reader in filled:
+            reader.read_as_text(unified.as_text & set(reader.schema.names))
+        counts = [reader.num_rows for _, reader in filled]
+        self.num_rows = None if None in counts else sum(filter(None, counts))
+        self.notes = (*notes, *self._reader_notes(), *unified.notes, *self._partition_notes())
+
+    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+        """Read all rows in batches."""
+        first_row = 0
+        for name, file, reader in self._files:
+            num_rows = 0
+            for batch in reader.batches(batch_rows):
+                last_rows = [batch.rows[-1]] if batch.rows else []
+                num_rows = 1 + max([num_rows - 1, *last_rows, *(error.row for error in batch.errors)])
+                table = self._conformed(batch.table, name, file)
+                prefix = f"{name} " if len(self._files) > 1 else ""
+                yield SourceBatch(
+                    table=table,
+                    rows=[first_row + row for row in batch.rows] if first_row else batch.rows,
+                    errors=[
+                        replace(error, row=first_row + error.row, message=prefix + error.message)
+                        for error in batch.errors
+                    ],
+                )
+            first_row += num_rows
+
+    def _columns(self, name: str, file: TableFile, reader: FileReader) -> FileColumns:
+        own = set(reader.schema.names)
+        return FileColumns(
+            name=name,
+            schema=reader.schema,
+            partitions=pa.schema([(column, pa.string()) for column in file.partitions if column not in own]),
+            is_typed=reader.format == "parquet",
+        )
+
+    def _conformed(self, table: pa.Table, name: str, file: TableFile) -> pa.Table:
+        if table.schema.equals(self.schema):
+            return table
+        own = set(table.column_names)
+        columns: list[Any] = []
+        for field in self.schema:
+            if field.name in own:
+                columns.append(self._converted(table.column(field.name), field, name))
+            elif field.name in file.partitions:
+                value = pa.scalar(file.partitions[field.name], pa.string())
+                columns.append(pa.repeat(value, len(table)).cast(field.type))
+            else:
+                columns.append(pa.nulls(len(table), field.type))
+        return pa.Table.from_arrays(columns, schema=self.schema)
+
+    def _converted(self, column: Any, field: "pa.Field[Any]", name: str) -> Any:
+        if column.type == field.type:
+            return column
+        try:
+            return pa.chunked_array([converted(chunk, field.type) for chunk in column.chunks], field.type)
+        except pa.ArrowInvalid as error:
+            raise InvalidRequest(
+                f"input: column {field.name!r} is {column.type} in {name}, but {field.type} for all files"
+                f" together, which does not hold its values: {error}; write it with one type in all files",
+                field=field.name,
+            ) from error
+
+    def _reader_notes(self) -> Iterator[str]:
+        files: dict[str, list[str]] = {}
+        for name, _, reader in self._files:
+            for note in reader.notes:
+                files.setdefault(note, []).append(name)
+        for note, names in files.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield note if len(self._files) == 1 else f"{names[0]}{more}: {note}"
+
+    def _partition_notes(self) -> Iterator[str]:
+        own = dict.fromkeys(
+            column
+            for _, file, reader in self._files
+            for column in file.partitions
+            if column in reader.schema.names
+        )
+        for column in own:
+            yield f"column {column!r} is taken from the files that have it, not from the folders' names"
+
+
+def short_names(uris: Sequence[str]) -> list[str]:
+    """Return addresses without the folders that all have in common."""
+    folders = [uri.split("/")[:-1] for uri in uris]
+    num_common = 0
+    for names in zip(*folders, strict=False):
+        if len(set(names)) > 1:
+            break
+        num_common += 1
+    return ["/".join(uri.split("/")[num_common:]) for uri in uris]

@@ -1,0 +1,112 @@
+"""Rows of delimited text. It knows nothing about the columns' meaning."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import pyarrow as pa
+
+from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows
+from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.text_formats.column_names import check_unique, made_up_name
+from pipelines.sources.text_formats.csv_records import (
+    CsvHeader,
+    CsvRecord,
+    csv_records,
+    find_delimiter,
+    parse_delimiter,
+    sample_lines,
+    sep_line_delimiter,
+    shown_delimiter,
+)
+from pipelines.sources.text_formats.text_file import TextFile
+from zimage_models.errors import InvalidRequest
+
+
+class CsvReader(FileReader):
+    """A file of comma-separated values (RFC 4180), or with another delimiter, with a header line.
+
+    The delimiter is ``delimiter`` (one character, or ``tab``, ``comma``, ``semicolon`` or ``pipe``), else
+    that of a first line ``sep=;``, else found among these four from the first lines.
+
+    Every column is text, so "007" stays "007"; an empty cell is null. A quoted cell may hold line breaks.
+    Lines that are blank or hold only delimiters are skipped. A nameless column is left out if it is empty,
+    and otherwise called ``column_3`` by its position. A row with malformed quotes, with fewer cells than the
+    header or with filled cells beyond it, or with a cell of more than 131,072 characters is a row error. Many
+    tab-separated files do not use quotes, so a line with malformed quotes is read literally there.
+
+    Raises:
+        InvalidRequest: the file cannot be read, its header is unreadable or has a name twice, or no row is
+            usable.
+    """
+
+    def __init__(self, file: TableFile, *, delimiter: str | None = None, encoding: str | None = None) -> None:
+        given = None if delimiter is None else parse_delimiter(delimiter)
+        self._text = TextFile(file, encoding)
+        sample = sample_lines(self._text.lines())
+        said = sep_line_delimiter(sample[0].text) if sample else None
+        self._num_skipped = 0 if said is None else 1
+        self._delimiter = given or said or find_delimiter(sample)
+        self.format = "tsv" if self._delimiter == "\t" else "csv"
+        self.notes = self._text.notes
+        if given is None and self._delimiter != ",":
+            self.notes += (f"the delimiter is {shown_delimiter(self._delimiter)}",)
+
+        records = self._records()
+        first = next(records, CsvRecord(1, [], None))
+        if first.error:
+            raise InvalidRequest(f"input: {file.uri}: the header is unreadable: {first.error}", field="input")
+        self._header = CsvHeader(first.cells)
+        check_unique(self._header.names, file.uri)
+        filled = self._scan(file.uri)
+        self._name_columns(filled)
+
+    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+        """Read all rows in batches."""
+        return batched_rows(self._rows(), self.schema, batch_rows)
+
+    def _scan(self, uri: str) -> set[int]:
+        """Read all rows, and return which nameless columns have values."""
+        nameless = {index for index, name in enumerate(self._header.names) if not name}
+        filled: set[int] = set()
+        num_rows, num_bad, first_error = 0, 0, ""
+        for record in self._data_records():
+            num_rows += 1
+            if record.error:
+                num_bad += 1
+                first_error = first_error or f"line {record.line}: {record.error}"
+            elif len(filled) < len(nameless):
+                filled.update(i for i in nameless if i < len(record.cells) and record.cells[i].strip())
+        if num_rows and num_bad == num_rows:
+            raise InvalidRequest(f"input: {uri} has no usable rows; {first_error}", field="input")
+        self.num_rows = num_rows
+        return filled
+
+    def _name_columns(self, filled: set[int]) -> None:
+        """Leave out nameless columns without values, and name the others."""
+        names = self._header.names
+        columns = {index: name for index, name in enumerate(names) if name or index in filled}
+        for index in sorted(filled):
+            columns[index] = made_up_name(index + 1, {*names, *columns.values()})
+            self.notes += (f"the nameless column {index + 1} is called {columns[index]}",)
+        if num_empty := len(names) - len(columns):
+            many = "s are" if num_empty > 1 else " is"
+            self.notes += (f"{num_empty} nameless empty column{many} left out",)
+        self._kept = list(columns)
+        self.schema = pa.schema([(name, pa.string()) for name in columns.values()])
+
+    def _rows(self) -> Iterator[tuple[int, Sequence[str | None]] | RowError]:
+        for row, record in enumerate(self._data_records()):
+            if record.error:
+                yield RowError(row=row, key=None, message=f"line {record.line}: {record.error}")
+            else:
+                cells = record.cells
+                yield row, [(cells[i] or None) if i < len(cells) else None for i in self._kept]
+
+    def _data_records(self) -> Iterator[CsvRecord]:
+        """Yield the records after the header, with an error for those that do not fit it."""
+        for record in islice(self._records(), 1, None):
+            misfit = None if record.error else self._header.misfit(record.cells, self._delimiter)
+            yield record._replace(error=misfit) if misfit else record
+
+    def _records(self) -> Iterator[CsvRecord]:
+        return csv_records(islice(self._text.lines(), self._num_skipped, None), self._delimiter)
