@@ -41,3 +41,5 @@ class Plan:
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
+    notes: tuple[str, ...] = ()
+    """How the input's columns were read, a sentence each."""
