@@ -203,9 +203,13 @@ def _show_plan(options: GenerateOptions, progress: str) -> int:
     plan = plan_only(options)
     make_progress(progress).planned(plan)
     print(_estimate_text(options, plan))
+    _print_rejected(plan)
+    return 0
+
+
+def _print_rejected(plan: Plan) -> None:
     for error in plan.rejected[:20]:
         print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
-    return 0
 
 
 def _estimate_text(options: GenerateOptions, plan: Plan) -> str:
@@ -227,11 +231,14 @@ def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **
         result = generate(
             options, connect=partial(connect, options, verbose=verbose), progress=display, **how
         )
-    if result.manifest is None:
-        assert result.outcome is not None
+    if result.outcome is not None and result.outcome.stopped_by:
         print(
             f"stopped by {result.outcome.stopped_by}; run the same command again to continue", file=sys.stderr
         )
+    elif result.manifest is None:
+        _print_rejected(result.plan)
+        rejected = result.plan.counts.rejected
+        print(f"nothing is published: all {rejected} rows are rejected", file=sys.stderr)
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")

@@ -10,12 +10,14 @@ import typer
 from jobs.generate import run_generation
 from jobs.option_groups import S3Options, with_groups
 from jobs.progress import ProgressMode
-from pipelines.dataset.exports import EXPORTS
-from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
+from pipelines.dataset.copies import COPIES, FOLDERS, copies_folder, copy_generation
+from pipelines.dataset.errors import read_errors
+from pipelines.dataset.kept_exports import EXPORTS
+from pipelines.dataset.layout import PartPlaces, part_name
+from pipelines.dataset.ledger import scan_parts
 from pipelines.dataset.manifest import RunManifest, read_manifest
-from pipelines.dataset.parts import read_part
+from pipelines.dataset.settle import settle
 from pipelines.dataset.verify import verify as verify_data_set
-from pipelines.generate import export as export_data_set
 from pipelines.options import GenerateOptions
 from pipelines.storage import Storage, StorageOptions
 from pipelines.storage_address import open_storage
@@ -89,33 +91,70 @@ def verify(output: Output, s3: S3Options) -> int:
 def export(
     output: Output,
     s3: S3Options,
-    to: Annotated[list[str], typer.Option(help="files (images by name) or webdataset; repeatable.")],
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="files (images by name), webdataset, or parquet (a copy of the data set); repeatable."
+            " With --generation or --into, parquet if not given."
+        ),
+    ] = None,
+    generation: Annotated[
+        int | None, typer.Option(metavar="N", help="Export generation N, by default the one in force.")
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Export into this folder; path or s3://. By default the generation in force goes next to its"
+            " parts, as files and webdataset, and others go to OUTPUT/_exports/N.",
+        ),
+    ] = None,
 ) -> int:
-    """Export a published data set as image files by name, or as WebDataset shards, next to its parts."""
-    unknown = sorted(set(to) - set(EXPORTS))
+    """Export a published data set as image files by name, as WebDataset shards, or as a data set of its own.
+
+    The exports next to the parts are kept up to date by every run. The others are copies of a generation.
+    """
+    if not to and generation is None and into is None:
+        raise InvalidRequest(f"to: give one of {', '.join(COPIES)}", field="to")
+    unknown = sorted(set(to or ()) - set(COPIES))
     if unknown:
-        raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(EXPORTS)}", field="to")
-    storage, manifest = _open_data_set(output, s3)
-    export_data_set(storage, manifest, to)
+        raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(COPIES)}", field="to")
+    forms = list(dict.fromkeys(to or ["parquet"]))
+    storage, newest = _open_data_set(output, s3)
+    manifest = newest if generation is None else read_manifest(storage, generation)
+    assert manifest is not None
+    target = None if into is None else _open_folder(into, s3, field="into")
+    kept = [form for form in forms if form in EXPORTS and manifest.number == newest.number]
+    if target is not None and target.uri != storage.uri:
+        kept = []
+    if kept:
+        settle(storage, kept, anew=True)
+        _tell_exported(manifest, kept, storage)
+    copied = [form for form in forms if form not in kept]
+    if copied:
+        target = target or _open_folder(f"{storage.uri}/{copies_folder(manifest)}", s3)
+        copy_generation(storage, manifest, copied, target=target)
+        _tell_exported(manifest, copied, target)
     return 0
 
 
+def _tell_exported(manifest: RunManifest, forms: list[str], folder: Storage) -> None:
+    number, images = manifest.number, manifest.counts["published"]
+    for form in forms:
+        print(f"{images} images of generation {number} as {form} in {folder.uri}/{FOLDERS[form]}")
+
+
 def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
-    published = {part.path for part in (*manifest.parts, *manifest.error_parts)} if manifest else set()
+    published = {part_name(part.path) for part in manifest.parts} if manifest else set()
     unpublished = sum(
         table.num_rows
-        for file, table in scan_parts(storage, DATA_FOLDER, ["unit_id"])
-        if file.path not in published
-    )
-    paths = (
-        [part.path for part in manifest.error_parts]
-        if manifest
-        else [file.path for file, _ in scan_parts(storage, ERRORS_FOLDER, ["unit_id"])]
+        for file, table in scan_parts(PartPlaces(storage), ["unit_id"])
+        if part_name(file.path) not in published
     )
     counted: Counter[str] = Counter()
     errors: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        for row in read_part(storage, path, ["error_class", "row", "message"]).to_pylist():
+    for table in read_errors(storage, manifest, ["error_class", "row", "message"]):
+        for row in table.to_pylist():
             counted[row["error_class"]] += 1
             errors.setdefault(row["error_class"], {"row": row["row"], "message": row["message"]})
     for error_class, number in counted.items():
@@ -127,7 +166,7 @@ def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
     }
 
 
-def _open_folder(output: str, s3: S3Options) -> Storage:
+def _open_folder(output: str, s3: S3Options, *, field: str = "output") -> Storage:
     """Return the storage of a folder, whether or not anything is published there.
 
     Raises:
@@ -136,7 +175,7 @@ def _open_folder(output: str, s3: S3Options) -> Storage:
     try:
         return open_storage(output, StorageOptions(s3_endpoint_url=s3.s3_endpoint, s3_region=s3.s3_region))
     except ValueError as error:
-        raise InvalidRequest(f"output: {error}", field="output") from error
+        raise InvalidRequest(f"{field}: {error}", field=field) from error
 
 
 def _open_data_set(output: str, s3: S3Options) -> tuple[Storage, RunManifest]:

@@ -9,12 +9,13 @@ from enum import IntEnum
 from typing import Protocol
 
 from deployments.engine_resources import EngineResources
-from pipelines.dataset.exports import EXPORTS
+from pipelines.dataset.errors import write_rejected
+from pipelines.dataset.keys import PublishedKeys
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
-from pipelines.dataset.pages import write_pages
-from pipelines.dataset.parts import read_part
-from pipelines.dataset.publish import publish
+from pipelines.dataset.pages import write_first_card
+from pipelines.dataset.publish import check_plan_keeps, publish
+from pipelines.dataset.settle import settle
 from pipelines.options import GenerateOptions
 from pipelines.plan.picture_plan import picture_folder
 from pipelines.plan.plan import Plan
@@ -29,8 +30,6 @@ from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolv
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 
-SUCCESS_FILE = "_SUCCESS"
-"""File that names the manifest whose pages and exports are complete."""
 _KEEP_PLANS = timedelta(days=1)
 _NUM_DELETERS = 32
 
@@ -71,13 +70,13 @@ class GenerateResult:
     outcome: RunOutcome | None
     """None if there was nothing to generate."""
     manifest: RunManifest | None
-    """None if the run stopped before publishing."""
+    """None if the run stopped before publishing, or every row was rejected."""
 
     @property
     def exit_code(self) -> ExitCode:
         """Exit code of the command."""
         if self.manifest is None:
-            return ExitCode.STOPPED
+            return ExitCode.STOPPED if self.outcome else ExitCode.SOME_ROWS_FAILED
         failed = self.manifest.counts["failed"] + self.manifest.counts["rejected"]
         return ExitCode.SOME_ROWS_FAILED if failed else ExitCode.OK
 
@@ -89,16 +88,21 @@ def plan_only(options: GenerateOptions) -> Plan:
         InvalidRequest: the options, the table or the model can't be used.
     """
     spec = resolve_model(options.engine)
+    output = open_storage(options.output, options.storage)
+    published = PublishedKeys(read_manifest(output))
     with tempfile.TemporaryDirectory(prefix="zimage-plan-") as folder:
-        return write_plan(
+        planned = open_storage(folder)
+        plan = write_plan(
             options,
             run_id=new_run_id(),
             spec=spec,
             weights_sha256=model_weights_sha256(options.engine, spec),
-            output=open_storage(folder),
-            finished=finished_units(open_storage(options.output, options.storage)),
+            output=planned,
+            finished=finished_units(output, published=published),
             to_run=False,
         )
+        _check_plan(plan, options, published, output=planned)
+    return plan
 
 
 def generate(
@@ -122,15 +126,25 @@ def generate(
     output = open_storage(options.output, options.storage)
     spec = resolve_model(options.engine)
     weights_sha256 = model_weights_sha256(options.engine, spec)
+    previous = read_manifest(output)
+    published = PublishedKeys(previous)
     plan = write_plan(
         options,
         run_id=new_run_id(),
         spec=spec,
         weights_sha256=weights_sha256,
         output=output,
-        finished=finished_units(output, retried_classes=retried_classes),
+        finished=finished_units(output, retried_classes=retried_classes, published=published),
     )
     progress.planned(plan)
+    _check_plan(plan, options, published, output=output)
+    if previous is None:
+        write_first_card(output)
+    if not plan.counts.units:
+        if previous is None:
+            write_rejected(output, plan)
+        settle(output)
+        return GenerateResult(plan=plan, outcome=None, manifest=None)
     outcome = None
     if plan.counts.new:
         resources = connect()
@@ -147,11 +161,6 @@ def generate(
         )
         if outcome.stopped_by:
             return GenerateResult(plan=plan, outcome=outcome, manifest=None)
-    if not plan.counts.units and (previous := read_manifest(output)) and previous.parts:
-        first = f"; row {plan.rejected[0].row}: {plan.rejected[0].message}" if plan.rejected else ""
-        raise InvalidRequest(
-            f"input: no row of {options.input_text} can be used{first}; {output.uri} is unchanged"
-        )
     manifest = publish(
         plan,
         options,
@@ -160,35 +169,38 @@ def generate(
         weights_sha256=weights_sha256,
         speed=outcome.speed if outcome else RunSpeed(),
     )
-    _finish(output, manifest, options.exports)
+    settle(output, options.exports)
     _delete(output, [file.path for file in output.list(picture_folder(plan.run_id))])
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
 
 
+def _check_plan(plan: Plan, options: GenerateOptions, published: PublishedKeys, *, output: Storage) -> None:
+    """Refuse a plan, before any engine starts, that is surely not what its user means.
+
+    Args:
+        plan: the plan.
+        options: the run's options.
+        published: the keys in force.
+        output: where the plan's work table is.
+
+    Raises:
+        InvalidRequest: no row is left to make, and none is rejected; or too many keys would be dropped.
+    """
+    if plan.counts.units:
+        if not options.replace:
+            check_plan_keeps(plan, published, output=output)
+    elif not plan.rejected:
+        raise InvalidRequest(
+            f"input: no row of {options.input_text} is wanted; {options.output} is unchanged", field="input"
+        )
+
+
 def _engine(options: GenerateOptions, weights_sha256: str) -> EngineConfig | ServedModel:
     if options.serve_app is None:
         return options.engine
     return find_served_model(options.serve_app, options.engine.model, weights_sha256)
-
-
-def _finish(output: Storage, manifest: RunManifest, exports: Collection[str]) -> None:
-    """Write a manifest's pages and exports, then the success file; do nothing if that file is current."""
-    mark = " ".join([manifest.path, *sorted(exports)]).encode()
-    if output.exists(SUCCESS_FILE) and output.read(SUCCESS_FILE) == mark:
-        return
-    write_pages(output, manifest)
-    export(output, manifest, exports)
-    output.write(SUCCESS_FILE, mark)
-
-
-def export(output: Storage, manifest: RunManifest, names: Collection[str]) -> None:
-    """Export a published data set in other formats: image ``files`` by name, or ``webdataset`` shards."""
-    for part in manifest.parts if names else ():
-        table = read_part(output, part.path)
-        for name in names:
-            EXPORTS[name](output, part, table)
 
 
 def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:

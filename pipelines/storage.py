@@ -93,6 +93,14 @@ class Storage(ABC):
         """Delete the file; do nothing if it is absent."""
 
     @abstractmethod
+    def move(self, source: str, target: str) -> None:
+        """Move a file, replacing any at the target; readers of the target see either its old or new content.
+
+        On S3 it is copied by the server, then deleted: for a while, or after a kill, both are there. A move
+        may be repeated: if only the target is there, it is done. If neither is, FileNotFoundError is raised.
+        """
+
+    @abstractmethod
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         """Return a filesystem for pyarrow and Ray Data, and the path of this folder in it."""
 

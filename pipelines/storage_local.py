@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import pyarrow.fs
 
@@ -70,6 +72,28 @@ class _LocalStorage(Storage):
         file_path = self._file_uri(path)
         with _local_errors(file_path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(file_path)
+            self._drop_empty_folders(file_path)
+
+    def move(self, source: str, target: str) -> None:
+        source_path, target_path = self._file_uri(source), self._file_uri(target)
+        with _local_errors(source_path):
+            if _file_size(source_path) is not None:
+                with contextlib.suppress(FileNotFoundError):  # another process has just moved it
+                    _replace(source_path, target_path)
+                    self._drop_empty_folders(source_path)
+            if _file_size(target_path) is not None:
+                return
+        raise FileNotFoundError(errno.ENOENT, "No such file", source_path)
+
+    def _drop_empty_folders(self, file_path: str) -> None:
+        """Remove the folders that a removed file leaves empty: as in a bucket, none is without files."""
+        folder = os.path.dirname(file_path)
+        while folder.startswith(f"{self.uri.rstrip('/')}/"):
+            try:
+                os.rmdir(folder)
+            except OSError:  # it has other files, or is a link or a mount
+                return
+            folder = os.path.dirname(folder)
 
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         return pyarrow.fs.LocalFileSystem(), self.uri
@@ -85,16 +109,43 @@ def _local_errors(file_path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_file(folder: str, data: bytes | memoryview) -> Iterator[str]:
-    os.makedirs(folder, exist_ok=True)
     # Not the tempfile module: only the owner may read its files.
     temp_path = os.path.join(folder, f"{TEMP_PREFIX}{uuid.uuid4().hex}")
+    file = _new_file(temp_path)
     try:
-        with open(temp_path, "xb") as file:
+        with file:
             file.write(data)
         yield temp_path
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temp_path)
+
+
+def _new_file(path: str) -> BinaryIO:
+    folder = os.path.dirname(path)
+    while True:
+        # Another process may remove a folder that is still empty.
+        try:
+            os.makedirs(folder, exist_ok=True)
+            return open(path, "xb")
+        except FileNotFoundError:
+            pass
+        except FileExistsError:
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise
+
+
+def _replace(source_path: str, target_path: str) -> None:
+    with _temporary_file(os.path.dirname(target_path), b"") as temp_path:  # keeps the folder from going
+        try:
+            os.replace(source_path, target_path)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            # The folders are on different disks.
+            shutil.copyfile(source_path, temp_path)
+            os.replace(temp_path, target_path)
+            os.unlink(source_path)
 
 
 def _file_size(file_path: str) -> int | None:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 import pyarrow.fs
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import (
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _MAX_ATTEMPTS = 10
 _POOL_SIZE = 64
+# A server takes a while to copy a large object, and may take it in pieces; moves run in threads already.
+_COPY = TransferConfig(multipart_threshold=2**28, multipart_chunksize=2**27, use_threads=False)
 _TOKEN = "creation-token"  # user metadata: which call of `create` wrote the object
 
 
@@ -126,6 +129,21 @@ class _S3Storage(Storage):
         uri = self._file_uri(path)
         with self._errors(uri):
             self._client().delete_object(Bucket=self._bucket, Key=self._key(path))
+
+    def move(self, source: str, target: str) -> None:
+        uri, key = self._file_uri(source), self._key(source)
+        with self._errors(uri):
+            try:
+                self._client().copy(
+                    {"Bucket": self._bucket, "Key": key}, self._bucket, self._key(target), Config=_COPY
+                )
+            except ClientError as error:
+                if _code(error) not in ("404", "NoSuchKey"):
+                    raise
+                if self.exists(target):
+                    return
+                raise FileNotFoundError(errno.ENOENT, "No such file", uri) from error
+        self.delete(source)
 
     def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
         with self._errors(self.uri):

@@ -1,36 +1,34 @@
-"""Exports of a published part: image files by name, and WebDataset shards.
+"""Exports of a part: image files by name, and WebDataset shards.
 
 They are derived; the parts remain the data set.
 """
 
-import base64
-import datetime
-import decimal
 import io
 import json
-import math
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.dataset.json_values import json_values
 from pipelines.dataset.parts import PartFile
 from pipelines.storage import Storage
 
+IMAGES_FOLDER = "images"
+SHARDS_FOLDER = "webdataset"
 NUM_WRITERS = 16
 # Rows held as Python objects at a time: enough to keep the writers busy, and a few 100 MB of large images.
 _ROWS_AT_ONCE = 8 * NUM_WRITERS
 
 
-def export_files(storage: Storage, part: PartFile, table: pa.Table) -> list[str]:
+def export_files(storage: Storage, table: pa.Table) -> list[str]:
     """Write each image of a part to a file, ``images/`` followed by its ``image.path``.
 
     Args:
         storage: where the files go.
-        part: the part; unused here, but all exports have the same parameters.
         table: the part's rows, with at least the ``image`` column.
 
     Returns:
@@ -44,12 +42,11 @@ def export_files(storage: Storage, part: PartFile, table: pa.Table) -> list[str]
         ]
 
 
-def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> list[str]:
+def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> str:
     """Write a part as one WebDataset shard, ``webdataset/part-<sha256>.tar``.
 
     Each row becomes three files named by its ``unit_id``: the image, ``.txt`` with the prompt and ``.json``
-    with all other columns (times in ISO 8601, durations in seconds, decimals as text, bytes as base64, NaN
-    and infinities as null). The same part gives the same bytes.
+    with all other columns, as :func:`json_values` writes them. The same part gives the same bytes.
 
     Args:
         storage: where the shard goes.
@@ -57,7 +54,7 @@ def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> list
         table: the part's rows, with all columns.
 
     Returns:
-        A list with the shard's path.
+        The shard's path.
 
     Raises:
         ValueError: a ``unit_id`` that a shard cannot hold.
@@ -69,27 +66,34 @@ def export_webdataset(storage: Storage, part: PartFile, table: pa.Table) -> list
                 entry = tarfile.TarInfo(name)
                 entry.size = len(data)
                 shard.addfile(entry, io.BytesIO(data))
-    path = f"webdataset/{PurePosixPath(part.path).stem}.tar"
+    path = shard_path(part.path)
     storage.write(path, buffer.getbuffer())
-    return [path]
+    return path
 
 
-EXPORTS: dict[str, Callable[[Storage, PartFile, pa.Table], list[str]]] = {
-    "files": export_files,
-    "webdataset": export_webdataset,
-}
-"""Exports by the names that users give."""
+def image_path(name: str) -> str:
+    """Return the path of the file of an image, by its ``image.path``."""
+    return f"{IMAGES_FOLDER}/{name}"
+
+
+def shard_path(part: str) -> str:
+    """Return the path of the shard of a part, by the part's path."""
+    return f"{SHARDS_FOLDER}/{PurePosixPath(part).stem}.tar"
 
 
 def _write_image(storage: Storage, image: dict[str, Any]) -> str:
-    path = f"images/{image['path']}"
+    path = image_path(image["path"])
     storage.write(path, image["bytes"])
     return path
 
 
 def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
-        yield from batch.to_pylist()
+        images = batch["image"].to_pylist()
+        others = batch.drop_columns(["image"])
+        columns = [json_values(column) for column in others.columns]
+        for image, cells in zip(images, zip(*columns, strict=True), strict=True):
+            yield dict(zip(others.schema.names, cells, strict=True)) | {"image": image}
 
 
 def _sample(row: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
@@ -99,23 +103,5 @@ def _sample(row: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"unit_id {name!r} has a dot or a slash, which a WebDataset key may not contain")
     image = row.pop("image")
     yield f"{name}{PurePosixPath(image['path']).suffix}", image["bytes"]
-    yield f"{name}.json", json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False).encode()
+    yield f"{name}.json", json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
     yield f"{name}.txt", (row["prompt"] or "").encode()
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _json_safe(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_json_safe(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return value

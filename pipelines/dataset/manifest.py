@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 from pipelines.dataset.parts import PartFile
@@ -49,6 +51,8 @@ class RunManifest:
     """The files of the data set, and no others."""
     error_parts: tuple[PartFile, ...]
     """Rows that could not be made, with their reasons."""
+    notes: tuple[str, ...] = ()
+    """How the input's columns were read, a sentence each."""
     format_version: int = FORMAT_VERSION
 
     @property
@@ -62,16 +66,25 @@ def manifest_path(number: int) -> str:
     return f"{_FOLDER}/{number:06d}.json"
 
 
-def read_manifest(output: Storage) -> RunManifest | None:
-    """Read the manifest with the highest number; return None if nothing is published.
+def list_generations(output: Storage) -> list[int]:
+    """Return the numbers of all manifests, in ascending order."""
+    return sorted(int(match[1]) for file in output.list(_FOLDER) if (match := _NAME.match(file.path)))
+
+
+def read_manifest(output: Storage, number: int | None = None) -> RunManifest | None:
+    """Read a manifest, by default the one with the highest number; return None if nothing is published.
 
     Raises:
-        InvalidRequest: the manifest has another format version, or is damaged.
+        InvalidRequest: there is no such number, or the manifest has another format version or is damaged.
     """
-    numbers = [int(match[1]) for file in output.list(_FOLDER) if (match := _NAME.match(file.path))]
+    numbers = list_generations(output)
     if not numbers:
         return None
-    path = manifest_path(max(numbers))
+    if number is not None and number not in numbers:
+        raise InvalidRequest(
+            f"generation: {number} is none of {output.uri}; it has {_ranges(numbers)}", field="generation"
+        )
+    path = manifest_path(numbers[-1] if number is None else number)
     try:
         content = json.loads(output.read(path))
         if content["format_version"] != FORMAT_VERSION:
@@ -81,12 +94,24 @@ def read_manifest(output: Storage) -> RunManifest | None:
         for name in ("parts", "error_parts"):
             content[name] = tuple(PartFile(**part) for part in content[name])
         content["work_files"] = tuple(content["work_files"])
+        content["notes"] = tuple(content.get("notes", ()))
         return RunManifest(**content)
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{path}: not a manifest ({error})") from error
 
 
+def _ranges(numbers: Sequence[int]) -> str:
+    """Write ascending numbers briefly: 1 to 7, 9."""
+    texts = []
+    for _, run in groupby(enumerate(numbers), key=lambda item: item[1] - item[0]):
+        found = [number for _, number in run]
+        texts.append(f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}")
+    return ", ".join(texts)
+
+
 def commit_manifest(output: Storage, manifest: RunManifest) -> bool:
     """Publish a manifest with one exclusive write; return False if its number is taken."""
-    text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
-    return output.create(manifest.path, text.encode())
+    content = asdict(manifest)
+    if not manifest.notes:
+        del content["notes"]  # releases up to 0.2 refuse a field that they do not know
+    return output.create(manifest.path, json.dumps(content, indent=1, ensure_ascii=False).encode())

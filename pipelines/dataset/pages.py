@@ -1,7 +1,8 @@
 """Pages of a published data set: its card, which the Hub reads too, and a gallery of its images."""
 
 import base64
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
@@ -11,11 +12,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from pipelines.dataset.layout import DATA_FOLDER, PartPlaces, published_path
 from pipelines.dataset.manifest import RunManifest
-from pipelines.dataset.parts import read_part
 from pipelines.storage import Storage
 from zimage_models.image_files.image_codec import Encoding, decode_image, encode_image, read_ingredients
 
+CARD = "README.md"
 THUMBNAIL_SIDE_PX = 256
 _THUMBNAIL = Encoding(format="webp", quality=80, embed_prompt=False)
 _GALLERY_IMAGES = 256
@@ -36,6 +38,8 @@ class DatasetSummary:
     data_files: tuple[str, ...]
     """The current parts of the data set, relative to the card."""
     prompts_in_images: bool = True
+    notes: tuple[str, ...] = ()
+    """How the prompt table's columns were read, a sentence each."""
     license: str = "other"
     """License identifier used by the Hub."""
 
@@ -49,46 +53,61 @@ class GalleryItem:
     key: str
 
 
-def write_pages(output: Storage, manifest: RunManifest) -> None:
-    """Write README.md and gallery.html for a manifest."""
-    title = output.uri.rstrip("/").rsplit("/", 1)[-1]
+def write_card(output: Storage, manifest: RunManifest, *, title: str | None = None) -> None:
+    """Write README.md for a manifest, by default under the folder's name."""
     summary = DatasetSummary(
-        title=title,
+        title=title or _title(output),
         model=manifest.model,
         weights_sha256=manifest.weights_sha256,
         num_images=manifest.counts["published"],
         num_errors=manifest.counts["failed"],
         num_bytes=sum(part.num_bytes for part in manifest.parts),
-        data_files=tuple(part.path for part in manifest.parts),
+        data_files=tuple(published_path(part.path) for part in manifest.parts),
         prompts_in_images=manifest.options["encoding"]["embed_prompt"],
+        notes=manifest.notes,
     )
-    output.write("README.md", dataset_card(summary).encode())
-    items = islice(_gallery_items(output, manifest), _GALLERY_IMAGES)
-    output.write("gallery.html", gallery_html(title, items).encode())
+    output.write(CARD, dataset_card(summary).encode())
 
 
-def _gallery_items(output: Storage, manifest: RunManifest) -> Iterator[GalleryItem]:
+def write_first_card(output: Storage) -> None:
+    """Write a README.md where nothing is published yet, unless there is one.
+
+    Without a card, `datasets` would load whatever Parquet files a run has written so far.
+    """
+    if output.exists(CARD):
+        return
+    text = f"---\n{_front_matter({}, ())}---\n\n# {_title(output)}\n\nNothing is published here yet.\n"
+    output.write(CARD, text.encode())
+
+
+def write_gallery(output: Storage, manifest: RunManifest, places: PartPlaces) -> None:
+    """Write gallery.html for a manifest."""
+    items = islice(_gallery_items(places, manifest), _GALLERY_IMAGES)
+    output.write("gallery.html", gallery_html(_title(output), items).encode())
+
+
+def _title(output: Storage) -> str:
+    return " ".join(output.uri.rstrip("/").rsplit("/", 1)[-1].split())
+
+
+def _gallery_items(places: PartPlaces, manifest: RunManifest) -> Iterator[GalleryItem]:
     for part in manifest.parts:
-        table = read_part(output, part.path, ["image.bytes", "prompt", "key"])
+        table = places.read(part.path, ["image.bytes", "prompt", "key"])
         for image, prompt, key in zip(table["image"], table["prompt"], table["key"], strict=True):
             yield GalleryItem(image_bytes=image["bytes"].as_py(), caption=prompt.as_py(), key=key.as_py())
 
 
 def dataset_card(summary: DatasetSummary) -> str:
     """Build the card: YAML front matter that the Hub and `datasets` read, then text for people."""
-    front_matter: dict[str, Any] = {
+    facts = {
         "license": summary.license,
         "task_categories": ["text-to-image"],
         "tags": ["synthetic", "ai-generated", "z-image"],
         "size_categories": [_size_category(summary.num_images)],
     }
-    if summary.data_files:
-        # A list, not a pattern: a part that a late writer adds to the folder is not part of the data set.
-        train = {"split": "train", "path": list(summary.data_files)}
-        front_matter["configs"] = [{"config_name": "default", "data_files": [train]}]
     written = "the generation parameters, prompt included," if summary.prompts_in_images else "its settings"
     return f"""---
-{yaml.safe_dump(front_matter, sort_keys=False, allow_unicode=True)}---
+{_front_matter(facts, summary.data_files)}---
 
 # {" ".join(summary.title.split())}
 
@@ -114,13 +133,30 @@ images[0]["image"].show()
 Each row is one image: `image`, its `prompt`, `key` and `variant`, all its settings, and the columns of the
 prompt table. `unit_id` is the image's ID, a hash of everything that affects it: the same prompt, settings,
 seed and weights have the same `unit_id`. `image_sha256` is the hash of the image file.
-
+{_columns_section(summary.notes)}
 ## Marking
 
 All images are synthetic. Each file states this in its XMP metadata, with IPTC `DigitalSourceType`
 `trainedAlgorithmicMedia` (`compositeWithTrainedAlgorithmicMedia` for an image made from pictures), and holds
 {written} in the same place. Keep this metadata when you share images.
 """
+
+
+def _front_matter(facts: dict[str, Any], data_files: Sequence[str]) -> str:
+    # A list, so that nothing else in the folder counts. Without parts a pattern that nothing matches: without
+    # any, `datasets` would load the error rows.
+    train = {"split": "train", "path": list(data_files) or f"{DATA_FOLDER}/part-*.parquet"}
+    config = {"config_name": "default", "data_files": [train]}
+    return yaml.safe_dump(facts | {"configs": [config]}, sort_keys=False, allow_unicode=True)
+
+
+def _columns_section(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    # Column names and values are the table's own text: none of it is markup.
+    texts = (escape(" ".join(note.split()), quote=False) for note in notes)
+    lines = (re.sub(r"([\\`*_\[\]#|~$]|^[-+])", r"\\\1", text) for text in texts)
+    return "\n## Columns\n\n" + "".join(f"- {line}\n" for line in lines)
 
 
 def _size_category(num_images: int) -> str:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -80,6 +82,27 @@ def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None)
             return part.read(columns=None if columns is None else list(columns))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
+
+
+def read_part_schema(storage: Storage, path: str) -> pa.Schema:
+    """Read the schema of a part.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        pyarrow.ArrowException: it is not a Parquet file.
+    """
+    filesystem, root = storage.arrow()
+    return pq.read_schema(f"{root}/{path}", filesystem=filesystem)
+
+
+def rows_where(table: pa.Table, mask: npt.NDArray[np.bool_]) -> pa.Table:
+    """Return the rows of a mask.
+
+    Unlike ``pa.Table.filter``, this works for columns of any type (pyarrow 26 does not filter string views).
+    """
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    runs = [table.slice(start, end - start) for start, end in edges.reshape(-1, 2).tolist()]
+    return pa.concat_tables(runs or [table.slice(0, 0)])
 
 
 def list_parts(storage: Storage, folder: str) -> list[StoredFile]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.dataset.layout import ERROR_PARTS, PartPlaces
 from pipelines.dataset.manifest import RunManifest
 from pipelines.dataset.parts import PartFile
 from pipelines.storage import Storage
@@ -32,13 +33,13 @@ class VerifyReport:
 def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
     """Check that parts match their hashes, images decode, and each planned unit is present exactly once.
 
-    Failed units that are recorded in the error parts count as present.
+    Parts are found wherever they lie. Failed units that are recorded in the error parts count as present.
     """
     problems: list[str] = []
+    images, errors = PartPlaces(output), PartPlaces(output, ERROR_PARTS)
+    parts = [(images, part) for part in manifest.parts] + [(errors, part) for part in manifest.error_parts]
     with ThreadPoolExecutor(_NUM_READERS) as pool:
-        checked = list(
-            pool.map(lambda part: _check_part(output, part), (*manifest.parts, *manifest.error_parts))
-        )
+        checked = list(pool.map(lambda item: _check_part(*item), parts))
     num_parts = len(manifest.parts)
     for _, found in checked:
         problems += found
@@ -50,11 +51,11 @@ def verify(output: Storage, manifest: RunManifest) -> VerifyReport:
     )
 
 
-def _check_part(output: Storage, part: PartFile) -> "tuple[pa.StringArray, list[str]]":
+def _check_part(places: PartPlaces, part: PartFile) -> "tuple[pa.StringArray, list[str]]":
     """Check one part; return its image IDs and its problems."""
     ids: list[str | None] = []
     try:
-        data = output.read(part.path)
+        data = places.read_bytes(part.path)
     except FileNotFoundError:
         return pa.array(ids, pa.string()), [f"{part.path}: missing"]
     problems = []

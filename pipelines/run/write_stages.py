@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.actor import ActorHandle
 
-from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER
-from pipelines.dataset.parts import write_part
+from pipelines.dataset.layout import ERRORS_FOLDER, STAGING_FOLDER
+from pipelines.dataset.parts import rows_where, write_part
 from pipelines.part_schema import ERROR_SCHEMA, part_schema
 from pipelines.run.picture_stage import read_ingredients
 from pipelines.storage import Storage
@@ -88,17 +87,17 @@ def _pixels(table: pa.Table) -> Iterator[npt.NDArray[np.uint8]]:
 def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
     """Commit a block's images as one part and its errors as another; return one row per file."""
     schema = part_schema(settings.passthrough)
-    failed = table["error_class"].is_valid()
+    failed = table["error_class"].is_valid().to_numpy()
     written = []
-    made = table.filter(pc.invert(failed))
+    made = rows_where(table, ~failed)
     if made.num_rows:
         for name in ("model", "weights_sha256"):
             made = made.append_column(name, pa.array([getattr(settings, name)] * made.num_rows, pa.string()))
         made = pa.Table.from_arrays([made[field.name].cast(field.type) for field in schema], schema=schema)
-        written.append(asdict(write_part(settings.output, DATA_FOLDER, made)))
-    errors = table.filter(failed)
+        written.append(asdict(write_part(settings.output, STAGING_FOLDER, made)))
+    errors = rows_where(table.select(ERROR_SCHEMA.names), failed)
     if errors.num_rows:
-        errors = errors.select(ERROR_SCHEMA.names).cast(ERROR_SCHEMA)
+        errors = errors.cast(ERROR_SCHEMA)
         written.append(asdict(write_part(settings.output, ERRORS_FOLDER, errors)))
     settings.monitor.add.remote(written=table.num_rows)
     return pa.Table.from_pylist(written)

@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.dataset.layout import ERROR_PARTS, ERRORS_FOLDER, STAGING_FOLDER, PartPlaces
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
-from pipelines.dataset.parts import PartFile, read_part, write_part
+from pipelines.dataset.parts import PartFile, write_part
 from pipelines.dataset.publish import publish
+from pipelines.dataset.settle import settle
 from pipelines.dataset.verify import VerifyReport, verify
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import ERROR_SCHEMA, part_schema
@@ -108,7 +110,7 @@ class DataSet:
             rows = todo[start : start + rows_per_part]
             failed = [failed_row(row, reason) for row in rows if (reason := fails(row))]
             if failed:
-                write_part(self.output, "errors", pa.Table.from_pylist(failed, schema=ERROR_SCHEMA))
+                write_part(self.output, ERRORS_FOLDER, pa.Table.from_pylist(failed, schema=ERROR_SCHEMA))
             made = [row for row in rows if not fails(row)]
             if made:
                 parts.append(self.write_rows(made, plan))
@@ -117,15 +119,17 @@ class DataSet:
     def write_rows(self, rows: Sequence[Row], plan: Plan) -> PartFile:
         """Write work rows as one part."""
         table = pa.Table.from_pylist([made_row(row) for row in rows], schema=part_schema(plan.passthrough))
-        return write_part(self.output, "data", table)
+        return write_part(self.output, STAGING_FOLDER, table)
 
     def publish(self, plan: Plan, **changes: Any) -> RunManifest:
         options = self.options("in", **changes)
         spec = resolve_model(options.engine)
         weights_sha256 = model_weights_sha256(options.engine, spec)
-        return publish(
+        manifest = publish(
             plan, options, output=self.output, spec=spec, weights_sha256=weights_sha256, speed=RunSpeed()
         )
+        settle(self.output, options.exports)
+        return manifest
 
     def generate(self, table: Table, **changes: Any) -> RunManifest:
         """Plan, make and publish."""
@@ -136,13 +140,14 @@ class DataSet:
     def published(self) -> list[Row]:
         """Read the rows that are the data set now, in order of key and variant."""
         manifest = self.manifest()
-        rows = [row for part in manifest.parts for row in read_part(self.output, part.path).to_pylist()]
+        places = PartPlaces(self.output)
+        rows = [row for part in manifest.parts for row in places.read(part.path).to_pylist()]
         return sorted(rows, key=lambda row: (row["key"], row["variant"]))
 
     def errors(self) -> list[Row]:
         """Read the rows that are recorded as not made now, as the manifest lists them."""
-        parts = self.manifest().error_parts
-        return [row for part in parts for row in read_part(self.output, part.path).to_pylist()]
+        places = PartPlaces(self.output, ERROR_PARTS)
+        return [row for part in self.manifest().error_parts for row in places.read(part.path).to_pylist()]
 
     def manifest(self) -> RunManifest:
         manifest = read_manifest(self.output)

@@ -3,9 +3,11 @@
 import http.client
 import io
 import itertools
+import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from boto3.s3.transfer import TransferConfig
 
 from pipelines.storage import Storage, StorageError, StorageOptions, StoredFile
 from pipelines.storage_address import open_file, open_storage
@@ -107,6 +110,8 @@ class TestWholeFiles:
             storage.read,
             storage.exists,
             storage.delete,
+            lambda path: storage.move(path, "target"),
+            lambda path: storage.move("source", path),
             lambda path: storage.write(path, b""),
             lambda path: storage.create(path, b""),
         ]
@@ -119,6 +124,88 @@ class TestWholeFiles:
         for prefix in ("/", "..", "a//", "/a"):
             with pytest.raises(ValueError, match="must be relative"):
                 storage.list(prefix)
+
+
+class TestMove:
+    """Moving files from folder to folder."""
+
+    def test_a_file_moves_with_its_content(self, storage: Storage) -> None:
+        storage.write("from/x", b"moved")
+        storage.write("from/y", b"stays")
+        storage.move("from/x", "to/deep/z")
+        assert [file.path for file in storage.list()] == ["from/y", "to/deep/z"]
+        assert storage.read("to/deep/z") == b"moved"
+
+    def test_a_file_at_the_target_is_replaced(self, storage: Storage) -> None:
+        storage.write("x", b"new")
+        storage.write("y", b"old content")
+        storage.move("x", "y")
+        assert storage.list() == [StoredFile(path="y", num_bytes=3)]
+        assert storage.read("y") == b"new"
+
+    def test_a_move_may_be_repeated(self, storage: Storage) -> None:
+        storage.write("from/x", b"moved")
+        for _ in range(2):
+            storage.move("from/x", "to/x")
+        assert storage.read("to/x") == b"moved"
+        storage.write("from/x", b"moved")  # as after a kill between the copy in a bucket and its deletion
+        storage.move("from/x", "to/x")
+        assert [file.path for file in storage.list()] == ["to/x"]
+
+    def test_moving_what_is_nowhere_fails(self, storage: Storage) -> None:
+        with pytest.raises(FileNotFoundError) as caught:
+            storage.move("from/x", "to/x")
+        assert caught.value.filename == f"{storage.uri}/from/x"
+
+    def test_a_large_file_is_copied_in_pieces(
+        self, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "pipelines.storage_s3._COPY",
+            TransferConfig(multipart_threshold=5 * 2**20, multipart_chunksize=5 * 2**20, use_threads=False),
+        )
+        storage = open_storage(bucket, endpoint_of(s3))
+        content = bytes(range(256)) * 50_000
+        storage.write("from/x", content)
+        storage.move("from/x", "to/x")
+        assert [file.path for file in storage.list()] == ["to/x"]
+        assert storage.read("to/x") == content
+
+    @pytest.mark.skipif(
+        not os.path.isdir("/dev/shm") or os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev,
+        reason="needs two disks",
+    )
+    def test_a_file_moves_between_disks(self, tmp_path: Path) -> None:
+        storage = open_storage(str(tmp_path))
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+            (tmp_path / "linked").symlink_to(other)
+            storage.write("x", b"moved")
+            storage.move("x", "linked/x")
+            assert storage.list() == [StoredFile(path="linked/x", num_bytes=5)]
+            storage.move("linked/x", "x")
+            assert storage.read("x") == b"moved"
+            assert os.listdir(other) == []
+
+    def test_folders_without_files_go(self, tmp_path: Path) -> None:
+        storage = open_storage(str(tmp_path))
+        for path in ("a/b/x", "a/y", "c/d/z"):
+            storage.write(path, b"")
+        storage.delete("a/b/x")
+        storage.move("c/d/z", "a/z")
+        assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/y", "a/z"]
+
+    def test_a_folder_that_goes_never_fails_a_writer_beside_it(self, tmp_path: Path) -> None:
+        storage = open_storage(str(tmp_path))
+
+        def come_and_go(writer: int) -> None:
+            for turn in range(200):
+                storage.write(f"a/b/{writer}", b"")
+                storage.move(f"a/b/{writer}", f"c/{writer}-{turn}")
+                storage.delete(f"c/{writer}-{turn}")
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(come_and_go, range(4)))
+        assert storage.list() == []
 
 
 class TestCreate:

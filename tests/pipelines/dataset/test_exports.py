@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 import webdataset
 
-from pipelines.dataset.exports import EXPORTS, NUM_WRITERS, export_files, export_webdataset
+from pipelines.dataset.exports import NUM_WRITERS, export_files, export_webdataset
 from pipelines.dataset.parts import PartFile, write_part
 from pipelines.part_schema import part_schema
 from pipelines.storage import Storage
@@ -30,7 +30,7 @@ def published(storage: Storage, table: pa.Table) -> PartFile:
 def test_files_are_written_under_their_own_names(storage: Storage) -> None:
     num_rows = 10 * NUM_WRITERS
     table = make_table(num_rows)
-    paths = EXPORTS["files"](storage, published(storage, table), table)
+    paths = export_files(storage, table)
     assert paths == [f"images/sku/{row}.a_00.png" for row in range(num_rows)]
     assert [storage.read(path) for path in paths] == [make_image(row) for row in range(num_rows)]
     assert {file.path for file in storage.list("images")} == set(paths)
@@ -40,14 +40,14 @@ def test_a_name_that_leaves_the_folder_is_refused(storage: Storage) -> None:
     image = {"bytes": make_image(0), "path": "../../evil.png"}
     table = pa.Table.from_pylist([{"unit_id": "0", "image": image}], schema=part_schema(pa.schema([])))
     with pytest.raises(ValueError, match="evil"):
-        export_files(storage, published(storage, table), table)
+        export_files(storage, table)
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_webdataset_reads_the_shards(storage: Storage, image_format: str) -> None:
     table = make_table(5, image_format=image_format, catalogue=True)
     part = published(storage, table)
-    (path,) = EXPORTS["webdataset"](storage, part, table)
+    path = export_webdataset(storage, part, table)
     assert path == f"webdataset/part-{part.sha256}.tar"
 
     dataset = webdataset.WebDataset(f"{storage.uri}/{path}", shardshuffle=False).decode("rgb8")
@@ -65,7 +65,7 @@ def test_webdataset_reads_the_shards(storage: Storage, image_format: str) -> Non
 @pytest.mark.parametrize("image_format", IMAGE_FORMATS)
 def test_shards_hold_the_image_files_unchanged(storage: Storage, image_format: str) -> None:
     table = make_table(2, image_format=image_format)
-    (path,) = export_webdataset(storage, published(storage, table), table)
+    path = export_webdataset(storage, published(storage, table), table)
     with tarfile.open(fileobj=io.BytesIO(storage.read(path))) as shard:
         names = shard.getnames()
         units = table["unit_id"].to_pylist()
@@ -80,7 +80,7 @@ def test_shard_metadata_are_plain_json(storage: Storage) -> None:
     table = table.set_column(
         table.schema.get_field_index("weight"), "weight", pa.array([float("nan"), None], pa.float32())
     )
-    (path,) = export_webdataset(storage, published(storage, table), table)
+    path = export_webdataset(storage, published(storage, table), table)
     with tarfile.open(fileobj=io.BytesIO(storage.read(path))) as shard:
         file = shard.extractfile(shard.getnames()[1])
         assert file is not None
@@ -114,10 +114,10 @@ def test_shard_metadata_are_plain_json(storage: Storage) -> None:
 def test_the_same_part_gives_the_same_shard(storage: Storage) -> None:
     table = make_table(3)
     part = published(storage, table)
-    (path,) = export_webdataset(storage, part, table)
+    path = export_webdataset(storage, part, table)
     first = storage.read(path)
     in_pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    assert export_webdataset(storage, part, in_pieces) == [path]
+    assert export_webdataset(storage, part, in_pieces) == path
     assert storage.read(path) == first
     with tarfile.open(fileobj=io.BytesIO(first)) as shard:
         assert {entry.mtime for entry in shard} == {0}

@@ -4,6 +4,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipelines.dataset.layout import PartPlaces, part_name
 from pipelines.dataset.ledger import finished_units, scan_parts
 from pipelines.dataset.parts import write_part
 from pipelines.unit_ids import FinishedUnits
@@ -86,17 +87,17 @@ def test_a_part_without_units_is_passed_over(data_set: DataSet, caplog: pytest.L
     [part] = data_set.make(data_set.plan(products(2)))
     foreign = write_part(data_set.output, "data", pa.table({"text": ["hello"]}))
     with caplog.at_level(logging.WARNING):
-        scanned = list(scan_parts(data_set.output, "data", ["unit_id"]))
+        scanned = list(scan_parts(PartPlaces(data_set.output), ["unit_id"]))
     assert [file.path for file, _ in scanned] == [part.path]
     assert f"{foreign.path} is skipped" in caplog.text
 
 
 def test_parts_come_in_order_of_path_but_for_the_first_ones(data_set: DataSet) -> None:
     parts = sorted(part.path for part in data_set.make(data_set.plan(products(20))))
-    first = [parts[3], parts[1]]
+    first = [part_name(parts[3]), part_name(parts[1])]
 
     def scanned(**options: list[str]) -> list[str]:
-        return [file.path for file, _ in scan_parts(data_set.output, "data", ["key"], **options)]
+        return [file.path for file, _ in scan_parts(PartPlaces(data_set.output), ["key"], **options)]
 
     assert scanned() == parts
     assert scanned(first=first) == [parts[1], parts[3], parts[0], parts[2], parts[4]]
@@ -107,6 +108,6 @@ def test_parts_count_at_any_depth_and_other_files_do_not(data_set: DataSet) -> N
     data_set.output.write(f"data/moved/{part.path.split('/')[1]}", data_set.output.read(part.path))
     data_set.output.delete(part.path)
     data_set.output.write("data/notes.parquet", b"x")
-    [(file, table)] = scan_parts(data_set.output, "data", ["unit_id", "key"])
+    [(file, table)] = scan_parts(PartPlaces(data_set.output), ["unit_id", "key"])
     assert file.path.startswith("data/moved/")
     assert table["key"].to_pylist() == ["sku-000", "sku-001"]

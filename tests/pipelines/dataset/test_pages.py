@@ -14,7 +14,13 @@ import PIL.Image
 import pytest
 import yaml
 
-from pipelines.dataset.pages import DatasetSummary, GalleryItem, dataset_card, gallery_html
+from pipelines.dataset.pages import (
+    DatasetSummary,
+    GalleryItem,
+    dataset_card,
+    gallery_html,
+    write_first_card,
+)
 from pipelines.dataset.parts import write_part
 from pipelines.storage_address import open_storage
 from tests.pipelines.part_tables import CATALOGUE, make_table
@@ -67,7 +73,33 @@ def test_front_matter_tells_the_hub_what_it_is() -> None:
         ],
     }
     assert front_matter(replace(SUMMARY, license="cc-by-4.0"))["license"] == "cc-by-4.0"
-    assert "configs" not in front_matter(replace(SUMMARY, num_images=0, data_files=()))
+
+
+def test_a_set_without_images_loads_no_other_files(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "out"))
+    write_part(storage, "_errors", make_table(1))
+    for write in (
+        lambda: write_first_card(storage),
+        lambda: storage.write("README.md", dataset_card(replace(SUMMARY, data_files=())).encode()),
+    ):
+        write()
+        with pytest.raises(datasets.exceptions.DataFilesNotFoundError):
+            datasets.load_dataset(storage.uri, cache_dir=str(tmp_path / "hf"))
+
+
+def test_the_first_card_leaves_a_readme_alone(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "out"))
+    storage.write("README.md", b"mine")
+    write_first_card(storage)
+    assert storage.read("README.md") == b"mine"
+
+
+def test_the_card_says_how_columns_were_read_in_plain_text() -> None:
+    notes = ("colour: 7 is text, as <b>red</b> is.", "# `a_b`\n| *c* [d](e)")
+    card = dataset_card(replace(SUMMARY, notes=notes))
+    assert "\n## Columns\n\n- colour: 7 is text, as &lt;b&gt;red&lt;/b&gt; is.\n" in card
+    assert "- \\# \\`a\\_b\\` \\| \\*c\\* \\[d\\](e)\n" in card
+    assert "## Columns" not in dataset_card(SUMMARY)
 
 
 @pytest.mark.parametrize(
