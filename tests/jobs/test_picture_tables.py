@@ -16,6 +16,8 @@ from zimage_models.image_files.image_codec import read_ingredients, read_paramet
 
 EDIT_MODEL = "tiny-zimage-base"
 FAKE = ("--fake", "--model", EDIT_MODEL, "--progress", "json")
+TAKEN = ("row", "todo", "pixels", "message", "attempts", "ingredients", "reference_pixels", "mask_sha256")
+"""Names of columns that a run has itself."""
 
 
 @pytest.fixture
@@ -56,10 +58,12 @@ def test_bad_pictures_are_errors_and_resume_makes_nothing_twice(
             "id": list(cells),
             "instruction": [f"tile {key}" for key in cells],
             "images": list(cells.values()),
+            **dict.fromkeys(TAKEN, list(cells)),
         }
     )
     pq.write_table(table, tmp_path / "table.parquet")
-    command = ("generate", tmp_path / "table.parquet", tmp_path / "out", *FAKE, "--trust-host", web)
+    options = (*FAKE, "--trust-host", web, "--map", "image=images")
+    command = ("generate", tmp_path / "table.parquet", tmp_path / "out", *options)
     done = zimage(*command)
     assert done.code == 3, done.err
     out = published(tmp_path / "out")
@@ -72,6 +76,7 @@ def test_bad_pictures_are_errors_and_resume_makes_nothing_twice(
         "outside": "bad_input",
     }
     row = out.by_key["web"]
+    assert {row[f"{name}_1"] for name in TAKEN} == {"web"}
     assert (row["width"], row["height"], row["strength"]) == (96, 64, 0.6)
     [ingredient] = read_ingredients(row["image"]["bytes"])
     assert [ingredient.sha256] == row["reference_sha256"]
@@ -106,7 +111,7 @@ def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> N
     table = tmp_path / "in" / "table.csv"
     table.parent.mkdir()
     table.write_text("id,prompt,image\na,tile,a.png\nb,tile,b.png\n")
-    root = ("--image-root", tmp_path / "photos", "--model", EDIT_MODEL)
+    root = ("--image-root", tmp_path / "photos", "--model", EDIT_MODEL, "--map", "image=image")
     done = zimage("generate", table, tmp_path / "out", "--fake", *root, "--dry-run")
     assert (done.code, "1 images to make" in done.out) == (0, True), done.err
     assert "image: 'b.png' cannot be read" in done.err

@@ -141,7 +141,7 @@ class TestParts:
 
     def test_a_plan_without_units_publishes_an_empty_set(self, data_set: DataSet) -> None:
         data_set.generate(products(3))
-        manifest = data_set.generate(products(3, size="7x7"), replace=True)
+        manifest = data_set.generate(products(3, steps=0), replace=True)
         assert (manifest.number, manifest.parts, manifest.counts["rejected"]) == (2, (), 3)
         check_whole(data_set, 0)
 
@@ -283,7 +283,7 @@ class TestErrors:
 
     def test_rejected_and_failed_rows_are_listed_until_they_are_made(self, data_set: DataSet) -> None:
         rows = products(6)
-        rows[1] = rows[1] | {"size": "7x7"}
+        rows[1] = rows[1] | {"steps": 0}
         plan = data_set.plan(rows)
         data_set.make(plan, fails=lambda row: "blank_image" if row["row"] in (3, 4) else None)
         manifest = data_set.publish(plan)
@@ -292,7 +292,7 @@ class TestErrors:
             (3, "sku-003", "blank_image"),
             (4, "sku-004", "blank_image"),
         ]
-        assert data_set.errors()[0]["message"] == "size: 7x7 is not a multiple of 8 px: use 8x8"
+        assert data_set.errors()[0]["message"] == "num_inference_steps: 0 is outside 1..50"
         counts = manifest.counts
         assert (counts["published"], counts["failed"], counts["rejected"]) == (3, 2, 1)
         report = data_set.verify()

@@ -15,7 +15,7 @@ from pipelines.options import GenerateOptions
 from pipelines.plan.picture_plan import picture_folder
 from pipelines.plan.plan import Plan
 from pipelines.run.picture_stage import PictureSettings, RowFailure, picture_stage, read_pictures
-from pipelines.work_table import read_work, work_schema
+from pipelines.work_table import MADE_FROM_FIELDS, read_work, work_schema
 from tests.controlnets import build_embedded_controlnet
 from tests.picture_files import HOSTILE_FILES, file_of, noise, plain, png_of
 from tests.pipelines.plan_fixtures import DataSet, Row, Table
@@ -451,3 +451,23 @@ def test_steps_of_a_plan_are_those_really_run(data_set: DataSet) -> None:
     fields = {"num_inference_steps": 10, "guidance_scale": 1.0}
     plan = data_set.plan(rows("red.png", strength=0.5), fields=fields)
     assert plan.transformer_steps == 2 * 5
+
+
+# Our own output as a table
+
+
+@pytest.mark.parametrize("pictures", [(None, None), ("red.png", "red.png")])
+@pytest.mark.parametrize("model", ["turbo", "base", "edit"])
+def test_our_own_images_are_edited_in_one_round(
+    data_set: DataSet, pictures: tuple[Any, ...], model: str
+) -> None:
+    data_set.engine = replace(data_set.engine, model="tiny-zimage-turbo")
+    data_set.generate(rows(*pictures, brand="Acme"))
+    engine = replace(data_set.engine, model=f"tiny-zimage-{model}")
+    edits = DataSet(folder=data_set.folder, uri=str(data_set.folder / "edits"), engine=engine)
+    edits.generate(str(data_set.folder / "out" / "data"))
+    before, after = data_set.published(), edits.published()
+    assert [row["key"] for row in after] == [row["key"] for row in before]
+    assert [row["reference_sha256"] for row in after] == [[row["image_sha256"]] for row in before]
+    assert [row["brand"] for row in after] == ["Acme", "Acme"]
+    assert after[0].keys() - before[0].keys() <= {field.name for field in MADE_FROM_FIELDS}
