@@ -10,13 +10,14 @@ from typing import Protocol
 
 from deployments.engine_resources import EngineResources
 from pipelines.dataset.errors import write_rejected
-from pipelines.dataset.keys import PublishedKeys
+from pipelines.dataset.in_force import PublishedKeys, published_rows
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
 from pipelines.dataset.pages import write_first_card
 from pipelines.dataset.publish import check_plan_keeps, publish
 from pipelines.dataset.settle import settle
 from pipelines.options import GenerateOptions
+from pipelines.plan.kept_rows import PublishedRows
 from pipelines.plan.picture_plan import picture_folder
 from pipelines.plan.plan import Plan
 from pipelines.plan.write_plan import write_plan
@@ -89,7 +90,8 @@ def plan_only(options: GenerateOptions) -> Plan:
     """
     spec = resolve_model(options.engine)
     output = open_storage(options.output, options.storage)
-    published = PublishedKeys(read_manifest(output))
+    previous = read_manifest(output)
+    published = PublishedKeys(previous)
     with tempfile.TemporaryDirectory(prefix="zimage-plan-") as folder:
         planned = open_storage(folder)
         plan = write_plan(
@@ -100,6 +102,7 @@ def plan_only(options: GenerateOptions) -> Plan:
             output=planned,
             finished=finished_units(output, published=published),
             to_run=False,
+            published=_kept(options, output, previous),
         )
         _check_plan(plan, options, published, output=planned)
     return plan
@@ -135,6 +138,7 @@ def generate(
         weights_sha256=weights_sha256,
         output=output,
         finished=finished_units(output, retried_classes=retried_classes, published=published),
+        published=_kept(options, output, previous),
     )
     progress.planned(plan)
     _check_plan(plan, options, published, output=output)
@@ -174,6 +178,11 @@ def generate(
     _delete_old_plans(output, kept={manifest.run_id})
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
+
+
+def _kept(options: GenerateOptions, output: Storage, previous: RunManifest | None) -> PublishedRows | None:
+    """Return the published rows of which a run keeps those that its table does not name."""
+    return published_rows(output, previous) if options.append and previous else None
 
 
 def _check_plan(plan: Plan, options: GenerateOptions, published: PublishedKeys, *, output: Storage) -> None:

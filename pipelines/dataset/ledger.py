@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.dataset.keys import PublishedKeys
+from pipelines.dataset.in_force import PublishedKeys
 from pipelines.dataset.layout import ERROR_PARTS, PartPlaces
 from pipelines.dataset.parts import sha256_from_name
 from pipelines.storage import Storage, StoredFile

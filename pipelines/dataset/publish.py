@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.dataset.errors import rejected_rows, write_errors
-from pipelines.dataset.keys import PublishedKeys
+from pipelines.dataset.in_force import PublishedKeys
 from pipelines.dataset.layout import ERROR_PARTS, STAGING_FOLDER, PartPlaces, part_name, published_path
 from pipelines.dataset.ledger import scan_parts
 from pipelines.dataset.manifest import RunManifest, RunSpeed, commit_manifest, read_manifest

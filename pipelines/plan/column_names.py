@@ -106,11 +106,13 @@ def best_named(field: str, names: Iterable[str]) -> list[str]:
     """Return the names that fit a field best: none, one, or several that fit equally well.
 
     Exactly the field's name comes first. Next come its name in a different case and the lower-case aliases,
-    which rank the same, and last the aliases in a different case.
+    which rank the same, and last the aliases in a different case. For keys, the lower-case aliases go before
+    ``Key``, since a column ``id`` can be nothing else.
     """
     names, aliases = list(names), ALIASES[field]
     ranks = (
         [name for name in names if name == field],
+        [name for name in names if field == "key" and name in aliases],
         [name for name in names if name.lower() == field or name in aliases],
         [name for name in names if name.lower() in aliases],
     )

@@ -30,7 +30,7 @@ class FillDown:
                 )
             if pa.types.is_nested(schema.field(name).type):
                 raise InvalidRequest(
-                    f"fill_down: column {name!r} is {schema.field(name).type}; only plain values can be filled",
+                    f"fill_down: column {name!r} is {schema.field(name).type}; only values can be filled",
                     field="fill_down",
                 )
         self._last: dict[str, pa.Array[Any]] = {

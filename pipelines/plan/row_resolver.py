@@ -212,9 +212,7 @@ class RowResolver:
             return self._options.variants
         number = read_whole({"variants": value}, "variants", None)
         if not 1 <= number <= _MAX_VARIANTS:
-            raise InvalidRequest(
-                f"variants: {shown(value)} is outside 1..{_MAX_VARIANTS}", field="variants"
-            )
+            raise InvalidRequest(f"variants: {shown(value)} is outside 1..{_MAX_VARIANTS}", field="variants")
         return number
 
     def _given_key(self, row: Mapping[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.dataset.in_force import published_rows
 from pipelines.dataset.layout import ERROR_PARTS, ERRORS_FOLDER, STAGING_FOLDER, PartPlaces
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
@@ -26,7 +27,7 @@ from pipelines.plan.plan import Plan
 from pipelines.plan.write_plan import write_plan
 from pipelines.storage import Storage, StorageOptions
 from pipelines.storage_address import open_storage
-from pipelines.work_table import read_work, work_schema
+from pipelines.work_table import WORK_FIELDS, read_work, work_schema
 from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding, encode_image
@@ -95,16 +96,18 @@ class DataSet:
             weights_sha256=model_weights_sha256(options.engine, spec),
             output=self.output,
             finished=finished_units(self.output, retried_classes=retried),
+            published=published_rows(self.output, self.manifest()) if options.append else None,
         )
 
     def work(self, plan: Plan) -> list[Row]:
         """Read a plan's whole work table."""
         columns = work_schema(plan.passthrough).names
-        return read_work(self.output, plan.work_files, columns).to_pylist() if plan.work_files else []
+        return self._work_table(plan, columns).to_pylist() if plan.work_files else []
 
     def make(self, plan: Plan, *, rows_per_part: int = 4, fails: Fails = lambda row: None) -> list[PartFile]:
         """Write parts for what is to do, as the write stage does."""
-        todo = [row for row in self.work(plan) if row["todo"]]
+        work = self._work_table(plan, [field.name for field in WORK_FIELDS])
+        todo = [row for row in work.to_pylist() if row["todo"]]
         parts = []
         for start in range(0, len(todo), rows_per_part):
             rows = todo[start : start + rows_per_part]
@@ -117,9 +120,22 @@ class DataSet:
         return parts
 
     def write_rows(self, rows: Sequence[Row], plan: Plan) -> PartFile:
-        """Write work rows as one part."""
-        table = pa.Table.from_pylist([made_row(row) for row in rows], schema=part_schema(plan.passthrough))
-        return write_part(self.output, STAGING_FOLDER, table)
+        """Write work rows as one part; what they pass through may be nothing that Python can hold."""
+        passthrough = self._work_table(plan, ["unit_id", *plan.passthrough.names])
+        place = {unit: index for index, unit in enumerate(passthrough["unit_id"].to_pylist())}
+        passthrough = passthrough.take([place[row["unit_id"]] for row in rows])
+        made = [made_row(row) for row in rows]
+        schema = part_schema(plan.passthrough)
+        arrays = [
+            passthrough[field.name].cast(field.type)
+            if field.name in plan.passthrough.names
+            else pa.array([row[field.name] for row in made], field.type)
+            for field in schema
+        ]
+        return write_part(self.output, STAGING_FOLDER, pa.Table.from_arrays(arrays, schema=schema))
+
+    def _work_table(self, plan: Plan, columns: Sequence[str]) -> pa.Table:
+        return read_work(self.output, plan.work_files, list(columns))
 
     def publish(self, plan: Plan, **changes: Any) -> RunManifest:
         options = self.options("in", **changes)

@@ -1,12 +1,16 @@
-"""The keys of the data set in force, and the check that a run does not drop most of them by mistake."""
+"""Keys and rows of the data set in force, for plans that drop or keep some of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipelines.dataset.layout import part_name
+from pipelines.dataset.layout import PartPlaces, part_name
 from pipelines.dataset.manifest import RunManifest
 from pipelines.dataset.text_hashes import Hashes, are_in, hash_set, hash_texts
+from pipelines.part_schema import COLUMN_NAMES
+from pipelines.plan.kept_rows import PublishedRows
+from pipelines.storage import Storage
 from zimage_models.errors import InvalidRequest
 
 
@@ -46,3 +50,20 @@ class PublishedKeys:
                 f"output: {num_dropped:,} of the {len(published):,} published keys {reason}; {advice}",
                 field="output",
             )
+
+
+def published_rows(output: Storage, manifest: RunManifest) -> PublishedRows:
+    """Return the rows of a generation, without the images themselves, for a plan that keeps some of them."""
+    places = PartPlaces(output)
+    schemas = [places.read_schema(part.path) for part in manifest.parts[:1]]
+    passthrough = [field for schema in schemas for field in schema if field.name not in COLUMN_NAMES]
+    columns = [*COLUMN_NAMES, *(field.name for field in passthrough)]
+    columns[columns.index("image")] = "image.path"
+
+    def tables() -> Iterator[pa.Table]:
+        for part in manifest.parts:
+            rows = places.read(part.path, columns)
+            index = rows.schema.get_field_index("image")
+            yield rows.set_column(index, "file_name", pc.struct_field(rows["image"], "path"))
+
+    return PublishedRows(passthrough=pa.schema(passthrough), tables=tables)
