@@ -58,7 +58,7 @@ def test_bad_pictures_are_errors_and_resume_makes_nothing_twice(
             "id": list(cells),
             "instruction": [f"tile {key}" for key in cells],
             "images": list(cells.values()),
-            **dict.fromkeys(TAKEN, list(cells)),
+            **{name: list(cells) for name in TAKEN},
         }
     )
     pq.write_table(table, tmp_path / "table.parquet")
