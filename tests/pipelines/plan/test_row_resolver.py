@@ -135,9 +135,9 @@ def test_a_keyed_row_that_comes_again_asks_for_nothing() -> None:
 def test_a_key_with_other_content_is_refused(change: dict[str, str]) -> None:
     row = {"sku": "a", "prompt": "x", "seed": "1", "n": "1", "brand": "acme"}
     resolver = make_resolver(*row)
-    resolver.resolve(row)
+    resolver.resolve(row, copied=b"acme")
     with pytest.raises(InvalidRequest, match="sku: an earlier row has the key 'a' too"):
-        resolver.resolve(row | change)
+        resolver.resolve(row | change, copied=change.get("brand", "acme").encode())
 
 
 def test_a_dropped_column_makes_no_other_row() -> None:

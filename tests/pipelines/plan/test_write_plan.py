@@ -71,32 +71,25 @@ BAD_CELLS: list[tuple[Row, str]] = [
     ({"sku": "k" * 5000}, "is 5000 bytes long; the limit is 400"),
     ({"title": "good-0"}, "name: another image has the file name 'good-0.png' too"),
 ]
+# Of JSON Lines; a column of text and other values is text.
 BAD_VALUES: list[tuple[Row, str]] = [
     ({"prompt": None}, "prompt: missing"),
-    ({"prompt": ["a", "b"]}, "prompt: ['a', 'b'] is list, not text"),
-    ({"prompt": {"text": "a"}}, "prompt: {'text': 'a'} is dict, not text"),
-    ({"prompt": 7}, "prompt: 7 is int, not text"),
-    ({"steps": True}, "num_inference_steps: True is bool, not a number"),
-    ({"steps": [8]}, "num_inference_steps: [8] is list, not a number"),
-    ({"steps": 8.5}, "num_inference_steps: 8.5 is not a whole number"),
-    ({"seed": 1.5}, "seed: 1.5 is not a whole number"),
-    ({"seed": 2**63}, "seed: 9223372036854775808 is outside 0..4294967295"),
-    ({"seed": 10**400}, "... is outside 0..4294967295"),
-    ({"seed": {"a": 1}}, "seed: {'a': 1} is dict, not a number"),
-    ({"size": 64}, "size: 64 is not of the form WIDTHxHEIGHT"),
-    ({"size": [64, 64]}, "size: [64, 64] is not of the form WIDTHxHEIGHT"),
+    ({"steps": True}, "num_inference_steps: 'true' is not a number"),
+    ({"steps": [8]}, "num_inference_steps: '[8]' is not a number"),
+    ({"steps": 8.5}, "num_inference_steps: '8.5' is not a whole number"),
+    ({"seed": 1.5}, "seed: '1.5' is not a whole number"),
+    ({"seed": 2**63}, "seed: '9223372036854775808' is outside 0..4294967295"),
+    ({"seed": {"a": 1}}, "seed: '{\"a\": 1}' is not a number"),
+    ({"size": 64}, "size: '64' is not of the form WIDTHxHEIGHT"),
+    ({"size": [64, 64]}, "size: '[64, 64]' is not of the form WIDTHxHEIGHT"),
     ({"height": True}, "height: True is bool, not a number"),
-    ({"guidance": 10**400}, "... does not fit the column's type int64"),
-    ({"n": True}, "variants: True is not a whole number in 1..1000"),
-    ({"n": [2]}, "variants: [2] is not a whole number in 1..1000"),
-    ({"n": 10**400}, "... is not a whole number in 1..1000"),
+    ({"n": True}, "variants: 'true' is not a number"),
+    ({"n": [2]}, "variants: '[2]' is not a number"),
     ({"truncate_prompt": 1}, "truncate_prompt: 1 is not true or false"),
     ({"model": ["turbo"]}, "model: ['turbo'] is not this run's model"),
     ({"negative_prompt": 5}, "negative_prompt: 5 is int, not text"),
     ({"sku": None}, "sku: missing"),
     ({"sku": ""}, "sku: '' is empty"),
-    ({"sku": ["a"]}, "sku: ['a'] is a list; a key is text"),
-    ({"sku": False}, "sku: False is true or false; a key is text"),
 ]
 MAPPED = {name: name for name in ("size", "height", "model")}
 """Columns that mean something else in many tables, so they are not guessed."""
@@ -319,15 +312,6 @@ def test_any_column_type_is_passed_through(data_set: DataSet, tmp_path: Path) ->
     plan = data_set.plan(path)
     read_back = data_set.work(plan)[0]
     assert {name: read_back[name] for name in CATALOGUE} == {name: row[name] for name in CATALOGUE}
-
-
-def test_a_column_that_no_part_can_hold_is_refused_before_any_image(
-    data_set: DataSet, tmp_path: Path
-) -> None:
-    schema = pa.schema([("prompt", pa.string()), ("links", pa.map_(pa.string(), pa.string()))])
-    path = write_table(tmp_path / "in.parquet", [{"prompt": "x", "links": [("a", "b")]}], schema)
-    with pytest.raises(InvalidRequest, match=r"column links: .* map"):
-        data_set.plan(path)
 
 
 def test_a_bad_field_of_the_job_stops_the_plan(data_set: DataSet) -> None:
