@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from pipelines.dataset.layout import ERROR_PARTS, ERRORS_FOLDER, PartPlaces
 from pipelines.dataset.ledger import scan_parts
-from pipelines.dataset.manifest import RunManifest
+from pipelines.dataset.manifest import RunManifest, list_generations
 from pipelines.dataset.parts import PartFile, write_part
 from pipelines.part_schema import ERROR_SCHEMA
 from pipelines.plan.plan import Plan
@@ -36,9 +36,11 @@ def write_errors(output: Storage, errors: pa.Table) -> list[PartFile]:
 
 
 def write_rejected(output: Storage, plan: Plan) -> None:
-    """Write the rejected rows of a plan where nothing is published, in place of an earlier plan's."""
+    """Write the rejected rows of a plan; where nothing is published, in place of an earlier plan's."""
     places = PartPlaces(output, ERROR_PARTS)
     written = {part.path for part in write_errors(output, rejected_rows(plan))}
+    if list_generations(output):
+        return
     for file, table in scan_parts(places, ["unit_id"]):
         # What a run could not make stays: it would be tried again otherwise.
         if file.path not in written and not pc.any(pc.is_valid(table["unit_id"])).as_py():

@@ -41,7 +41,7 @@ def test_a_killed_rank_costs_no_row_and_changes_no_image(
 
         def written() -> bool:
             assert not job.done(), job.result().err
-            return len(list((out / "data").glob("*.parquet"))) >= num_parts
+            return len(list((out / "_staging").glob("*.parquet"))) >= num_parts
 
         eventually(written, f"{num_parts} parts are written")
         [rank] = rank_processes(psutil.Process())

@@ -146,13 +146,13 @@ def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
     assert command.process.stderr is not None
     assert "run the same command again to continue" in command.process.stderr.read()
 
-    num_parts = len(list((output / "data").glob("*.parquet"))) + chance.randint(1, 4)
+    num_parts = len(list((output / "_staging").glob("*.parquet"))) + chance.randint(1, 4)
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(zimage, "generate", *arguments, "--progress", "json")
 
         def written() -> bool:
             assert not job.done(), job.result().err
-            return len(list((output / "data").glob("*.parquet"))) >= num_parts
+            return len(list((output / "_staging").glob("*.parquet"))) >= num_parts
 
         eventually(written, "more parts are written")
         victim = chance.choice(engines_below(psutil.Process()))

@@ -93,16 +93,13 @@ def test_bad_pictures_are_errors_and_resume_makes_nothing_twice(
     assert zimage(*command, "--dry-run").event("planned")["new"] == 2
 
 
-def test_a_table_of_bad_pictures_alone_is_published_as_errors(zimage: Zimage, tmp_path: Path) -> None:
+def test_bad_pictures_of_a_table_that_has_no_others_are_told(zimage: Zimage, tmp_path: Path) -> None:
     table = pa.table({"id": ["a"], "prompt": ["tile"], "image": [b"junk"]})
     pq.write_table(table, tmp_path / "table.parquet")
     done = zimage("generate", tmp_path / "table.parquet", tmp_path / "out", *FAKE)
     assert done.code == 3, done.err
-    [error] = published(tmp_path / "out").errors
-    assert (error["error_class"], error["message"]) == (
-        "bad_input",
-        "image: not a readable png or jpeg or webp image",
-    )
+    told = zimage("status", tmp_path / "out")
+    assert "bad_input: 1, such as row 0: image: not a readable png or jpeg or webp image" in told.out
 
 
 def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> None:
