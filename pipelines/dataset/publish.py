@@ -96,7 +96,7 @@ def publish(
             work_files=plan.work_files,
             parts=tuple(parts),
             error_parts=tuple(write_errors(output, errors)),
-            notes=plan.notes,
+            notes=(*plan.columns, *plan.notes),
         )
         if previous and _same_data_set(previous, manifest):
             return previous

@@ -28,7 +28,9 @@ class ColumnMap:
     left_out: tuple[str, ...]
     """Columns that are neither used nor copied."""
     notes: tuple[str, ...]
-    """What a person may not expect, a sentence each."""
+    """What readers of the output may not expect, a sentence each."""
+    hints: tuple[str, ...]
+    """What the person who runs the job may have meant otherwise, a sentence each."""
 
     def lines(self) -> list[str]:
         """Return what each column became, in a few short lines however many columns there are."""

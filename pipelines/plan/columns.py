@@ -92,7 +92,7 @@ class _Chooser:
         self._check_types(passthrough)
         self._raise_problems()
         refused = {*self._options.columns, "prompt", *(["key"] if key_template else [])}
-        found = hints(
+        advice = hints(
             self._source.schema,
             copied=passthrough,
             chosen=self._chosen,
@@ -102,7 +102,6 @@ class _Chooser:
         notes = [
             *(self._own.notes(self._chosen, key_template) if self._own else ()),
             *_renamings(passthrough),
-            *found,
         ]
         fields = dict(self._chosen)
         return ColumnMap(
@@ -116,6 +115,7 @@ class _Chooser:
             passthrough=passthrough,
             left_out=left_out,
             notes=tuple(notes),
+            hints=tuple(advice),
         )
 
     def _take_explicit(self) -> None:

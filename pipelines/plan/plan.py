@@ -41,7 +41,9 @@ class Plan:
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
-    columns: str = ""
+    columns: tuple[str, ...] = ()
     """Which column became what, in lines for people."""
     notes: tuple[str, ...] = ()
-    """What a person should know about how the table was read, a sentence each."""
+    """What readers of the data set should know about how the table was read, a sentence each."""
+    hints: tuple[str, ...] = ()
+    """What the person who runs the job may have meant otherwise, a sentence each."""

@@ -160,8 +160,9 @@ class _Planner:
             source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
-            columns="\n".join(self._columns.lines()),
+            columns=tuple(self._columns.lines()),
             notes=(*self._source.notes, *self._columns.notes),
+            hints=self._columns.hints,
         )
 
     def _limit_reached(self) -> bool:

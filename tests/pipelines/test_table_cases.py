@@ -41,7 +41,7 @@ def run(data_set: DataSet, name: str, **options: Any) -> tuple[Plan, pa.Table]:
 
 
 def said(plan: Plan) -> str:
-    return "\n".join([plan.columns, *plan.notes])
+    return "\n".join([*plan.columns, *plan.notes, *plan.hints])
 
 
 def keys(rows: pa.Table) -> list[str]:

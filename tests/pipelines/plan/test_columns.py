@@ -33,6 +33,10 @@ def table_of(cells: Cells) -> pa.Table:
     return pa.table({name: column(cell) for name, cell in cells.items()})
 
 
+def told(columns: ColumnMap) -> tuple[str, ...]:
+    return (*columns.notes, *columns.hints)
+
+
 def chosen(
     cells: Cells | list[str], *, model: str = TURBO, format: str = "parquet", **options: Any
 ) -> ColumnMap:
@@ -72,6 +76,7 @@ def test_settings_are_guessed_and_the_rest_is_copied() -> None:
         passthrough=same("SKU", "brand", "a.b/c's 名"),
         left_out=(),
         notes=(),
+        hints=(),
     )
 
 
@@ -284,20 +289,20 @@ def test_text_names_pictures_only_if_the_job_is_about_pictures(cell: Any) -> Non
     cells = {"prompt": "a", "Images": pa.array([cell])}
     columns = chosen(cells)
     assert (columns.pictures, columns.passthrough) == ({}, same("Images"))
-    assert columns.notes == (
+    assert told(columns) == (
         "column Images is copied as text; to start from its pictures, give --map image=Images "
         "(--allow-urls for web addresses)",
     )
     for options in ({"model": EDIT}, {"fields": {"strength": 0.5}}, {"columns": {"image": "Images"}}):
         columns = chosen(cells, **options)
-        assert (columns.pictures, columns.passthrough, columns.notes) == ({"image": "Images"}, {}, ())
+        assert (columns.pictures, columns.passthrough, told(columns)) == ({"image": "Images"}, {}, ())
     assert chosen(cells, columns={"image": ""}, model=EDIT).passthrough == same("Images")
 
 
 @pytest.mark.parametrize("cell", [7, {"url": "a.png"}])
 def test_other_columns_are_no_pictures(cell: Any) -> None:
     columns = chosen({"prompt": "a", "images": [cell]}, model=EDIT)
-    assert (columns.pictures, columns.notes) == ({}, ())
+    assert (columns.pictures, told(columns)) == ({}, ())
 
 
 @pytest.mark.parametrize(
@@ -366,7 +371,7 @@ def test_our_own_output_is_edited_or_made_again_in_one_round() -> None:
     assert columns.fields == same(*RECORDED)
     assert columns.passthrough == same("brand")
     assert set(columns.left_out) == {*COLUMN_NAMES} - {"prompt", "key", "image"} - RECORDED
-    assert any("--drop image" in note for note in columns.notes)
+    assert any("--drop image" in note for note in told(columns))
     assert chosen(own_output(), drop=["image"]).pictures == {}
 
 
@@ -380,7 +385,7 @@ def test_settings_of_our_own_output_give_way_to_the_jobs() -> None:
 def test_settings_of_another_model_are_not_taken_over() -> None:
     columns = chosen(own_output(), model=EDIT)
     assert columns.fields == same("seed", "width", "height")
-    assert any("another model" in note for note in columns.notes)
+    assert any("another model" in note for note in told(columns))
     assert chosen(own_output(width=[64, 4096], height=[64, 4096]), model=EDIT).fields == same("seed")
 
 
@@ -388,7 +393,7 @@ def test_several_images_of_a_key_get_keys_of_their_own() -> None:
     columns = chosen(own_output(variant=[0, 1]))
     assert (columns.key, columns.key_template) == (None, "{{key}}-{{variant}}")
     assert columns.passthrough == {"key": "key_1", "brand": "brand"}
-    assert any("{{key}}-{{variant}}" in note for note in columns.notes)
+    assert any("{{key}}-{{variant}}" in note for note in told(columns))
     columns = chosen(own_output(variant=[0, 1]), key="{{brand}}")
     assert columns.key_template == "{{brand}}"
     assert chosen(own_output(variant=[0, 1]), columns={"key": "brand"}).key == "brand"
@@ -415,7 +420,7 @@ def test_columns_whose_name_is_taken_are_renamed_and_it_is_told(name: str) -> No
     unused = {name: ""} if name in ALIASES else {}
     columns = chosen(["title", name, f"{name}_1"], template="{{title}}", columns=unused | {"key": "title"})
     assert columns.passthrough == {"title": "title", name: f"{name}_2", f"{name}_1": f"{name}_1"}
-    assert f"renamed, because the output has its own: {name} to {name}_2" in columns.notes
+    assert f"renamed, because the output has its own: {name} to {name}_2" in told(columns)
 
 
 def test_names_of_ours_cannot_collide_with_those_of_tables() -> None:
@@ -460,29 +465,29 @@ def test_names_that_look_like_a_setting_are_pointed_out(name: str, field: str, m
     columns = chosen(["prompt", name])
     option = f"'{field}={name}'" if " " in name else f"{field}={name}"
     hint = f"column {name} is not used; if it is {meaning}, give --map {option}"
-    assert hint in columns.notes
+    assert hint in told(columns)
     assert name in columns.passthrough
-    assert chosen(["prompt", name], columns={field: name}).notes == ()
-    assert hint not in chosen(["prompt", name], columns={field: ""}).notes
-    assert chosen(["prompt", name], drop=[name]).notes == ()
+    assert told(chosen(["prompt", name], columns={field: name})) == ()
+    assert hint not in told(chosen(["prompt", name], columns={field: ""}))
+    assert told(chosen(["prompt", name], drop=[name])) == ()
 
 
 def test_a_setting_that_has_its_column_is_not_pointed_out() -> None:
-    assert chosen(["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"]).notes == ()
-    assert chosen({"prompt": "a", "size": "64x64", "aspect_ratio": "1:1", "image_width": 51}).notes == ()
+    assert told(chosen(["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"])) == ()
+    assert told(chosen({"prompt": "a", "size": "64x64", "aspect_ratio": "1:1", "image_width": 51})) == ()
 
 
 @pytest.mark.parametrize(
     "name", ["image_url", "mask_url", "denoise", "controlnet_scale", "brand", "Width (cm)"]
 )
 def test_names_that_say_nothing_here_are_not_pointed_out(name: str) -> None:
-    assert chosen(["prompt", name]).notes == ()
+    assert told(chosen(["prompt", name])) == ()
 
 
 def test_addresses_are_pointed_out_where_images_are_made_from_pictures() -> None:
-    [note] = chosen(["prompt", "image_url"], model=EDIT).notes
+    [note] = told(chosen(["prompt", "image_url"], model=EDIT))
     assert "--map image=image_url" in note
-    [note] = chosen({"prompt": "a", "image": HF_IMAGE, "denoise": 0.5}).notes
+    [note] = told(chosen({"prompt": "a", "image": HF_IMAGE, "denoise": 0.5}))
     assert "--map strength=denoise" in note
 
 
@@ -562,7 +567,7 @@ def test_a_shops_dimensions_are_no_pixels() -> None:
     columns = chosen(cells, template="a {{name}}", columns={"key": "item_id"})
     assert (columns.key, columns.fields) == ("item_id", {})
     assert columns.passthrough == same("item_id", "name") | {"height": "height_1", "width": "width_1"}
-    assert columns.notes == (
+    assert told(columns) == (
         "renamed, because the output has its own: height to height_1, width to width_1",
         "columns height and width are not used; if they are the images' size in pixels, "
         "give --map height=height --map width=width",
@@ -574,7 +579,7 @@ def test_an_export_of_woocommerce_is_copied() -> None:
     cells = dict.fromkeys(names, "a") | {"Images": "https://a.invalid/a.jpg, https://a.invalid/b.jpg"}
     columns = chosen(cells, template="{{Name}}", columns={"key": "SKU"})
     assert columns.passthrough == same(*names)
-    [note] = columns.notes
+    [note] = told(columns)
     assert "--map image=Images (--allow-urls" in note
 
 
