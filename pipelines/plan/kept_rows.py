@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.unit_ids import digest
+from pipelines.unit_ids import SeenHashes, digest
 from pipelines.work_table import work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.request_fields import REQUEST_FIELDS
@@ -22,8 +22,23 @@ class PublishedRows:
     """Yields the rows by part, with ``image.path`` as ``file_name``."""
 
 
+class KeptImages:
+    """Which published images belong to which keys; 40 bytes an image."""
+
+    def __init__(self, published: PublishedRows) -> None:
+        self._images, self._of_keys = SeenHashes(), SeenHashes()
+        for rows in published.tables():
+            for unit_id, key in zip(rows["unit_id"].to_pylist(), rows["key"].to_pylist(), strict=True):
+                self._images.add(str(unit_id))
+                self._of_keys.add(f"{unit_id} {key}")
+
+    def is_of_another(self, unit_id: str, key: str) -> bool:
+        """Return whether an image is published, but not under this key."""
+        return unit_id in self._images and f"{unit_id} {key}" not in self._of_keys
+
+
 def united(schema: pa.Schema, published: pa.Schema) -> pa.Schema:
-    """Return the columns of a table and those of a data set that it is added to.
+    """Return the columns of a data set and of a table that is added to it.
 
     Raises:
         InvalidRequest: a column has another type in each.
@@ -36,14 +51,13 @@ def united(schema: pa.Schema, published: pa.Schema) -> pa.Schema:
                 f" in the data set; convert it, or leave it out (--drop {field.name!r})",
                 field="append",
             )
-    return pa.schema([*schema, *(field for field in published if field.name not in schema.names)])
+    return pa.schema([*published, *(field for field in schema if field.name not in published.names)])
 
 
 def kept_work(
     rows: pa.Table,
     *,
     is_named: Callable[[str], bool],
-    is_planned: Callable[[str], bool],
     published: pa.Schema,
     passthrough: pa.Schema,
 ) -> pa.Table:
@@ -51,15 +65,11 @@ def kept_work(
 
     Args:
         rows: rows of one part.
-        is_named: whether the table names a key; its images are the table's business.
-        is_planned: whether the table asks for an image; one that moved to another key is not kept under its
-            old one.
+        is_named: whether the plan has images of a key; then only these are the key's.
         published: columns that the data set got from its tables.
         passthrough: columns of the data set to come.
     """
-    units = zip(rows["key"].to_pylist(), rows["unit_id"].to_pylist(), strict=True)
-    is_kept = [not (is_named(str(key)) or is_planned(str(unit))) for key, unit in units]
-    rows = rows.filter(pa.array(is_kept, pa.bool_()))
+    rows = rows.filter(pa.array([not is_named(str(key)) for key in rows["key"].to_pylist()], pa.bool_()))
     own = {"todo": False, "row": -1}
 
     def column(field: "pa.Field[Any]") -> Any:

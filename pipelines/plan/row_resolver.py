@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.options import GenerateOptions
 from pipelines.plan.column_map import ColumnMap
 from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
+from pipelines.plan.kept_rows import KeptImages
 from pipelines.plan.keys import key_text
 from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
@@ -64,6 +65,7 @@ class RowResolver:
         weights_sha256: str,
         engine: Sequence[tuple[str, str]] = (),
         tokens_read: Callable[[ImageRequest], Mapping[str, int]] = lambda request: {},
+        kept: KeptImages | None = None,
     ) -> None:
         self._options = options
         self._columns = columns
@@ -71,6 +73,7 @@ class RowResolver:
         self._weights_sha256 = weights_sha256
         self._engine = engine
         self._tokens_read = tokens_read
+        self._kept = kept
         self._column_names = set(column_names)
         self._template = PromptTemplate(options.template, columns=column_names) if options.template else None
         template = columns.key_template
@@ -110,14 +113,6 @@ class RowResolver:
                 return None
             used |= template.columns_used
         return frozenset(used & self._column_names)
-
-    def has_key(self, key: str) -> bool:
-        """Return whether a resolved row has this key."""
-        return key in self._keys
-
-    def has_unit(self, unit_id: str) -> bool:
-        """Return whether a resolved row asks for this image."""
-        return unit_id in self._units
 
     def take_name(self, file_name: str, key: str) -> None:
         """Take a file name for an image that is kept.
@@ -293,7 +288,8 @@ class RowResolver:
             control=control,
         )
         image_id = make_id()
-        if not self._units.add(image_id):
+        is_of_another = self._kept is not None and self._kept.is_of_another(image_id, key)
+        if is_of_another or not self._units.add(image_id):
             # Another key asks for the same image: generate it once for each key.
             image_id = make_id(salt=key)
             self._units.add(image_id)

@@ -14,15 +14,16 @@ from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
 from pipelines.plan.columns import choose_columns
 from pipelines.plan.fill_down import FillDown
-from pipelines.plan.kept_rows import PublishedRows, kept_work, united
+from pipelines.plan.kept_rows import KeptImages, PublishedRows, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
+from pipelines.plan.prompt_lengths import PromptLengths
 from pipelines.plan.row_digests import row_digests
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.sources.open_source import open_source
 from pipelines.sources.source_rows import RowError, Source, SourceBatch
 from pipelines.storage import Storage
-from pipelines.unit_ids import FinishedUnits, digest, engine_settings
+from pipelines.unit_ids import FinishedUnits, SeenHashes, digest, engine_settings
 from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
@@ -98,7 +99,6 @@ class _Planner:
         self._to_run = to_run
         self._published = published
         self._run_id = run_id
-        self._spec = spec
         self._output = output
         self._finished = finished
         self._source = source
@@ -118,18 +118,16 @@ class _Planner:
         part_schema(self._passthrough)  # rejects what a part can't hold, before any image is made
         # A renamed column, or one of another type, changes every row's digest.
         self._layout = digest([[field.name, str(field.type)] for field in self._passthrough])
-        # Imports torch, which commands that only read a data set do not need.
-        from zimage_models.models.prompt_tokenizer import PromptTokenizer
-
-        self._tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
+        self._lengths = PromptLengths(spec)
         self._resolver = RowResolver(
             options,
             columns=self._columns,
             column_names=source.schema.names,
             spec=spec,
             weights_sha256=weights_sha256,
-            engine=engine_settings(options.engine, spec, tokenizer_rules=self._tokenizer.rules),
-            tokens_read=self._tokens_read,
+            engine=engine_settings(options.engine, spec, tokenizer_rules=self._lengths.tokenizer_rules),
+            tokens_read=self._lengths.tokens_read,
+            kept=KeptImages(published) if published else None,
         )
         # Only columns that are used become Python objects.
         used = self._resolver.columns_used
@@ -137,6 +135,7 @@ class _Planner:
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
         self._work = WorkWriter(output, run_id)
+        self._named = SeenHashes()
         self._transformer_steps = 0
 
     def run(self) -> Plan:
@@ -235,32 +234,13 @@ class _Planner:
         )
 
     def _without_long_prompts(self, batch: SourceBatch, usable: list[_UsableRow]) -> list[_UsableRow]:
-        messages: dict[int, str] = {}
-        for name in ("prompt", "negative_prompt"):
-            # The units of a row differ only in their seeds.
-            requests = {item.index: item.resolved.units[0].request for item in usable}
-            checked = [index for index, request in requests.items() if not request.truncate_prompt]
-            too_long = self._tokenizer.find_too_long([getattr(requests[index], name) for index in checked])
-            for place, num_tokens in too_long.items():
-                messages.setdefault(checked[place], self._tokenizer.too_long(num_tokens, name))
+        # The units of a row differ only in their seeds.
+        messages = self._lengths.too_long([item.resolved.units[0].request for item in usable])
         self._rejected += [
-            RowError(row=batch.rows[item.index], key=item.resolved.key, message=messages[item.index])
-            for item in usable
-            if item.index in messages
+            RowError(row=batch.rows[usable[place].index], key=usable[place].resolved.key, message=message)
+            for place, message in messages.items()
         ]
-        return [item for item in usable if item.index not in messages]
-
-    def _tokens_read(self, request: ImageRequest) -> dict[str, int]:
-        """Return the tokens read of prompts that the model's default limit would truncate elsewhere."""
-        limit = self._spec.default_prompt_tokens
-        if not request.truncate_prompt or self._spec.max_prompt_tokens == limit:
-            return {}
-        names = ("prompt", "negative_prompt")
-        texts = [getattr(request, name) for name in names]
-        found = self._tokenizer.read_otherwise(
-            texts, max_tokens=limit, num_references=len(request.condition_images)
-        )
-        return {names[place]: number for place, number in found.items()}
+        return [item for place, item in enumerate(usable) if place not in messages]
 
     def _keep(self, batch: SourceBatch, copied: pa.Table, usable: list[_UsableRow]) -> None:
         """Add the units of some rows to the work table."""
@@ -268,6 +248,9 @@ class _Planner:
         units = [(item, unit) for item in usable for unit in item.resolved.units]
         if not units:
             return
+        if self._published is not None:
+            for item in usable:
+                self._named.add(item.resolved.key)
         columns: dict[str, list[Any]] = {
             "unit_id": [unit.unit_id for _, unit in units],
             "key": [item.resolved.key for item, _ in units],
@@ -302,8 +285,7 @@ class _Planner:
         for rows in published.tables():
             work = kept_work(
                 rows,
-                is_named=self._resolver.has_key,
-                is_planned=self._resolver.has_unit,
+                is_named=self._named.__contains__,
                 published=published.passthrough,
                 passthrough=self._passthrough,
             )

@@ -89,6 +89,7 @@ class DataSet:
     def plan(self, table: Table, *, retried: Collection[str] | None = (), **changes: Any) -> Plan:
         options = self.options(table, **changes)
         spec = resolve_model(options.engine)
+        previous = read_manifest(self.output)
         return write_plan(
             options,
             run_id=f"run-{next(self._numbers)}",
@@ -96,7 +97,7 @@ class DataSet:
             weights_sha256=model_weights_sha256(options.engine, spec),
             output=self.output,
             finished=finished_units(self.output, retried_classes=retried),
-            published=published_rows(self.output, self.manifest()) if options.append else None,
+            published=published_rows(self.output, previous) if options.append and previous else None,
         )
 
     def work(self, plan: Plan) -> list[Row]:
