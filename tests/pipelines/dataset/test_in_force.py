@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines.dataset.keys import PublishedKeys
+from pipelines.dataset.in_force import PublishedKeys
 
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.publish import check_plan_keeps
