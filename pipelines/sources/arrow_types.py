@@ -118,14 +118,59 @@ def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     raise TypeConflict(left, right)
 
 
-def converted(array: "pa.Array[Any]", dtype: pa.DataType) -> "pa.Array[Any]":
+def converted(array: Any, dtype: pa.DataType) -> Any:
     """Return an array's values in the plain type that :func:`common_type` gave for its own and others.
 
     Raises:
         pyarrow.ArrowInvalid: a value does not fit the type.
     """
-    array = _castable(array)
-    return array if array.type == dtype else array.cast(dtype)
+    # Arrow casts lists and structs too, but some of them to arrays that are not valid.
+    own = array.type
+    if own == dtype:
+        return array
+    if pa.types.is_null(own):
+        return nulls(len(array), dtype)
+    if isinstance(own, pa.UuidType):
+        return converted(_uuid_texts(array.storage), dtype)
+    if isinstance(own, pa.BaseExtensionType):
+        return converted(array.storage, dtype)
+    if pa.types.is_run_end_encoded(own):
+        return converted(pc.call_function("run_end_decode", [array]), dtype)
+    if isinstance(own, pa.DictionaryType):
+        return converted(array.dictionary, dtype).take(array.indices)
+    if isinstance(own, pa.MapType):
+        pair = pa.struct([("key", own.key_type), ("value", own.item_type)])
+        return converted(array.cast(pa.list_(pair)), dtype)
+    if isinstance(dtype, pa.StructType):
+        places = {field.name: place for place, field in enumerate(own)}
+        children = [
+            converted(array.field(places[field.name]), field.type)
+            if field.name in places
+            else nulls(len(array), field.type)
+            for field in dtype
+        ]
+        return pa.StructArray.from_arrays(children, type=dtype, mask=array.is_null())
+    if isinstance(dtype, pa.FixedSizeListType):
+        size = dtype.list_size
+        values = array.values.slice(array.offset * size, len(array) * size)
+        values = converted(values, dtype.value_type)
+        return pa.FixedSizeListArray.from_arrays(values, size, mask=array.is_null())
+    if isinstance(dtype, (pa.ListType, pa.LargeListType)):
+        # The values of a view, or of a null, may lie anywhere.
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        is_large = isinstance(dtype, pa.LargeListType)
+        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64() if is_large else pa.int32())
+        make: Any = pa.LargeListArray if is_large else pa.ListArray
+        return make.from_arrays(
+            offsets, converted(array.flatten(), dtype.value_type), type=dtype, mask=array.is_null()
+        )
+    return array.cast(dtype)
+
+
+def nulls(length: int, dtype: pa.DataType) -> Any:
+    """Return an array of nulls."""
+    typed: Any = dtype  # the stubs know single types only
+    return pa.nulls(length, typed)
 
 
 def _is_any(dtype: pa.DataType, tests: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
@@ -156,44 +201,6 @@ def _common_list(left: Any, right: Any) -> pa.DataType:
         pa.large_list(values) if is_large else pa.list_(values, left_size if left_size == right_size else -1)
     )
     return common
-
-
-def _castable(array: Any) -> Any:
-    """Return an array without the types that Arrow does not cast, or not right, to their plain ones."""
-    dtype = array.type
-    if isinstance(dtype, pa.UuidType):
-        return _uuid_texts(array.storage)
-    if isinstance(dtype, pa.BaseExtensionType):
-        return _castable(array.storage)
-    if pa.types.is_run_end_encoded(dtype):
-        return _castable(pc.call_function("run_end_decode", [array]))
-    if not _needs_rebuilding(dtype):
-        return array
-    if isinstance(dtype, pa.DictionaryType):
-        return array.dictionary.cast(plain_type(dtype.value_type)).take(array.indices)
-    if isinstance(dtype, pa.StructType):
-        children = [_castable(array.field(index)) for index in range(dtype.num_fields)]
-        fields = [(field.name, child.type) for field, child in zip(dtype, children, strict=True)]
-        return pa.StructArray.from_arrays(children, type=pa.struct(fields), mask=array.is_null())
-    if isinstance(dtype, pa.FixedSizeListType):
-        size = dtype.list_size
-        values = array.values.slice(array.offset * size, len(array) * size)
-        return pa.FixedSizeListArray.from_arrays(_castable(values), size, mask=array.is_null())
-    if isinstance(dtype, pa.MapType):
-        pair = pa.struct([("key", dtype.key_type), ("value", dtype.item_type)])
-        return _castable(array.cast(pa.list_(pair)))
-    # A list or a view of one, whose values may lie anywhere.
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    offsets: Any = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, _castable(array.flatten()), mask=array.is_null())
-
-
-def _needs_rebuilding(dtype: pa.DataType) -> bool:
-    if isinstance(dtype, pa.DictionaryType):
-        return bool(plain_type(dtype.value_type) != dtype.value_type)
-    if isinstance(dtype, (pa.BaseExtensionType, pa.ListViewType, pa.LargeListViewType)):
-        return True
-    return any(_needs_rebuilding(dtype.field(index).type) for index in range(dtype.num_fields))
 
 
 def _uuid_texts(array: Any) -> Any:

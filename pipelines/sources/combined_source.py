@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.arrow_types import converted
+from pipelines.sources.arrow_types import converted, nulls
 from pipelines.sources.schema_union import FileColumns, unify_columns
 from pipelines.sources.source_rows import Source, SourceBatch
 from pipelines.sources.table_file import FileReader, TableFile
@@ -94,7 +94,7 @@ class CombinedSource(Source):
                 value = pa.scalar(file.partitions[field.name], pa.string())
                 columns.append(pa.repeat(value, len(table)).cast(field.type))
             else:
-                columns.append(pa.nulls(len(table), field.type))
+                columns.append(nulls(len(table), field.type))
         return pa.Table.from_arrays(columns, schema=self.schema)
 
     def _converted(self, column: Any, field: "pa.Field[Any]", name: str) -> Any:
