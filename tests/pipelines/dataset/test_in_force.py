@@ -54,7 +54,7 @@ def test_new_images_under_the_same_keys_are_no_loss(data_set: DataSet) -> None:
 
 
 def test_rejected_rows_are_named_as_a_reason(data_set: DataSet) -> None:
-    rows = [row | {"size": "7x7" if index else "64x64"} for index, row in enumerate(products(10))]
+    rows = [row | {"steps": 0 if index else 8} for index, row in enumerate(products(10))]
     with pytest.raises(
         InvalidRequest, match="9 of the 10 published keys are not in the table or in rejected"
     ):
