@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from pipelines.dataset.in_force import PublishedKeys
 
+from pipelines.dataset.in_force import PublishedKeys
 from pipelines.dataset.ledger import finished_units
 from pipelines.dataset.publish import check_plan_keeps
 from pipelines.dataset.text_hashes import are_in, hash_set, hash_texts
