@@ -1,45 +1,15 @@
-"""The Arrow types that a table's columns may have: plain ones, and one for the values of several files.
+"""The plain Arrow types that columns are read as. It knows nothing about files."""
 
-It knows nothing about files.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_LIST_TESTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-_TEXT_TESTS = (pa.types.is_string, pa.types.is_large_string)
-_BINARY_TESTS = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-_NUMBER_TESTS = (pa.types.is_integer, pa.types.is_decimal)
-# Types of one family have a type that holds all their values.
-_FAMILIES = (
-    _TEXT_TESTS,
-    _BINARY_TESTS,
-    _NUMBER_TESTS,
-    (pa.types.is_floating,),
-    (pa.types.is_date,),
-    (pa.types.is_time,),
-    (pa.types.is_timestamp,),
-    (pa.types.is_duration,),
-)
 # Their storage says the same.
 _TRANSPARENT = ("arrow.json", "arrow.bool8", "arrow.fixed_shape_tensor")
 _HYPHENS = (8, 13, 18, 23)
 _UUID_LENGTH = 36
-
-
-class TypeConflict(Exception):
-    """Two types, at one place in a column, whose values no type holds without loss."""
-
-    def __init__(self, left: pa.DataType, right: pa.DataType, path: str = "") -> None:
-        super().__init__(f"{left} and {right}")
-        self.left = left
-        self.right = right
-        self.path = path
-        """Where in the column, such as ``.size`` or ``[]``; empty for the column itself."""
 
 
 def plain_type(dtype: pa.DataType) -> pa.DataType:
@@ -85,41 +55,8 @@ def plain_type(dtype: pa.DataType) -> pa.DataType:
     return pa.string() if dtype == pa.string_view() else pa.binary() if dtype == pa.binary_view() else dtype
 
 
-def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    """Return the plain type that holds the values of two plain types.
-
-    Whole numbers and a ``double`` give ``double``, and signed and unsigned numbers of 64 bits give ``int64``,
-    although these do not hold every value: :func:`converted` raises for one that they do not hold.
-
-    Raises:
-        TypeConflict: there is none.
-    """
-    if left == right or pa.types.is_null(right):
-        return left
-    if pa.types.is_null(left):
-        return right
-    if isinstance(left, pa.DictionaryType):
-        return common_type(left.value_type, right)
-    if isinstance(right, pa.DictionaryType):
-        return common_type(left, right.value_type)
-    if isinstance(left, pa.StructType) and isinstance(right, pa.StructType):
-        return _common_struct(left, right)
-    if _is_any(left, _LIST_TESTS) and _is_any(right, _LIST_TESTS):
-        return _common_list(left, right)
-    if any(_is_any(left, family) and _is_any(right, family) for family in _FAMILIES):
-        schemas = [pa.schema([("x", dtype)]) for dtype in (left, right)]
-        try:
-            unified: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-            return unified
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # time zones, more than 76 digits
-            raise TypeConflict(left, right) from None
-    if any(map(pa.types.is_integer, (left, right))) and any(map(pa.types.is_floating, (left, right))):
-        return pa.float64()
-    raise TypeConflict(left, right)
-
-
 def converted(array: Any, dtype: pa.DataType) -> Any:
-    """Return an array's values in the plain type that :func:`common_type` gave for its own and others.
+    """Return an array's values in a plain type that holds them.
 
     Raises:
         pyarrow.ArrowInvalid: a value does not fit the type.
@@ -171,36 +108,6 @@ def nulls(length: int, dtype: pa.DataType) -> Any:
     """Return an array of nulls."""
     typed: Any = dtype  # the stubs know single types only
     return pa.nulls(length, typed)
-
-
-def _is_any(dtype: pa.DataType, tests: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
-    return any(test(dtype) for test in tests)
-
-
-def _common_struct(left: pa.StructType, right: pa.StructType) -> pa.DataType:
-    fields = {field.name: field.type for field in left}
-    for field in right:
-        try:
-            fields[field.name] = common_type(fields.get(field.name, field.type), field.type)
-        except TypeConflict as conflict:
-            path = f".{field.name}{conflict.path}"
-            raise TypeConflict(conflict.left, conflict.right, path) from None
-    return pa.struct(list(fields.items()))
-
-
-def _common_list(left: Any, right: Any) -> pa.DataType:
-    try:
-        values: pa.DataType = common_type(left.value_type, right.value_type)
-    except TypeConflict as conflict:
-        raise TypeConflict(conflict.left, conflict.right, f"[]{conflict.path}") from None
-    left_size, right_size = (
-        dtype.list_size if pa.types.is_fixed_size_list(dtype) else -1 for dtype in (left, right)
-    )
-    is_large = pa.types.is_large_list(left) or pa.types.is_large_list(right)
-    common: pa.DataType = (
-        pa.large_list(values) if is_large else pa.list_(values, left_size if left_size == right_size else -1)
-    )
-    return common
 
 
 def _uuid_texts(array: Any) -> Any:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.sources.combined_source import CombinedSource
-from pipelines.sources.input_files import FoundInput, common_folder, find_input, fingerprint
+from pipelines.sources.input_files import common_folder, find_input, fingerprint
 from pipelines.sources.openai_batch import OpenAIBatchReader, is_openai_batch
 from pipelines.sources.parquet_reader import ParquetReader
 from pipelines.sources.source_rows import Source
 from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.table_formats import FORMATS, chosen_files
 from pipelines.sources.text_formats.csv_reader import CsvReader
 from pipelines.sources.text_formats.json_array_reader import JsonArrayReader
 from pipelines.sources.text_formats.json_lines_reader import JsonLinesReader
@@ -19,18 +20,6 @@ from pipelines.sources.text_formats.text_reader import TextReader
 from pipelines.storage import StorageOptions
 from zimage_models.errors import InvalidRequest
 
-_SUFFIXES = {
-    "parquet": (".parquet", ".parq", ".pq"),
-    "jsonl": (".jsonl", ".ndjson"),
-    "csv": (".csv",),
-    "tsv": (".tsv", ".tab"),
-    "json": (".json",),
-    "txt": (".txt",),
-}
-"""Formats by the ends of files' names. Of a folder with several, the first is read."""
-
-FORMATS = (*_SUFFIXES, "openai-batch")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _DELIMITERS = {"csv": None, "tsv": "\t"}
 _TEXT_READERS: dict[str, Callable[..., FileReader]] = {
     "jsonl": JsonLinesReader,
@@ -40,7 +29,6 @@ _TEXT_READERS: dict[str, Callable[..., FileReader]] = {
 }
 _DEFAULT_OPTIONS = StorageOptions()
 _NUM_THREADS = 16
-_MAX_NAMED = 3
 
 
 def open_source(
@@ -58,8 +46,8 @@ def open_source(
             ``s3://``. Their files are read in this order, those of one input in order of their paths, and
             each once. Of a folder or a pattern, only files of one format are read.
         options: how to reach S3.
-        format: one of :data:`FORMATS` for all files; None to detect it from a file's suffix, or an OpenAI
-            batch file from its first object.
+        format: one of ``FORMATS`` for all files; None to detect it from a file's suffix, or an OpenAI batch
+            file from its first object.
         delimiter: between the cells of CSV; None to detect it.
         encoding: of text; None to detect it.
 
@@ -73,7 +61,7 @@ def open_source(
     notes: list[str] = []
     chosen: dict[tuple[str, str], tuple[TableFile, str]] = {}
     for one in found:
-        for file, name in _chosen(one, format, notes):
+        for file, name in chosen_files(one, format, notes):
             chosen.setdefault((file.filesystem.type_name, file.path), (file, name))
     files = list(chosen.values())
     json_lines = [file for file, name in files if name == "jsonl"]
@@ -102,41 +90,3 @@ def open_source(
         fingerprint=fingerprint(found),
         notes=notes,
     )
-
-
-def _chosen(found: FoundInput, format: str | None, notes: list[str]) -> list[tuple[TableFile, str]]:
-    """Return the files of an input to read, with their formats; add a note about the others."""
-    if not found.files:
-        raise InvalidRequest(f"input: {found.uri} has no files", field="input")
-    by_format: dict[str | None, list[TableFile]] = {}
-    for file in found.files:
-        by_format.setdefault(_suffix_format(file.path), []).append(file)
-    suffixed = "jsonl" if format == "openai-batch" else format
-    if format is None:
-        suffixed = next((name for name in _SUFFIXES if name in by_format), None)
-    elif suffixed not in by_format:
-        return [(file, format) for file in found.files]
-    if suffixed is None:
-        subject = f"the format of {found.uri} is" if found.is_file else f"the formats in {found.uri} are"
-        raise InvalidRequest(
-            f"input: {subject} not clear from the name; give --format, one of {', '.join(FORMATS)}",
-            field="format",
-        )
-    skipped = sorted(file.path for name, files in by_format.items() if name != suffixed for file in files)
-    if skipped:
-        folder = f"{found.root.rstrip('/')}/"
-        names = ", ".join(path.removeprefix(folder) for path in skipped[:_MAX_NAMED])
-        more = f" and {len(skipped) - _MAX_NAMED} more" if len(skipped) > _MAX_NAMED else ""
-        are = "s that are" if len(skipped) > 1 else " that is"
-        notes.append(f"{found.uri}: skipped {len(skipped)} file{are} not {suffixed}: {names}{more}")
-    return [(file, format or suffixed) for file in by_format[suffixed]]
-
-
-def _suffix_format(path: str) -> str | None:
-    name = path.lower()
-    plain = next((name.removesuffix(end) for end in _COMPRESSED if name.endswith(end)), name)
-    for format, suffixes in _SUFFIXES.items():
-        # What is inside a compressed Parquet file can be read only from its end.
-        if (name if format == "parquet" else plain).endswith(suffixes):
-            return format
-    return None

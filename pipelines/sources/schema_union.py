@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.arrow_types import TypeConflict, common_type
+from pipelines.sources.common_types import TypeConflict, common_type
 from pipelines.sources.source_rows import is_json_text
 from zimage_models.errors import InvalidRequest
 

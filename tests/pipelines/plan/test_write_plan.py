@@ -314,6 +314,15 @@ def test_any_column_type_is_passed_through(data_set: DataSet, tmp_path: Path) ->
     assert {name: read_back[name] for name in CATALOGUE} == {name: row[name] for name in CATALOGUE}
 
 
+def test_a_column_that_no_part_can_hold_is_refused_before_any_image(
+    data_set: DataSet, tmp_path: Path
+) -> None:
+    schema = pa.schema([("prompt", pa.string()), ("links", pa.opaque(pa.null(), "type", "vendor"))])
+    path = write_table(tmp_path / "in.parquet", [{"prompt": "x", "links": None}], schema)
+    with pytest.raises(InvalidRequest, match=r"column 'links' .* arrow\.opaque"):
+        data_set.plan(path)
+
+
 def test_a_bad_field_of_the_job_stops_the_plan(data_set: DataSet) -> None:
     with pytest.raises(InvalidRequest, match=r"num_inference_steps: 0 is outside 1\.\.50"):
         data_set.plan(products(3), fields={"num_inference_steps": 0})

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.sources.open_source import FORMATS, open_source
+from pipelines.sources.open_source import open_source
+from pipelines.sources.table_formats import FORMATS
 from pipelines.storage import StorageOptions
 from pipelines.storage_address import open_storage
 from tests.pipelines.sources.source_tables import CASES, column, errors, json_lines, records, written
