@@ -1,55 +1,51 @@
 """Commands for a published data set: ``zimage status``, ``retry``, ``verify`` and ``export``."""
 
 import json
-from collections import Counter
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.generate import run_generation
-from jobs.option_groups import S3Options, with_groups
-from jobs.progress import ProgressMode
-from pipelines.dataset.exports import EXPORTS
-from pipelines.dataset.ledger import DATA_FOLDER, ERRORS_FOLDER, scan_parts
-from pipelines.dataset.manifest import RunManifest, read_manifest
-from pipelines.dataset.parts import read_part
-from pipelines.dataset.verify import verify as verify_data_set
-from pipelines.generate import export as export_data_set
-from pipelines.options import GenerateOptions
-from pipelines.storage import Storage, StorageOptions
-from pipelines.storage_address import open_storage
+from jobs.option_groups import DisplayOptions, S3Options, with_groups
 from zimage_models.errors import InvalidRequest
 
-Output = Annotated[str, typer.Argument(help="Folder of the data set.")]
+# Every command imports what it works with when it runs: all need pyarrow, and `retry` needs Ray, but --help
+# and bad usage need neither.
+if TYPE_CHECKING:
+    from pipelines.dataset.data_set import DataSetStatus
+
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the data set; path or s3://.")]
 
 
 @with_groups
 def status(
     output: Output,
     s3: S3Options,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="List all rows that could not be made, and why.")
+    ] = False,
+    error_class: Annotated[
+        str | None,
+        typer.Option("--class", metavar="CLASS", help="With --errors: list only this error class."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --errors: list at most this many rows.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; with --errors, one object per line.")
+    ] = False,
 ) -> int:
     """Report what is published, what failed and why, and what an unfinished run has written."""
-    storage = _open_folder(output, s3)
-    manifest = read_manifest(storage)
-    report = _status(storage, manifest)
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False, indent=1))
-        return 0
-    if manifest is None:
-        print("nothing is published yet")
+    for name, value in (("class", error_class), ("limit", limit)):
+        if value is not None and not errors:
+            raise InvalidRequest(f"{name}: valid only with --errors", field=name)
+    from pipelines.dataset.data_set import list_errors, open_folder, read_status
+
+    storage = open_folder(output, **s3.settings())
+    if errors:
+        _print_errors(list_errors(storage, error_class=error_class), limit=limit, as_json=as_json)
     else:
-        counts = manifest.counts
-        print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
-        print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
-        print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
-    for error_class, examples in report["errors"].items():
-        print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
-    if report["unpublished"]:
-        print(
-            f"{report['unpublished']} images are not in the data set: from older tables or an unfinished run"
-        )
+        _print_status(read_status(storage), as_json=as_json)
     return 0
 
 
@@ -57,17 +53,19 @@ def status(
 def retry(
     output: Output,
     s3: S3Options,
+    display: DisplayOptions,
     only: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Retry only this error class; repeatable.")
     ] = None,
-    progress: Annotated[ProgressMode, typer.Option()] = ProgressMode.AUTO,
-    verbose: Annotated[bool, typer.Option("--verbose")] = False,
 ) -> int:
     """Run the data set's last generation again to retry its failed images."""
-    _, manifest = _open_data_set(output, s3)
-    options = GenerateOptions.model_validate(manifest.options)
-    options = options.model_copy(update={"output": output})
-    return run_generation(options, progress=progress.value, verbose=verbose, retried_classes=only)
+    from jobs.generation import run_generation
+    from pipelines.dataset.data_set import open_data_set
+    from pipelines.options import GenerateOptions
+
+    _, manifest = open_data_set(output, **s3.settings())
+    options = GenerateOptions.model_validate({**manifest.options, "output": output})
+    return run_generation(options, progress=display.progress, verbose=display.verbose, retried_classes=only)
 
 
 @with_groups
@@ -76,7 +74,10 @@ def verify(output: Output, s3: S3Options) -> int:
 
     Exit code 3 if anything is wrong.
     """
-    storage, manifest = _open_data_set(output, s3)
+    from pipelines.dataset.data_set import open_data_set
+    from pipelines.dataset.verify import verify as verify_data_set
+
+    storage, manifest = open_data_set(output, **s3.settings())
     report = verify_data_set(storage, manifest)
     print(f"{report.num_parts} parts, {report.num_images} images, {report.num_failed} failed images")
     for problem in report.problems:
@@ -92,61 +93,54 @@ def export(
     to: Annotated[list[str], typer.Option(help="files (images by name) or webdataset; repeatable.")],
 ) -> int:
     """Export a published data set as image files by name, or as WebDataset shards, next to its parts."""
+    from pipelines.dataset.data_set import open_data_set
+    from pipelines.dataset.exports import EXPORTS
+    from pipelines.dataset.parts import read_part
+
     unknown = sorted(set(to) - set(EXPORTS))
     if unknown:
         raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(EXPORTS)}", field="to")
-    storage, manifest = _open_data_set(output, s3)
-    export_data_set(storage, manifest, to)
+    storage, manifest = open_data_set(output, **s3.settings())
+    for part in manifest.parts:
+        table = read_part(storage, part.path)
+        for name in to:
+            EXPORTS[name](storage, part, table)
     return 0
 
 
-def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
-    published = {part.path for part in (*manifest.parts, *manifest.error_parts)} if manifest else set()
-    unpublished = sum(
-        table.num_rows
-        for file, table in scan_parts(storage, DATA_FOLDER, ["unit_id"])
-        if file.path not in published
-    )
-    paths = (
-        [part.path for part in manifest.error_parts]
-        if manifest
-        else [file.path for file, _ in scan_parts(storage, ERRORS_FOLDER, ["unit_id"])]
-    )
-    counted: Counter[str] = Counter()
-    errors: dict[str, dict[str, Any]] = {}
-    for path in paths:
-        for row in read_part(storage, path, ["error_class", "row", "message"]).to_pylist():
-            counted[row["error_class"]] += 1
-            errors.setdefault(row["error_class"], {"row": row["row"], "message": row["message"]})
-    for error_class, number in counted.items():
-        errors[error_class]["count"] = number
-    return {
-        "manifest": asdict(manifest) if manifest else None,
-        "errors": errors,
-        "unpublished": unpublished,
-    }
-
-
-def _open_folder(output: str, s3: S3Options) -> Storage:
-    """Return the storage of a folder, whether or not anything is published there.
-
-    Raises:
-        InvalidRequest: the address is malformed.
-    """
-    try:
-        return open_storage(output, StorageOptions(s3_endpoint_url=s3.s3_endpoint, s3_region=s3.s3_region))
-    except ValueError as error:
-        raise InvalidRequest(f"output: {error}", field="output") from error
-
-
-def _open_data_set(output: str, s3: S3Options) -> tuple[Storage, RunManifest]:
-    """Return the storage of a data set's folder, and its newest manifest.
-
-    Raises:
-        InvalidRequest: nothing is published there.
-    """
-    storage = _open_folder(output, s3)
-    manifest = read_manifest(storage)
+def _print_status(report: "DataSetStatus", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+        return
+    manifest = report.manifest
     if manifest is None:
-        raise InvalidRequest(f"output: nothing is published in {output}", field="output")
-    return storage, manifest
+        print("nothing is published yet")
+    else:
+        counts = manifest.counts
+        print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
+        print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
+        print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
+    for error_class, errors in report.errors.items():
+        print(f"  {error_class}: {errors.count}, such as row {errors.row}: {errors.message}")
+    if any(errors.count > 1 for errors in report.errors.values()):
+        print("  (--errors lists them all)")
+    if report.unpublished:
+        print(f"{report.unpublished} images are not in the data set: from older tables or an unfinished run")
+
+
+def _print_errors(rows: list[dict[str, Any]], *, limit: int | None, as_json: bool) -> None:
+    """Print rows that could not be made, one per line."""
+    shown = rows[:limit]
+    if as_json:
+        for row in shown:
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    if not rows:
+        print("no errors")
+        return
+    print(f"{len(rows)} error{'s' * (len(rows) > 1)}; the first row after a header is row 0")
+    for row in shown:
+        variant = f", variant {row['variant']}" if row["variant"] else ""
+        print(f"row {row['row']} ({row['key']}{variant}): {row['error_class']}: {row['message']}")
+    if len(shown) < len(rows):
+        print(f"and {len(rows) - len(shown)} more")
