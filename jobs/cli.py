@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 
 import typer
+from pydantic import ValidationError  # which typer needs too
 
 from deployments.errors import RayNotStarted
 from jobs import cluster, estimate, generate, models, published, serve
@@ -56,12 +57,7 @@ def run(arguments: list[str]) -> int:
         if code == ExitCode.INTERRUPTED:  # what typer returns for a KeyboardInterrupt
             print("zimage: interrupted; run the same command again to continue", file=sys.stderr)
         return code
-    except ValueError as error:
-        # Here, since importing pydantic takes time that --help does not have.
-        from pydantic import ValidationError
-
-        if not isinstance(error, ValidationError):
-            raise
+    except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(item) for item in problem["loc"])
             message = problem["msg"].removeprefix("Value error, ")

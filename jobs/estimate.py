@@ -127,7 +127,7 @@ def command(
                 "prompt_tokens: valid only with --images; a table's prompts are counted",
                 field="prompt_tokens",
             )
-        # These import pyarrow and pydantic, which --help and an estimate without a table do not need.
+        # These import pyarrow, which --help and an estimate without a table do not need.
         from pipelines.capacity.table_work import count_table
         from pipelines.options import GenerateOptions
 

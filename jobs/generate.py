@@ -174,7 +174,7 @@ def command(
     if all_errors and not dry_run:
         raise InvalidRequest("all_errors: valid only with --dry-run", field="all_errors")
     engines_min, engines_max = parse_range(engines, field="engines")
-    # These import pydantic, pyarrow and Ray, which --help and bad usage do not need.
+    # This imports pyarrow, and what runs it Ray, which --help and bad usage do not need.
     from pipelines.options import GenerateOptions
 
     options = GenerateOptions.model_validate(

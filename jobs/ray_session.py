@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -33,8 +33,6 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
         InvalidRequest: the cluster can't be reached, or ``--engine-gpus`` is needed there.
         RayNotStarted: the local Ray does not start.
     """
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
     if ray.is_initialized():
         return _resources(options)
     if "RAY_ADDRESS" in os.environ or options.serve_app is not None:
@@ -91,14 +89,15 @@ def start_ray(*, num_cpus: int, verbose: bool) -> None:
 
 
 def _init(*, verbose: bool, **how: Any) -> None:
-    level = logging.INFO if verbose else logging.ERROR
     if verbose:
-        ray.init(log_to_driver=True, logging_level=level, **how)
+        ray.init(log_to_driver=True, logging_level=logging.INFO, **how)
         return
+    for name in ("ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Else Ray's C++ (2.60) prints an error line for every actor pool: "has constructor arguments in ...".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with _stderr_without("Set ray log level from environment variable"):
-        ray.init(log_to_driver=False, logging_level=level, **how)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
 
 
 @contextmanager
@@ -110,14 +109,18 @@ def _stderr_without(line: str) -> Iterator[None]:
     """
     stderr = os.dup(2)
     command = ["grep", "--line-buffered", "--invert-match", "--fixed-strings", line]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr) as grep:
-        assert grep.stdin is not None
-        os.dup2(grep.stdin.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    # In a session of its own, it outlives Ctrl-C.
+    grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True)
+    assert grep.stdin is not None
+    os.dup2(grep.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        grep.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            grep.wait(timeout=1)  # with RAY_LOG_TO_STDERR, Ray's processes write to it until they end
 
 
 def _resources(options: GenerateOptions) -> EngineResources:

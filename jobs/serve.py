@@ -1,6 +1,5 @@
 """``zimage serve``: the online endpoint on this machine, or on the cluster of ``RAY_ADDRESS``."""
 
-import logging
 import math
 import os
 import signal
@@ -14,7 +13,7 @@ from jobs.option_values import parse_range
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
-# pydantic, YAML and Ray are imported when the command runs: --help and bad usage do not need them.
+# Ray, and what reads options, are imported when the command runs: --help and bad usage do not need them.
 if TYPE_CHECKING:
     from deployments.app_args import AppArgs, ModelArgs
 
@@ -111,8 +110,6 @@ def _serve(
     num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
     num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_ranks)
     joins = "RAY_ADDRESS" in os.environ
-    if not verbose:
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if joins:
         join_ray(verbose=verbose)
     else:
