@@ -12,7 +12,7 @@ from zimage_models.errors import InvalidRequest
 # Every command imports what it works with when it runs: all need pyarrow, and `retry` needs Ray, but --help
 # and bad usage need neither.
 if TYPE_CHECKING:
-    from pipelines.dataset.data_set import DataSetStatus
+    from pipelines.data_set import DataSetStatus
 
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the data set; path or s3://.")]
 
@@ -39,7 +39,7 @@ def status(
     for name, value in (("class", error_class), ("limit", limit)):
         if value is not None and not errors:
             raise InvalidRequest(f"{name}: valid only with --errors", field=name)
-    from pipelines.dataset.data_set import list_errors, open_folder, read_status
+    from pipelines.data_set import list_errors, open_folder, read_status
 
     storage = open_folder(output, **s3.settings())
     if errors:
@@ -60,7 +60,7 @@ def retry(
 ) -> int:
     """Run the data set's last generation again to retry its failed images."""
     from jobs.generation import run_generation
-    from pipelines.dataset.data_set import open_data_set
+    from pipelines.data_set import open_data_set
     from pipelines.options import GenerateOptions
 
     _, manifest = open_data_set(output, **s3.settings())
@@ -74,7 +74,7 @@ def verify(output: Output, s3: S3Options) -> int:
 
     Exit code 3 if anything is wrong.
     """
-    from pipelines.dataset.data_set import open_data_set
+    from pipelines.data_set import open_data_set
     from pipelines.dataset.verify import verify as verify_data_set
 
     storage, manifest = open_data_set(output, **s3.settings())
@@ -93,7 +93,7 @@ def export(
     to: Annotated[list[str], typer.Option(help="files (images by name) or webdataset; repeatable.")],
 ) -> int:
     """Export a published data set as image files by name, or as WebDataset shards, next to its parts."""
-    from pipelines.dataset.data_set import open_data_set
+    from pipelines.data_set import open_data_set
     from pipelines.dataset.exports import EXPORTS
     from pipelines.dataset.parts import read_part
 
