@@ -48,7 +48,7 @@ class S3Options(OptionGroup):
     ] = None
     s3_region: Annotated[str | None, typer.Option("--s3-region", help="Region of the bucket.")] = None
 
-    def settings(self) -> dict[str, str | None]:
+    def settings(self) -> dict[str, Any]:
         """Return the fields of StorageOptions."""
         return {"s3_endpoint_url": self.s3_endpoint, "s3_region": self.s3_region}
 
