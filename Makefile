@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Extra arguments for pytest: make test ARGS="tests/pipelines -x"
 ARGS ?=
-BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency coserving online_overhead rank_loss gpu.sharded_load simulation.simulate_cluster
+BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency coserving online_overhead rank_loss command_line gpu.sharded_load simulation.simulate_cluster
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test soak bench gpu lint docs format clean

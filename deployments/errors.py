@@ -8,9 +8,10 @@ ZImageError
 ├── RateLimited                the key's own limits are reached (HTTP 429 with Retry-After)
 ├── EngineOverloaded
 │   └── NoReplica              no replica took the request in time (HTTP 503 with Retry-After)
-└── GenerationFailed
-    ├── ReplicaLost            two replicas in a row died during the request (HTTP 500)
-    └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
+├── GenerationFailed
+│   ├── ReplicaLost            two replicas in a row died during the request (HTTP 500)
+│   └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
+└── RayNotStarted              there is no Ray to host engines; before any request
 """
 
 from zimage_models.errors import EngineOverloaded, GenerationFailed, InvalidRequest, ZImageError
@@ -52,3 +53,7 @@ class ObjectStoreFailed(GenerationFailed):
     """The image was made, but the object store did not accept it."""
 
     error_class = "object_store_failed"
+
+
+class RayNotStarted(ZImageError):
+    """A local Ray could not be started."""

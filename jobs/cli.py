@@ -7,10 +7,11 @@ import sys
 from types import FrameType
 
 import typer
-from pydantic import ValidationError
+from pydantic import ValidationError  # which typer needs too
 
+from deployments.errors import RayNotStarted
 from jobs import cluster, estimate, generate, models, published, serve
-from pipelines.generate import ExitCode
+from pipelines.exit_codes import ExitCode
 from pipelines.storage import StorageError
 from zimage_models.errors import InvalidRequest
 from zimage_models.request_fields import in_outer_names
@@ -52,20 +53,26 @@ def run(arguments: list[str]) -> int:
     """
     logging.basicConfig(format="zimage: %(message)s", level=logging.WARNING)
     try:
-        code = int(app(arguments, standalone_mode=False) or ExitCode.OK)
+        code = int(app(arguments, prog_name="zimage", standalone_mode=False) or ExitCode.OK)
         if code == ExitCode.INTERRUPTED:  # what typer returns for a KeyboardInterrupt
             print("zimage: interrupted; run the same command again to continue", file=sys.stderr)
         return code
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(item) for item in problem["loc"])
-            _print_error(f"{place}: {problem['msg']} (given: {problem['input']!r})")
+            message = problem["msg"].removeprefix("Value error, ")
+            _print_error(f"{place}: {message} (given: {problem['input']!r})")
         return ExitCode.BAD_USAGE
+    except RayNotStarted as error:
+        _print_error(str(error))
+        return ExitCode.NO_RAY
     except (InvalidRequest, StorageError) as error:
         _print_error(in_outer_names(str(error)))
         return ExitCode.BAD_USAGE
     except typer.TyperException as error:
-        _print_error(error.format_message())
+        context = getattr(error, "ctx", None)
+        pointer = f" (see {context.command_path} --help)" if context else ""
+        _print_error(error.format_message() + pointer)
         return ExitCode.BAD_USAGE
 
 

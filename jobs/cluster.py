@@ -24,8 +24,9 @@ def check(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
+            metavar="FILE",
             help="Cluster launcher file, Serve configuration, KubeRay manifests, Dockerfile. Default:"
-            " those of the current checkout."
+            " those of the current checkout.",
         ),
     ] = None,
 ) -> int:

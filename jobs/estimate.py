@@ -19,14 +19,11 @@ from pipelines.capacity.fleet_estimate import DEGREES, Assumptions, FleetEstimat
 from pipelines.capacity.image_work import ImageKind, image_work
 from pipelines.capacity.measured import CapacityTable, read_table
 from pipelines.capacity.model_shape import RELEASED_SHAPE, read_model_shape
-from pipelines.capacity.table_work import count_table
 from pipelines.capacity.workload import Workload
-from pipelines.options import GenerateOptions
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import KNOWN_MODELS, ModelSpec, released_spec
-from zimage_models.requests import build_request
 
 _WORK = "The work: a table, or a number of images"
 _FLEET = "Where it runs"
@@ -42,10 +39,14 @@ def command(
     fields: FieldOptions,
     files: FileOptions,
     s3: S3Options,
-    input: Annotated[str | None, typer.Argument(help="Prompt table, as for zimage generate.")] = None,
+    input: Annotated[
+        str | None, typer.Argument(metavar="INPUT", help="Prompt table, as for zimage generate.")
+    ] = None,
     output: Annotated[
         str | None,
-        typer.Argument(help="Folder of the data set; images that it already holds are not counted."),
+        typer.Argument(
+            metavar="OUTPUT", help="Folder of the data set; images that it already holds are not counted."
+        ),
     ] = None,
     images: Annotated[
         int | None, typer.Option(help="Estimate this many images instead of a table.", rich_help_panel=_WORK)
@@ -126,6 +127,10 @@ def command(
                 "prompt_tokens: valid only with --images; a table's prompts are counted",
                 field="prompt_tokens",
             )
+        # These import pyarrow, which --help and an estimate without a table do not need.
+        from pipelines.capacity.table_work import count_table
+        from pipelines.options import GenerateOptions
+
         with tempfile.TemporaryDirectory() as no_output:
             options = GenerateOptions.model_validate(
                 {
@@ -181,6 +186,8 @@ def _counted(config: EngineConfig, num_images: int, fields: dict[str, Any], prom
         raise InvalidRequest(
             f"prompt_tokens: {prompt_tokens} is outside 1..{spec.max_prompt_tokens}", field="prompt_tokens"
         )
+    from zimage_models.requests import build_request
+
     request = build_request(spec, {"prompt": "any", "seed": 0, **fields})
     kind = ImageKind(
         height=request.height,

@@ -1,25 +1,16 @@
 """``zimage generate``: generate the images of a prompt table and publish them as a data set."""
 
-import sys
-from contextlib import redirect_stdout
 from enum import StrEnum
-from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs.image_options import FieldOptions, FileOptions, ModelOptions
-from jobs.option_groups import S3Options, with_groups
+from jobs.option_groups import DisplayOptions, S3Options, with_groups
 from jobs.option_values import parse_pairs, parse_range
-from jobs.progress import ProgressMode, make_progress
-from jobs.ray_session import connect
 from jobs.table_options import TableOptions
-from pipelines.dataset.manifest import read_manifest
-from pipelines.generate import generate, plan_only
-from pipelines.options import GenerateOptions
-from pipelines.plan.plan import Plan
-from pipelines.storage_address import open_storage
 from zimage_models.config import EngineConfig, ParallelConfig
+from zimage_models.errors import InvalidRequest
 
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
@@ -38,16 +29,20 @@ def command(
     input: Annotated[
         list[str],
         typer.Argument(
-            help="Prompt tables: files, folders or patterns (*.parquet); path or s3://. - reads JSON Lines"
-            " from standard input."
+            default_factory=list,
+            show_default=False,
+            metavar="INPUT",
+            help="One or more prompt tables: files, folders or patterns (*.parquet), each a path or s3://"
+            " address. - reads JSON Lines from standard input.",
         ),
     ],
-    output: Annotated[str, typer.Argument(help="Folder of the data set; path or s3://.")],
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the data set; path or s3://.")],
     table: TableOptions,
     model: ModelOptions,
     fields: FieldOptions,
     files: FileOptions,
     s3: S3Options,
+    display: DisplayOptions,
     append: Annotated[
         bool,
         typer.Option(
@@ -116,7 +111,13 @@ def command(
             rich_help_panel=_ENGINE,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(rich_help_panel=_ENGINE)] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="torch device, such as cuda or cpu; auto: the first accelerator, else the CPU.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
     compile: Annotated[
         bool,
@@ -135,7 +136,16 @@ def command(
         str | None, typer.Option(help="Folder to cache s3:// checkpoints in.", rich_help_panel=_ENGINE)
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Plan only; print counts and an estimate.", rich_help_panel=_RUN)
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Plan only: print counts, an estimate and the first rejected rows.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
+    all_errors: Annotated[
+        bool,
+        typer.Option("--all-errors", help="With --dry-run: print all rejected rows.", rich_help_panel=_RUN),
     ] = False,
     commit_rows: Annotated[
         int | None, typer.Option(help="Rows written together.", rich_help_panel=_RUN)
@@ -148,17 +158,25 @@ def command(
         float | None,
         typer.Option(metavar="SECONDS", help="Stop (exit code 4) after this time.", rich_help_panel=_RUN),
     ] = None,
-    progress: Annotated[ProgressMode, typer.Option(rich_help_panel=_RUN)] = ProgressMode.AUTO,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
-    ] = False,
 ) -> int:
     """Generate the images of a prompt table and publish them as a data set.
 
-    Run the same command again to continue after a stop, or to update the data set after a table change. Exit
-    codes: 0 all rows made, 2 bad usage, 3 some rows failed, 4 stopped by a cap, 130 interrupted.
+    Run the same command again to continue after a stop, or to update the data set after a table change.
+
+    Exit codes: 0 all rows made, 1 Ray could not be started, 2 bad usage, 3 some rows failed, 4 stopped by a
+    cap, 130 interrupted.
     """
+    if not input:
+        raise InvalidRequest(
+            f"output: missing after {output!r}; name the prompt tables, then the folder of the data set",
+            field="output",
+        )
+    if all_errors and not dry_run:
+        raise InvalidRequest("all_errors: valid only with --dry-run", field="all_errors")
     engines_min, engines_max = parse_range(engines, field="engines")
+    # This imports pyarrow, and what runs it Ray, which --help and bad usage do not need.
+    from pipelines.options import GenerateOptions
+
     options = GenerateOptions.model_validate(
         {
             "input": input,
@@ -194,56 +212,8 @@ def command(
             "time_limit_s": time_limit,
         }
     )
+    from jobs.generation import run_generation, show_plan
+
     if dry_run:
-        return _show_plan(options, progress.value)
-    return run_generation(options, progress=progress.value, verbose=verbose)
-
-
-def _show_plan(options: GenerateOptions, progress: str) -> int:
-    plan = plan_only(options)
-    make_progress(progress).planned(plan)
-    print(_estimate_text(options, plan))
-    _print_rejected(plan)
-    return 0
-
-
-def _print_rejected(plan: Plan) -> None:
-    for error in plan.rejected[:20]:
-        print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
-
-
-def _estimate_text(options: GenerateOptions, plan: Plan) -> str:
-    """Describe a plan's work, and how long it takes at the speed of this data set's last run."""
-    counts = plan.counts
-    text = f"{counts.new} images to make, {plan.transformer_steps} transformer steps"
-    previous = read_manifest(open_storage(options.output, options.storage))
-    speed = previous.speed["images_per_s"] if previous else 0.0
-    if not speed:
-        return f"{text}; no time estimate, as this output has no earlier run"
-    return f"{text}; about {counts.new / speed:.0f} s at the last run's {speed:g} images/s"
-
-
-def run_generation(options: GenerateOptions, *, progress: str, verbose: bool, **how: Any) -> int:
-    """Generate, print where the images are, and return the exit code."""
-    display = make_progress(progress)
-    # Ray prints warnings on standard output, which schedulers read as JSON lines.
-    with redirect_stdout(sys.stderr):
-        result = generate(
-            options, connect=partial(connect, options, verbose=verbose), progress=display, **how
-        )
-    if result.outcome is not None and result.outcome.stopped_by:
-        print(
-            f"stopped by {result.outcome.stopped_by}; run the same command again to continue", file=sys.stderr
-        )
-    elif result.manifest is None:
-        _print_rejected(result.plan)
-        rejected = result.plan.counts.rejected
-        print(f"nothing is published: all {rejected} rows are rejected", file=sys.stderr)
-    elif progress not in ("json", "quiet"):
-        counts = result.manifest.counts
-        print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")
-        print(f"gallery: {options.output}/gallery.html")
-        if counts["failed"] or counts["rejected"]:
-            print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed; to see why:")
-            print(f"zimage status {options.output}")
-    return int(result.exit_code)
+        return show_plan(options, progress=display.progress, all_errors=all_errors)
+    return run_generation(options, progress=display.progress, verbose=display.verbose)

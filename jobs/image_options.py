@@ -9,7 +9,6 @@ import typer
 
 from jobs.option_groups import OptionGroup
 from zimage_models.field_spec import FieldKind, RequestField, Way
-from zimage_models.image_files.image_codec import Encoding
 from zimage_models.model_spec import DEFAULT_MODEL
 from zimage_models.request_fields import fields_of
 
@@ -91,7 +90,9 @@ class FieldOptions(OptionGroup):
 class FileOptions(OptionGroup):
     """How to write the image files."""
 
-    image_format: Annotated[ImageFormat, typer.Option(rich_help_panel=_OUTPUT)] = ImageFormat.PNG
+    image_format: Annotated[
+        ImageFormat, typer.Option(help="Format of the image files.", rich_help_panel=_OUTPUT)
+    ] = ImageFormat.PNG
     quality: Annotated[
         int | None, typer.Option(help="Quality 1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
     ] = None
@@ -112,6 +113,9 @@ class FileOptions(OptionGroup):
 
     def values(self) -> dict[str, Any]:
         """Return the fields of GenerateOptions."""
+        # Imports Pillow and NumPy, which --help does not need.
+        from zimage_models.image_files.image_codec import Encoding
+
         encoding = Encoding(
             format=self.image_format.value, quality=self.quality, embed_prompt=self.embed_prompt
         )

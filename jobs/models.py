@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from jobs.option_groups import S3Options, with_groups
-from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
 from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS
 from zimage_models.variants import VARIANTS
 
@@ -27,12 +26,15 @@ def list_models() -> int:
 
 @with_groups
 def convert(
-    model: Annotated[str, typer.Argument(help="Embedded model, folder, Hub ID or s3:// address.")],
-    target: Annotated[Path, typer.Argument(help="New folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Embedded model, folder, Hub ID or s3:// address.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder.")],
     s3: S3Options,
 ) -> int:
     """Write a bfloat16 copy of a checkpoint (the Turbo release is float32 on disk, twice the size)."""
-    # Imports torch, which the other commands do not need.
+    # The second imports torch, which the other command does not need.
+    from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
     from zimage_models.checkpoints.convert import convert_checkpoint
 
     source = resolve_checkpoint(model, s3_endpoint_url=s3.s3_endpoint)

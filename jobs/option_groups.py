@@ -8,9 +8,12 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import typer
+
+_RUN = "The run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +48,38 @@ class S3Options(OptionGroup):
     ] = None
     s3_region: Annotated[str | None, typer.Option("--s3-region", help="Region of the bucket.")] = None
 
+    def settings(self) -> dict[str, Any]:
+        """Return the fields of StorageOptions."""
+        return {"s3_endpoint_url": self.s3_endpoint, "s3_region": self.s3_region}
+
     def values(self) -> dict[str, Any]:
         """Return the fields of GenerateOptions."""
-        return {"storage": {"s3_endpoint_url": self.s3_endpoint, "s3_region": self.s3_region}}
+        return {"storage": self.settings()}
+
+
+class ProgressMode(StrEnum):
+    """How progress is displayed."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisplayOptions(OptionGroup):
+    """What a run shows while it works."""
+
+    progress: Annotated[
+        ProgressMode,
+        typer.Option(
+            help="bar: for people; json: one JSON object per line; quiet: nothing; auto: a bar.",
+            rich_help_panel=_RUN,
+        ),
+    ] = ProgressMode.AUTO
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
+    ] = False
 
 
 def with_groups(command: Callable[..., int]) -> Callable[..., int]:

@@ -1,57 +1,53 @@
 """Commands for a published data set: ``zimage status``, ``retry``, ``verify`` and ``export``."""
 
 import json
-from collections import Counter
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.generate import run_generation
-from jobs.option_groups import S3Options, with_groups
-from jobs.progress import ProgressMode
-from pipelines.dataset.copies import COPIES, FOLDERS, copies_folder, copy_generation
-from pipelines.dataset.errors import read_errors
-from pipelines.dataset.kept_exports import EXPORTS
-from pipelines.dataset.layout import PartPlaces, part_name
-from pipelines.dataset.ledger import scan_parts
-from pipelines.dataset.manifest import RunManifest, read_manifest
-from pipelines.dataset.settle import settle
-from pipelines.dataset.verify import verify as verify_data_set
-from pipelines.options import GenerateOptions
-from pipelines.storage import Storage, StorageOptions
-from pipelines.storage_address import open_storage
+from jobs.option_groups import DisplayOptions, S3Options, with_groups
 from zimage_models.errors import InvalidRequest
 
-Output = Annotated[str, typer.Argument(help="Folder of the data set.")]
+# Every command imports what it works with when it runs: all need pyarrow, and `retry` needs Ray, but --help
+# and bad usage need neither.
+if TYPE_CHECKING:
+    from pipelines.data_set import DataSetStatus
+    from pipelines.dataset.manifest import RunManifest
+    from pipelines.storage import Storage
+
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the data set; path or s3://.")]
 
 
 @with_groups
 def status(
     output: Output,
     s3: S3Options,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="List all rows that could not be made, and why.")
+    ] = False,
+    error_class: Annotated[
+        str | None,
+        typer.Option("--class", metavar="CLASS", help="With --errors: list only this error class."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --errors: list at most this many rows.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON; with --errors, one object per line.")
+    ] = False,
 ) -> int:
     """Report what is published, what failed and why, and what an unfinished run has written."""
-    storage = _open_folder(output, s3)
-    manifest = read_manifest(storage)
-    report = _status(storage, manifest)
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False, indent=1))
-        return 0
-    if manifest is None:
-        print("nothing is published yet")
+    for name, value in (("class", error_class), ("limit", limit)):
+        if value is not None and not errors:
+            raise InvalidRequest(f"{name}: valid only with --errors", field=name)
+    from pipelines.data_set import list_errors, open_folder, read_status
+
+    storage = open_folder(output, **s3.settings())
+    if errors:
+        _print_errors(list_errors(storage, error_class=error_class), limit=limit, as_json=as_json)
     else:
-        counts = manifest.counts
-        print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
-        print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
-        print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
-    for error_class, examples in report["errors"].items():
-        print(f"  {error_class}: {examples['count']}, such as row {examples['row']}: {examples['message']}")
-    if report["unpublished"]:
-        print(
-            f"{report['unpublished']} images are not in the data set: from older tables or an unfinished run"
-        )
+        _print_status(read_status(storage), as_json=as_json)
     return 0
 
 
@@ -59,17 +55,19 @@ def status(
 def retry(
     output: Output,
     s3: S3Options,
+    display: DisplayOptions,
     only: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Retry only this error class; repeatable.")
     ] = None,
-    progress: Annotated[ProgressMode, typer.Option()] = ProgressMode.AUTO,
-    verbose: Annotated[bool, typer.Option("--verbose")] = False,
 ) -> int:
     """Run the data set's last generation again to retry its failed images."""
-    _, manifest = _open_data_set(output, s3)
-    options = GenerateOptions.model_validate(manifest.options)
-    options = options.model_copy(update={"output": output})
-    return run_generation(options, progress=progress.value, verbose=verbose, retried_classes=only)
+    from jobs.generation import run_generation
+    from pipelines.data_set import open_data_set
+    from pipelines.options import GenerateOptions
+
+    _, manifest = open_data_set(output, **s3.settings())
+    options = GenerateOptions.model_validate({**manifest.options, "output": output})
+    return run_generation(options, progress=display.progress, verbose=display.verbose, retried_classes=only)
 
 
 @with_groups
@@ -78,7 +76,10 @@ def verify(output: Output, s3: S3Options) -> int:
 
     Exit code 3 if anything is wrong.
     """
-    storage, manifest = _open_data_set(output, s3)
+    from pipelines.data_set import open_data_set
+    from pipelines.dataset.verify import verify as verify_data_set
+
+    storage, manifest = open_data_set(output, **s3.settings())
     report = verify_data_set(storage, manifest)
     print(f"{report.num_parts} parts, {report.num_images} images, {report.num_failed} failed images")
     for problem in report.problems:
@@ -114,16 +115,22 @@ def export(
 
     The exports next to the parts are kept up to date by every run. The others are copies of a generation.
     """
+    from pipelines.data_set import open_data_set, open_folder
+    from pipelines.dataset.copies import COPIES, copies_folder, copy_generation
+    from pipelines.dataset.kept_exports import EXPORTS
+    from pipelines.dataset.manifest import read_manifest
+    from pipelines.dataset.settle import settle
+
     if not to and generation is None and into is None:
         raise InvalidRequest(f"to: give one of {', '.join(COPIES)}", field="to")
     unknown = sorted(set(to or ()) - set(COPIES))
     if unknown:
         raise InvalidRequest(f"to: {unknown[0]!r} is not one of {', '.join(COPIES)}", field="to")
     forms = list(dict.fromkeys(to or ["parquet"]))
-    storage, newest = _open_data_set(output, s3)
+    storage, newest = open_data_set(output, **s3.settings())
     manifest = newest if generation is None else read_manifest(storage, generation)
     assert manifest is not None
-    target = None if into is None else _open_folder(into, s3, field="into")
+    target = None if into is None else open_folder(into, field="into", **s3.settings())
     kept = [form for form in forms if form in EXPORTS and manifest.number == newest.number]
     if target is not None and target.uri != storage.uri:
         kept = []
@@ -132,60 +139,53 @@ def export(
         _tell_exported(manifest, kept, storage)
     copied = [form for form in forms if form not in kept]
     if copied:
-        target = target or _open_folder(f"{storage.uri}/{copies_folder(manifest)}", s3)
+        target = target or open_folder(f"{storage.uri}/{copies_folder(manifest)}", **s3.settings())
         copy_generation(storage, manifest, copied, target=target)
         _tell_exported(manifest, copied, target)
     return 0
 
 
-def _tell_exported(manifest: RunManifest, forms: list[str], folder: Storage) -> None:
+def _tell_exported(manifest: "RunManifest", forms: list[str], folder: "Storage") -> None:
+    from pipelines.dataset.copies import FOLDERS
+
     number, images = manifest.number, manifest.counts["published"]
     for form in forms:
         print(f"{images} images of generation {number} as {form} in {folder.uri}/{FOLDERS[form]}")
 
 
-def _status(storage: Storage, manifest: RunManifest | None) -> dict[str, Any]:
-    published = {part_name(part.path) for part in manifest.parts} if manifest else set()
-    unpublished = sum(
-        table.num_rows
-        for file, table in scan_parts(PartPlaces(storage), ["unit_id"])
-        if part_name(file.path) not in published
-    )
-    counted: Counter[str] = Counter()
-    errors: dict[str, dict[str, Any]] = {}
-    for table in read_errors(storage, manifest, ["error_class", "row", "message"]):
-        for row in table.to_pylist():
-            counted[row["error_class"]] += 1
-            errors.setdefault(row["error_class"], {"row": row["row"], "message": row["message"]})
-    for error_class, number in counted.items():
-        errors[error_class]["count"] = number
-    return {
-        "manifest": asdict(manifest) if manifest else None,
-        "errors": errors,
-        "unpublished": unpublished,
-    }
-
-
-def _open_folder(output: str, s3: S3Options, *, field: str = "output") -> Storage:
-    """Return the storage of a folder, whether or not anything is published there.
-
-    Raises:
-        InvalidRequest: the address is malformed.
-    """
-    try:
-        return open_storage(output, StorageOptions(s3_endpoint_url=s3.s3_endpoint, s3_region=s3.s3_region))
-    except ValueError as error:
-        raise InvalidRequest(f"{field}: {error}", field=field) from error
-
-
-def _open_data_set(output: str, s3: S3Options) -> tuple[Storage, RunManifest]:
-    """Return the storage of a data set's folder, and its newest manifest.
-
-    Raises:
-        InvalidRequest: nothing is published there.
-    """
-    storage = _open_folder(output, s3)
-    manifest = read_manifest(storage)
+def _print_status(report: "DataSetStatus", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(report), ensure_ascii=False, indent=1))
+        return
+    manifest = report.manifest
     if manifest is None:
-        raise InvalidRequest(f"output: nothing is published in {output}", field="output")
-    return storage, manifest
+        print("nothing is published yet")
+    else:
+        counts = manifest.counts
+        print(f"{counts['published']} images published in {len(manifest.parts)} parts by {manifest.path}")
+        print(f"made {manifest.created_at} with {manifest.model} ({manifest.weights_sha256[:12]})")
+        print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed")
+    for error_class, errors in report.errors.items():
+        print(f"  {error_class}: {errors.count}, such as row {errors.row}: {errors.message}")
+    if any(errors.count > 1 for errors in report.errors.values()):
+        print("  (--errors lists them all)")
+    if report.unpublished:
+        print(f"{report.unpublished} images are not in the data set: from older tables or an unfinished run")
+
+
+def _print_errors(rows: list[dict[str, Any]], *, limit: int | None, as_json: bool) -> None:
+    """Print rows that could not be made, one per line."""
+    shown = rows[:limit]
+    if as_json:
+        for row in shown:
+            print(json.dumps(row, ensure_ascii=False))
+        return
+    if not rows:
+        print("no errors")
+        return
+    print(f"{len(rows)} error{'s' * (len(rows) > 1)}; the first row after a header is row 0")
+    for row in shown:
+        variant = f", variant {row['variant']}" if row["variant"] else ""
+        print(f"row {row['row']} ({row['key']}{variant}): {row['error_class']}: {row['message']}")
+    if len(shown) < len(rows):
+        print(f"and {len(rows) - len(shown)} more")

@@ -1,12 +1,18 @@
 """Start or join Ray for a job, and decide what each engine reserves there."""
 
 import logging
+import math
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import ray
 
 from deployments.autoscaler import has_autoscaler
 from deployments.engine_resources import EngineResources
+from deployments.errors import RayNotStarted
 from pipelines.options import GenerateOptions
 from zimage_models.errors import InvalidRequest
 
@@ -25,43 +31,96 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
 
     Raises:
         InvalidRequest: the cluster can't be reached, or ``--engine-gpus`` is needed there.
+        RayNotStarted: the local Ray does not start.
     """
-    if not verbose:
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        address = os.environ.get("RAY_ADDRESS")
-        level = logging.INFO if verbose else logging.ERROR
-        try:
-            if address or options.serve_app is not None:
-                # "auto": the cluster that `zimage serve` started on this machine.
-                ray.init(address=address or "auto", log_to_driver=verbose, logging_level=level)
-            else:
-                _start_local(options, verbose, level)
-        except ConnectionError as error:
-            where = f"at {address}" if address else "runs on this machine"
-            raise InvalidRequest(f"RAY_ADDRESS: no Ray cluster {where} ({error})") from error
-    return _resources(options)
-
-
-def _start_local(options: GenerateOptions, verbose: bool, level: int) -> None:
+    if ray.is_initialized():
+        return _resources(options)
+    if "RAY_ADDRESS" in os.environ or options.serve_app is not None:
+        join_ray(verbose=verbose)
+        return _resources(options)
     # Engines hold their CPUs for the whole run, so the other stages need extra logical CPUs: with none left,
     # nothing is ever read or written (2-core laptops).
     num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
-    num_cpus = num_ranks * _engine_cpus(options, os.cpu_count() or 1) + STAGE_CPUS
-    if not verbose:
-        # Ray's start-up prints a warning for every few workers, and an error line for every actor pool.
-        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(int(num_cpus)))
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    num_cpus = math.ceil(num_ranks * _engine_cpus(options, os.cpu_count() or 1)) + STAGE_CPUS
     # Every Ray process sends these to the dashboard, which a local Ray does not have.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
-    ray.init(
-        address="local",
-        num_cpus=int(num_cpus + 0.999),
-        include_dashboard=False,
-        log_to_driver=verbose,
-        logging_level=level,
-    )
+    start_ray(num_cpus=num_cpus, verbose=verbose)
+    return _resources(options)
+
+
+def join_ray(*, verbose: bool) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or the one that ``zimage serve`` started on this machine.
+
+    Raises:
+        InvalidRequest: it can't be reached.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        _init(address=address or "auto", verbose=verbose)
+    except ConnectionError as error:
+        where = f"at {address}" if address else "runs on this machine"
+        raise InvalidRequest(f"RAY_ADDRESS: no Ray cluster {where} ({error})") from error
+
+
+def start_ray(*, num_cpus: int, verbose: bool) -> None:
+    """Start a Ray on this machine, which ends with this process.
+
+    Args:
+        num_cpus: logical CPUs.
+        verbose: whether to show Ray's and the workers' logs.
+
+    Raises:
+        RayNotStarted: it does not start, with what may help.
+    """
+    if not verbose:
+        # Ray's start-up prints a warning for every few workers.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
+    try:
+        _init(address="local", num_cpus=num_cpus, include_dashboard=False, verbose=verbose)
+    except Exception as error:
+        # Of many classes: for a node that does not start in time, Ray raises a bare Exception.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RayNotStarted(
+            f"Ray could not be started on this machine: {reason.rstrip('.')}. Check for free memory, also in"
+            " /dev/shm, and for disk space in /tmp; if the machine is busy, try again later; --verbose shows"
+            " Ray's own messages"
+        ) from error
+
+
+def _init(*, verbose: bool, **how: Any) -> None:
+    if verbose:
+        ray.init(log_to_driver=True, logging_level=logging.INFO, **how)
+        return
+    for name in ("ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Else Ray's C++ (2.60) prints an error line for every actor pool: "has constructor arguments in ...".
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    with _stderr_without("Set ray log level from environment variable"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
+
+
+@contextmanager
+def _stderr_without(line: str) -> Iterator[None]:
+    """Drop the lines with a text from standard error, of C++ code too; everything else passes at once.
+
+    Ray (2.60, logging.cc) announces RAY_BACKEND_LOG_LEVEL in such a line before the level takes effect. The
+    filter is a process of its own, so that what C++ prints before it aborts is not lost.
+    """
+    stderr = os.dup(2)
+    command = ["grep", "--line-buffered", "--invert-match", "--fixed-strings", line]
+    # In a session of its own, it outlives Ctrl-C.
+    grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stderr, start_new_session=True)
+    assert grep.stdin is not None
+    os.dup2(grep.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        grep.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            grep.wait(timeout=1)  # with RAY_LOG_TO_STDERR, Ray's processes write to it until they end
 
 
 def _resources(options: GenerateOptions) -> EngineResources:

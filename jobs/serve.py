@@ -1,21 +1,21 @@
 """``zimage serve``: the online endpoint on this machine, or on the cluster of ``RAY_ADDRESS``."""
 
-import logging
 import math
 import os
 import signal
 import sys
 from threading import Event
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
-from deployments.app_args import AppArgs, ModelArgs
 from jobs.option_values import parse_range
-from jobs.ray_session import STAGE_CPUS, default_gpus
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
+
+# Ray, and what reads options, are imported when the command runs: --help and bad usage do not need them.
+if TYPE_CHECKING:
+    from deployments.app_args import AppArgs, ModelArgs
 
 APP_NAME = "default"
 """Application name, the same as ``serve run`` uses."""
@@ -64,6 +64,8 @@ def command(
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's and the replicas' logs.")] = False,
 ) -> int:
     """Serve OpenAI's Images API over HTTP until interrupted."""
+    from deployments.app_args import AppArgs
+
     values = _read(config) if config else {}
     if model or "models" not in values:
         values["models"] = [_model(text) for text in model or [f"z-image-turbo={DEFAULT_MODEL}"]]
@@ -86,7 +88,7 @@ def command(
 
 
 def _serve(
-    args: AppArgs,
+    args: "AppArgs",
     *,
     host: str,
     port: int,
@@ -99,16 +101,21 @@ def _serve(
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
     # Serve kills and restarts a proxy that is not up within three times this: on a busy laptop, for ever.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
-    # Takes a second to import, which --help and bad usage do not need.
     import ray
     from ray import serve
 
     from deployments.app import build_app
+    from jobs.ray_session import STAGE_CPUS, join_ray, start_ray
 
     num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
     num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_ranks)
     joins = "RAY_ADDRESS" in os.environ
-    _start_ray(args, num_cpus=num_ranks * num_cpus, verbose=verbose)
+    if joins:
+        join_ray(verbose=verbose)
+    else:
+        # Logical CPUs: engines and HTTP always hold theirs; batch jobs that join need some too.
+        held = num_ranks * num_cpus + args.ingress.num_replicas * args.ingress.num_cpus
+        start_ray(num_cpus=math.ceil(held) + STAGE_CPUS, verbose=verbose)
     models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
     args = args.model_copy(update={"models": models})
     stop = Event()
@@ -136,28 +143,10 @@ def _serve(
     return 0
 
 
-def _start_ray(args: AppArgs, *, num_cpus: float, verbose: bool) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start a local Ray with enough CPUs for these engines."""
-    import ray
-
-    how: dict[str, Any] = {
-        "log_to_driver": verbose,
-        "logging_level": logging.INFO if verbose else logging.ERROR,
-    }
-    if not verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, **how)
-        return
-    # Logical CPUs: engines and HTTP always hold theirs; batch jobs that join need some too.
-    held = num_cpus + args.ingress.num_replicas * args.ingress.num_cpus
-    ray.init(address="local", num_cpus=math.ceil(held) + STAGE_CPUS, include_dashboard=False, **how)
-
-
-def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float | None) -> ModelArgs:
+def _with_resources(model: "ModelArgs", num_cpus: float, num_gpus: float | None) -> "ModelArgs":
     """Set a model's resources for this machine, unless they are configured."""
+    from jobs.ray_session import default_gpus
+
     if {"num_cpus", "num_gpus"} & model.model_fields_set:
         return model
     config = model.engine_config()
@@ -167,6 +156,10 @@ def _with_resources(model: ModelArgs, num_cpus: float, num_gpus: float | None) -
 
 
 def _read(path: str) -> dict[str, Any]:
+    import yaml
+
+    from deployments.app_args import AppArgs
+
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)

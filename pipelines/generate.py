@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import IntEnum
 from typing import Protocol
 
 from deployments.engine_resources import EngineResources
@@ -16,6 +15,7 @@ from pipelines.dataset.manifest import RunManifest, RunSpeed, read_manifest
 from pipelines.dataset.pages import write_first_card
 from pipelines.dataset.publish import check_plan_keeps, publish
 from pipelines.dataset.settle import settle
+from pipelines.exit_codes import ExitCode
 from pipelines.options import GenerateOptions
 from pipelines.plan.kept_rows import PublishedRows
 from pipelines.plan.picture_plan import picture_folder
@@ -33,18 +33,6 @@ from zimage_models.errors import InvalidRequest
 
 _KEEP_PLANS = timedelta(days=1)
 _NUM_DELETERS = 32
-
-
-class ExitCode(IntEnum):
-    """Exit codes of a command."""
-
-    OK = 0
-    BAD_USAGE = 2
-    SOME_ROWS_FAILED = 3
-    STOPPED = 4
-    """Stopped by a cap or a time limit; the same command resumes the run."""
-    INTERRUPTED = 130
-    """Interrupted; the same command resumes the run."""
 
 
 class Progress(Protocol):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from pipelines.picture_reader import PictureAccess, parse_host
 from pipelines.storage import StorageOptions
-from pipelines.storage_address import open_storage
+from pipelines.storage_address import absolute_address, open_storage
 from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding
 
@@ -21,8 +21,9 @@ class GenerateOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: tuple[str, ...] = Field(min_length=1)
-    """Files, folders or patterns; absolute."""
+    """Files, folders or patterns; absolute, or ``-``."""
     output: str
+    """Folder of the data set; absolute."""
     append: bool = False
     """Keep the published images whose keys the table does not name."""
     replace: bool = False
@@ -78,16 +79,15 @@ class GenerateOptions(BaseModel):
         # Releases before 0.3 stored one.
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("output")
+    @field_validator("input")
     @classmethod
-    def _is_address(cls, value: str) -> str:
-        open_storage(value)
-        return value
+    def _are_absolute(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(one if one == "-" else absolute_address(one) for one in value)
 
-    @field_validator("image_root")
+    @field_validator("output", "image_root")
     @classmethod
     def _is_folder(cls, value: str | None) -> str | None:
-        # Make it absolute: workers run in other folders.
+        # Absolute, since workers and later commands run in other folders.
         return value and open_storage(value).uri
 
     @field_validator("trusted_hosts")

@@ -5,9 +5,11 @@ It knows nothing about disks or object stores.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import pyarrow.fs
+if TYPE_CHECKING:  # the command line knows StorageError before it needs pyarrow
+    import pyarrow.fs
 
 TEMP_PREFIX = ".zimage-tmp-"
 """Start of the names of files that are still being written."""
@@ -101,7 +103,7 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def arrow(self) -> tuple[pyarrow.fs.FileSystem, str]:
+    def arrow(self) -> "tuple[pyarrow.fs.FileSystem, str]":
         """Return a filesystem for pyarrow and Ray Data, and the path of this folder in it."""
 
     def _file_uri(self, path: str) -> str:

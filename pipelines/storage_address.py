@@ -31,6 +31,11 @@ def open_storage(uri: str, options: StorageOptions = AWS_DEFAULTS) -> Storage:
     return open_s3(bucket, prefix and checked_path(prefix), options)
 
 
+def absolute_address(uri: str) -> str:
+    """Return an address that names the same place from any folder; only a path on disk is changed."""
+    return os.path.abspath(uri) if _is_path(uri) else uri
+
+
 def open_file(uri: str, options: StorageOptions = AWS_DEFAULTS) -> tuple[Storage, str]:
     """Return the storage of the folder that holds a file, and the file's name.
 
@@ -49,7 +54,7 @@ def open_file(uri: str, options: StorageOptions = AWS_DEFAULTS) -> tuple[Storage
 
 def _split_uri(uri: str) -> tuple[str, str]:
     scheme, separator, place = uri.partition("://")
-    if not uri or "\0" in uri or (not separator and uri.startswith(("s3:", "file:"))):
+    if not uri or "\0" in uri or not (separator or _is_path(uri)):
         raise ValueError(f"{uri!r} is not a storage address: use {_SUPPORTED}")
     if not separator:
         return "file", uri
@@ -60,3 +65,7 @@ def _split_uri(uri: str) -> tuple[str, str]:
     if not place.startswith("/"):
         raise ValueError(f"{uri!r} has no absolute path: use file:///abs/dir")
     return "file", unquote(place)
+
+
+def _is_path(uri: str) -> bool:
+    return bool(uri) and "://" not in uri and not uri.startswith(("s3:", "file:"))

@@ -117,29 +117,21 @@ def run_plan(
         )
     written = _dataset(plan, options, settings, pictures, engine, resources)
     start_s = time.monotonic()
-    first_s = last_s = 0.0
-    num_first = 0
     stopped_by: str | None = None
     with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
         # Not iter_batches: nothing reads the blocks, and fetching them costs the driver as much as the plan.
-        for _ in written.iter_internal_ref_bundles():
-            last_s = time.monotonic()
-            if not first_s:
+        for number, _ in enumerate(written.iter_internal_ref_bundles()):
+            if number == 0:  # a short run may end before the first poll
                 polled.counts = ray.get(monitor.counts.remote())
-                first_s, num_first = last_s, polled.counts.written
-            stopped_by = _cap_reached(options, polled.counts, last_s - start_s)
+            stopped_by = _cap_reached(options, polled.counts, time.monotonic() - start_s)
             if stopped_by:
                 break
     counts = ray.get(monitor.counts.remote())
     on_progress(counts)
     ray.kill(monitor)
-    generate_s = last_s - first_s
     return RunOutcome(
         counts=counts,
-        speed=RunSpeed(
-            generate_s=round(generate_s, 3),
-            images_per_s=round((counts.written - num_first) / generate_s, 3) if generate_s else 0.0,
-        ),
+        speed=RunSpeed(generate_s=counts.generate_s, images_per_s=counts.images_per_s),
         stopped_by=stopped_by,
     )
 

@@ -183,7 +183,7 @@ def test_template_where_and_pass_through(fake: Zimage, tmp_path: Path) -> None:
 
 def test_dry_run_counts_and_writes_nothing(fake: Zimage, tmp_path: Path) -> None:
     done = fake([*table(9), {"sku": "bad", "prompt": "", "price": 0}], "--dry-run")
-    assert done.code == 0
+    assert done.code == 3, "as the run would end"
     assert (done.event("planned")["new"], done.event("planned")["rejected"]) == (9, 1)
     assert "9 images to make" in done.out
     assert "prompt: " in done.err
