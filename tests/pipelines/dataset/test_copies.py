@@ -65,7 +65,7 @@ def test_the_folder_of_a_data_set_is_refused(data_set: DataSet, tmp_path: Path) 
     other.folder.mkdir()
     other.generate(products(2))
     for folder in (data_set.uri, f"{data_set.uri}/images/x", other.uri):
-        with pytest.raises(InvalidRequest, match="into: .* belongs to a data set of zimage generate"):
+        with pytest.raises(InvalidRequest, match=r"into: .* belongs to a data set of zimage generate"):
             copied(data_set, first, ["parquet"], folder)
     assert other.verify().problems == ()
 

@@ -244,9 +244,10 @@ class TestKills:
             storage.revive()
         return False
 
-    @pytest.mark.parametrize("moment", ["before", "within"])
-    def test_at_every_step_of_a_publish(self, data_set: DataSet, moment: Moment) -> None:
+    @pytest.mark.parametrize(("moment", "is_undone"), [("before", True), ("within", False)])
+    def test_at_every_step_of_a_publish(self, data_set: DataSet, moment: Moment, is_undone: bool) -> None:
         rows = change(products(5))
+        then = products(5) if is_undone else rows
         data_set.generate(products(5), exports=BOTH)
         before = shutil.copytree(data_set.uri, data_set.folder / "before")
         data_set.output = KilledStorage(data_set.output)
@@ -254,8 +255,8 @@ class TestKills:
         while self.killed(data_set, rows, step, moment, exports=BOTH):
             assert_card_works(data_set.output)
             assert data_set.verify().problems == ()
-            data_set.generate(rows, exports=BOTH)
-            assert_shows(data_set, rows)
+            data_set.generate(then, exports=BOTH)
+            assert_shows(data_set, then)
             shutil.rmtree(data_set.uri)
             shutil.copytree(before, data_set.uri)
             step += 1
