@@ -1,8 +1,7 @@
 """Where a data set's parts lie. A part is known by its name, a hash of its bytes, and moves between folders.
 
 A run writes to ``_staging/``; a publish moves the parts in force to ``data/``, and what they supersede to
-``_history/``. Error parts lie in ``_errors/``. Up to release 0.2, all parts were in ``data/``, and error
-parts in ``errors/``.
+``_history/``. Failed rows are in ``_errors/``. Up to release 0.2, there were only ``data/`` and ``errors/``.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -8,6 +8,7 @@ from pipelines.dataset.manifest import (
     FORMAT_VERSION,
     RunManifest,
     commit_manifest,
+    list_generations,
     manifest_path,
     read_manifest,
 )
@@ -68,6 +69,24 @@ def test_the_highest_number_is_in_force(output: Storage) -> None:
     manifest = read_manifest(output)
     assert manifest is not None
     assert manifest.number == 1_000_000
+
+
+def test_any_generation_is_read_by_its_number(output: Storage) -> None:
+    for number in (1, 2, 3, 7):
+        commit_manifest(output, make_manifest(number))
+    assert read_manifest(output, 2) == make_manifest(2)
+    assert list_generations(output) == [1, 2, 3, 7]
+    with pytest.raises(InvalidRequest, match=r"generation: 4 is none of .*/out; it has 1 to 3, 7$"):
+        read_manifest(output, 4)
+
+
+def test_notes_are_kept_and_a_manifest_without_any_is_one_of_release_0_2(output: Storage) -> None:
+    noted = replace(make_manifest(), notes=("colour: 7 is text.",))
+    commit_manifest(output, noted)
+    assert read_manifest(output) == noted
+    commit_manifest(output, make_manifest(2))
+    assert "notes" not in json.loads(output.read(manifest_path(2)))
+    assert read_manifest(output) == make_manifest(2)
 
 
 def test_a_number_is_given_once(output: Storage) -> None:
