@@ -6,6 +6,7 @@ commands import it when they run.
 
 import json
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,6 +24,8 @@ from pipelines.generate import Progress, generate, plan_only
 from pipelines.options import GenerateOptions
 from pipelines.plan.plan import Plan
 from pipelines.run.run_monitor import RunCounts
+from pipelines.sources.standard_input import STANDARD_INPUT, store_standard_input
+from pipelines.storage import Storage
 from pipelines.storage_address import open_storage
 
 _SHOWN_ERRORS = 3
@@ -32,7 +35,8 @@ _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 def show_plan(options: GenerateOptions, *, progress: str, all_errors: bool) -> int:
     """Plan, print the counts, an estimate and the rejected rows, and return the exit code of such a run."""
-    plan = plan_only(options)
+    with tempfile.TemporaryDirectory(prefix="zimage-input-") as folder:
+        plan = plan_only(_with_stored_input(options, open_storage(folder)))
     make_progress(progress, is_dry=True).planned(plan)
     print(_estimate_text(options, plan))
     print_rejected(
@@ -52,6 +56,7 @@ def run_generation(
 ) -> int:
     """Generate, print where the images are, and return the exit code."""
     display = make_progress(progress)
+    options = _with_stored_input(options, open_storage(options.output, options.storage))
     # Ray prints warnings on standard output, which schedulers read as JSON lines.
     with redirect_stdout(sys.stderr):
         result = generate(
@@ -77,6 +82,17 @@ def run_generation(
             print(f"{counts['rejected']} rows rejected, {counts['failed']} images failed; to see why:")
             print(f"zimage status {options.output} --errors")
     return int(result.exit_code)
+
+
+def _with_stored_input(options: GenerateOptions, folder: Storage) -> GenerateOptions:
+    """Store a table on standard input in a folder; its pictures are found from the current folder."""
+    if STANDARD_INPUT not in options.input:
+        return options
+    stored = store_standard_input(sys.stdin.buffer, folder)
+    given = tuple(stored if one == STANDARD_INPUT else one for one in options.input)
+    return options.model_copy(
+        update={"input": given, "image_root": options.image_root or open_storage(".").uri}
+    )
 
 
 def _estimate_text(options: GenerateOptions, plan: Plan) -> str:
@@ -135,7 +151,7 @@ class BarProgress:
         self._num_new = 0
 
     def planned(self, plan: Plan) -> None:
-        """Print the plan's counts and its first rejected rows."""
+        """Print the plan's counts, what each column became, and the first rejected rows."""
         counts = plan.counts
         print(
             f"planned {counts.units} images from {counts.rows} rows: {counts.new} to make, "
@@ -143,6 +159,8 @@ class BarProgress:
             f"{counts.duplicate} duplicate rows, {counts.rejected} rejected rows",
             file=sys.stderr,
         )
+        for line in (*plan.columns, *plan.notes, *(f"hint: {hint}" for hint in plan.hints)):
+            print(line, file=sys.stderr)
         self._num_new = counts.new
         if self._num_errors:
             print_rejected(
@@ -187,7 +205,8 @@ class JsonProgress:
     def planned(self, plan: Plan) -> None:
         """Print the plan's counts."""
         self._num_new = plan.counts.new
-        self._print("planned", run_id=plan.run_id, **asdict(plan.counts))
+        told = {"columns": plan.columns, "notes": plan.notes, "hints": plan.hints}
+        self._print("planned", run_id=plan.run_id, **asdict(plan.counts), **told)
 
     def advanced(self, counts: RunCounts) -> None:
         """Print the counts when they changed, with images/s and the seconds left."""

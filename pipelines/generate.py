@@ -24,6 +24,7 @@ from pipelines.plan.write_plan import write_plan
 from pipelines.run.run_monitor import RunCounts
 from pipelines.run.run_plan import RunOutcome, run_plan
 from pipelines.run.served_engine import ServedModel, find_served_model
+from pipelines.sources.standard_input import INPUTS_FOLDER
 from pipelines.storage import Storage
 from pipelines.storage_address import open_storage
 from pipelines.work_table import RUN_ID_TIME, new_run_id
@@ -164,6 +165,10 @@ def generate(
     settle(output, options.exports)
     _delete(output, [file.path for file in output.list(picture_folder(plan.run_id))])
     _delete_old_plans(output, kept={manifest.run_id})
+    # Those of this run and of the manifest, which is an earlier one's if nothing has changed.
+    named = {*options.input, *manifest.options["input"]}
+    stored = (file.path for file in output.list(INPUTS_FOLDER))
+    _delete(output, [path for path in stored if f"{output.uri}/{path}" not in named])
     progress.published(manifest)
     return GenerateResult(plan=plan, outcome=outcome, manifest=manifest)
 

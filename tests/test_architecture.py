@@ -68,7 +68,7 @@ def test_imports_run_one_way() -> None:
         ("zimage_models/checkpoints/components.py", "boto3"),
         ("pipelines/dataset/publish.py", "pipelines.run.run_plan"),
         ("pipelines/dataset/ledger.py", "pipelines.sources.open_source"),
-        ("pipelines/plan/columns.py", "pipelines.dataset.parts"),
+        ("pipelines/plan/columns/choose_columns.py", "pipelines.dataset.parts"),
         ("deployments/access/callers.py", "deployments.http.openai_errors"),
         ("deployments/model_server.py", "deployments.app"),
         ("jobs/ray_session.py", "jobs.generate"),

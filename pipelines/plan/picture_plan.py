@@ -69,7 +69,7 @@ class PicturePlanner:
 
     Args:
         reader: reads the pictures that the rows name.
-        columns: columns of pictures, by field (:attr:`pipelines.plan.columns.ColumnMap.pictures`).
+        columns: columns of pictures, by field (:attr:`.ColumnMap.pictures`).
     """
 
     def __init__(self, reader: PictureReader, columns: Mapping[str, str]) -> None:

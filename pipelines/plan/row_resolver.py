@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from pipelines.options import GenerateOptions
-from pipelines.plan.column_map import ColumnMap
+from pipelines.plan.columns.column_map import ColumnMap
 from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
 from pipelines.plan.kept_rows import KeptImages
 from pipelines.plan.keys import key_text

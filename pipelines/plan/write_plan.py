@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
-from pipelines.plan.columns import choose_columns
+from pipelines.plan.columns.choose_columns import choose_columns
 from pipelines.plan.fill_down import FillDown
 from pipelines.plan.kept_rows import KeptImages, PublishedRows, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder

@@ -27,4 +27,4 @@ def store_standard_input(stream: BinaryIO, output: Storage) -> str:
         raise InvalidRequest("input: standard input is empty", field="input")
     path = f"{INPUTS_FOLDER}/{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
     output.write(path, content)
-    return f"{output.uri.rstrip('/')}/{path}"
+    return f"{output.uri}/{path}"

@@ -57,7 +57,7 @@ import numpy as np
 from deployments.http.openai_types import EditBody, GenerateBody
 from jobs.image_options import FieldOptions
 from pipelines.part_schema import COLUMN_NAMES
-from pipelines.plan.columns import ALIASES
+from pipelines.plan.columns.choose_columns import ALIASES
 from pipelines.unit_ids import unit_id
 from pipelines.work_table import MADE_FROM_FIELDS, WORK_FIELDS
 from pydantic import ValidationError

@@ -4,10 +4,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines.options import GenerateOptions
-from pipelines.plan.columns import choose_columns
+from pipelines.plan.columns.choose_columns import choose_columns
 from pipelines.plan.row_resolver import ResolvedRow, ResolvedUnit, RowResolver
 from pipelines.unit_ids import derive_seed
-from tests.pipelines.plan.table_source import TableSource
+from tests.pipelines.plan.columns.table_source import TableSource
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest

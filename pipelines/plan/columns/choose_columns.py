@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from pipelines.hub_features import feature_of
 from pipelines.options import GenerateOptions
-from pipelines.plan.column_hints import hints, map_option
-from pipelines.plan.column_map import ColumnMap, column_text, first_of, listed
-from pipelines.plan.column_names import (
+from pipelines.plan.columns.column_hints import hints, map_option
+from pipelines.plan.columns.column_map import ColumnMap, column_text, first_of, listed
+from pipelines.plan.columns.column_names import (
     ALIASES,
     COLUMN_FIELDS,
     MADE_FROM_COLUMNS,
@@ -25,7 +25,7 @@ from pipelines.plan.column_names import (
     free_name,
     look_alike,
 )
-from pipelines.plan.column_values import (
+from pipelines.plan.columns.column_values import (
     ValueCheck,
     accepted_values,
     check_values,
@@ -34,7 +34,7 @@ from pipelines.plan.column_values import (
     is_text_or_number,
     may_name_pictures,
 )
-from pipelines.plan.own_output import KEY_OF_VARIANTS, OwnOutput
+from pipelines.plan.columns.own_output import KEY_OF_VARIANTS, OwnOutput
 from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec

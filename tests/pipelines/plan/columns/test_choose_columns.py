@@ -7,11 +7,11 @@ import pytest
 
 from pipelines.options import GenerateOptions
 from pipelines.part_schema import COLUMN_NAMES
-from pipelines.plan.column_map import ColumnMap
-from pipelines.plan.column_names import ALIASES, RESERVED_COLUMNS
-from pipelines.plan.columns import choose_columns
+from pipelines.plan.columns.choose_columns import choose_columns
+from pipelines.plan.columns.column_map import ColumnMap
+from pipelines.plan.columns.column_names import ALIASES, RESERVED_COLUMNS
 from pipelines.work_table import MADE_FROM_FIELDS, STAGE_COLUMNS, WORK_FIELDS
-from tests.pipelines.plan.table_source import TableSource
+from tests.pipelines.plan.columns.table_source import TableSource
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest

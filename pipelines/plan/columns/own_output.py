@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipelines.part_schema import COLUMN_NAMES
-from pipelines.plan.column_names import MADE_FROM_COLUMNS, best_named
-from pipelines.plan.column_values import ValueCheck
+from pipelines.plan.columns.column_names import MADE_FROM_COLUMNS, best_named
+from pipelines.plan.columns.column_values import ValueCheck
 from zimage_models.model_spec import ModelSpec
 
 KEY_OF_VARIANTS = "{{key}}-{{variant}}"

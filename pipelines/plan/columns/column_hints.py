@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 
 import pyarrow as pa
 
-from pipelines.plan.column_map import column_text
-from pipelines.plan.column_names import ALIASES, COLUMN_FIELDS, NEEDED, look_alike
-from pipelines.plan.column_values import is_text_or_number, may_name_pictures
+from pipelines.plan.columns.column_map import column_text
+from pipelines.plan.columns.column_names import ALIASES, COLUMN_FIELDS, NEEDED, look_alike
+from pipelines.plan.columns.column_values import is_text_or_number, may_name_pictures
 
 _MEANINGS = {
     "key": "the row's key",
