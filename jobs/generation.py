@@ -27,6 +27,7 @@ from pipelines.run.run_monitor import RunCounts
 from pipelines.sources.standard_input import STANDARD_INPUT, store_standard_input
 from pipelines.storage import Storage
 from pipelines.storage_address import open_storage
+from zimage_models.errors import InvalidRequest
 
 _SHOWN_ERRORS = 3
 _SHOWN_IN_DRY_RUN = 20
@@ -88,6 +89,8 @@ def _with_stored_input(options: GenerateOptions, folder: Storage) -> GenerateOpt
     """Store a table on standard input in a folder; its pictures are found from the current folder."""
     if STANDARD_INPUT not in options.input:
         return options
+    if sys.stdin is None:  # as a daemon or `<&-` has it
+        raise InvalidRequest("input: standard input is closed", field="input")
     stored = store_standard_input(sys.stdin.buffer, folder)
     given = tuple(stored if one == STANDARD_INPUT else one for one in options.input)
     return options.model_copy(
