@@ -71,7 +71,8 @@ def run_generation(
         )
     elif result.manifest is None:
         print(f"nothing is published: all {result.plan.counts.rejected} rows are rejected", file=sys.stderr)
-        print_rejected(result.plan, limit=1, see_all="the same command with --dry-run lists them")
+        if progress in ("json", "quiet"):  # the bar has shown some
+            print_rejected(result.plan, limit=1, see_all="the same command with --dry-run lists them")
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")
