@@ -5,9 +5,9 @@ from itertools import islice
 
 import pyarrow as pa
 
-from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows
-from pipelines.sources.table_file import FileReader, TableFile
-from pipelines.sources.text_formats.column_names import check_unique, made_up_name
+from pipelines.sources.source_rows import RowError
+from pipelines.sources.table_file import RowReader, TableFile
+from pipelines.sources.text_formats.column_names import made_up_name, repeated_names
 from pipelines.sources.text_formats.csv_records import (
     CsvHeader,
     CsvRecord,
@@ -22,7 +22,7 @@ from pipelines.sources.text_formats.text_file import TextFile
 from zimage_models.errors import InvalidRequest
 
 
-class CsvReader(FileReader):
+class CsvReader(RowReader):
     """A file of comma-separated values (RFC 4180), or with another delimiter, with a header line.
 
     The delimiter is ``delimiter`` (one character, or ``tab``, ``comma``, ``semicolon`` or ``pipe``), else
@@ -35,8 +35,7 @@ class CsvReader(FileReader):
     tab-separated files do not use quotes, so a line with malformed quotes is read literally there.
 
     Raises:
-        InvalidRequest: the file cannot be read, its header is unreadable or has a name twice, or no row is
-            usable.
+        InvalidRequest: the file cannot be read, its header is unreadable, or no row is usable.
     """
 
     def __init__(self, file: TableFile, *, delimiter: str | None = None, encoding: str | None = None) -> None:
@@ -56,13 +55,9 @@ class CsvReader(FileReader):
         if first.error:
             raise InvalidRequest(f"input: {file.uri}: the header is unreadable: {first.error}", field="input")
         self._header = CsvHeader(first.cells)
-        check_unique(self._header.names, file.uri)
+        self.refused = repeated_names(self._header.names, file.uri)
         filled = self._scan(file.uri)
         self._name_columns(filled)
-
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read all rows in batches."""
-        return batched_rows(self._rows(), self.schema, batch_rows)
 
     def _scan(self, uri: str) -> set[int]:
         """Read all rows, and return which nameless columns have values."""
@@ -91,10 +86,12 @@ class CsvReader(FileReader):
         if num_empty := len(names) - len(columns):
             many = "s are" if num_empty > 1 else " is"
             self.notes += (f"{num_empty} nameless empty column{many} left out",)
-        self._kept = list(columns)
-        self.schema = pa.schema([(name, pa.string()) for name in columns.values()])
+        kept = {index: name for index, name in columns.items() if name not in self.refused}
+        self._kept = list(kept)
+        self.schema = pa.schema([(name, pa.string()) for name in kept.values()])
 
-    def _rows(self) -> Iterator[tuple[int, Sequence[str | None]] | RowError]:
+    def rows(self) -> Iterator[tuple[int, Sequence[str | None]] | RowError]:
+        """Yield the rows' cells, and errors."""
         for row, record in enumerate(self._data_records()):
             if record.error:
                 yield RowError(row=row, key=None, message=f"line {record.line}: {record.error}")
