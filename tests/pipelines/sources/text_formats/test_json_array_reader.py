@@ -104,7 +104,7 @@ class TestElements:
             ("7", "7 is neither a JSON object nor text"),
             ("null", "None is neither a JSON object nor text"),
             ('["a"]', "is neither a JSON object nor text"),
-            ('{"seed": NaN}', "NaN is not a JSON number"),
+            ('{"seed": Infinity}', "Infinity is not a JSON number"),
             ('{"a": {"b": 1, "b": 2}}', "'b' is given twice"),
             ('{"prompt": "\\ud800"}', "surrogates not allowed"),
             ('"\\udc00"', "surrogates not allowed"),
