@@ -99,6 +99,8 @@ def test_every_cell_that_is_passed_through_comes_back_equal(
         expected, found = given_rows[name].combine_chunks(), rows[name].combine_chunks()
         if expected.type == pa.uuid():
             expected = pa.array([cell and str(cell) for cell in expected.to_pylist()], pa.string())
+        if pa.types.is_list_view(expected.type):  # some of which Arrow casts to arrays that are not valid
+            expected = pa.array(expected.to_pylist(), found.type)
         # By bits: a NaN does not equal itself.
         cells = [row_digests(pa.table({"cell": one})) for one in (expected.cast(found.type), found)]
         assert cells[0] == cells[1], given_rows.schema.field(name)

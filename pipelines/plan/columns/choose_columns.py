@@ -80,6 +80,7 @@ class _Chooser:
 
     def choose(self) -> ColumnMap:
         self._take_explicit()
+        self._refuse_unreadable()
         for name in _FIRST:
             self._guess(name)
         self._check_prompt()
@@ -119,7 +120,8 @@ class _Chooser:
         )
 
     def _take_explicit(self) -> None:
-        names = list(self._types)
+        refused = self._source.refused
+        names = [*self._types, *refused]
         for field, column in self._options.columns.items():
             if field not in ALIASES:
                 guess = look_alike(field) or closest(field, ALIASES)
@@ -127,7 +129,7 @@ class _Chooser:
                 self._refuse(f"map: unknown field {field!r}; {meant}fields are {listed(ALIASES)}", "map")
             elif column and column not in names:
                 self._refuse_column("map", column)
-            elif column:
+            elif column and column not in refused:
                 self._chosen[field] = column
         for column in self._options.drop:
             if column not in names:
@@ -137,10 +139,17 @@ class _Chooser:
             if given and template:
                 self._refuse(f"{field}: both a template and column {given!r} are given; leave one out", field)
 
+    def _refuse_unreadable(self) -> None:
+        dropped = set(self._options.drop) - set(self._options.columns.values())
+        for column, message in self._source.refused.items():
+            if column not in dropped:
+                self._refuse(message, column)
+
     def _refuse_column(self, option: str, column: str) -> None:
-        guess = closest(column, self._types)
+        names = [*self._types, *self._source.refused]
+        guess = closest(column, names)
         meant = f"did you mean {guess!r}? " if guess else ""
-        self._refuse(f"{option}: no column {column!r}; {meant}columns are {listed(self._types)}", option)
+        self._refuse(f"{option}: no column {column!r}; {meant}columns are {listed(names)}", option)
 
     def _guess(self, field: str) -> None:
         templates = {"prompt": self._options.template, "key": self._options.key}
@@ -261,7 +270,8 @@ class _Chooser:
             taken = {*reserved, *self._types, *passthrough.values()} if is_taken else ()
             passthrough[name] = free_name(name, taken)
         left_out -= set(self._chosen.values())
-        return passthrough, tuple(name for name in self._types if name in left_out)
+        names = [*self._types, *self._source.refused]
+        return passthrough, tuple(name for name in names if name in left_out)
 
     def _check_types(self, copied: Iterable[str]) -> None:
         for name in copied:

@@ -96,7 +96,8 @@ def check_values(source: Source, checks: Collection[ValueCheck]) -> None:
     """
     if not checks:
         return
-    for batch in source.batches():
+    columns = {column for check in checks for column in check.columns}
+    for batch in source.batches(columns=columns):
         for check in checks:
             if not check.is_settled:
                 check.add(batch.table)

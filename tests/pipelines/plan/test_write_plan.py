@@ -94,7 +94,7 @@ BAD_VALUES: list[tuple[Row, str]] = [
 MAPPED = {name: name for name in ("size", "height", "model")}
 """Columns that mean something else in many tables, so they are not guessed."""
 BAD_LINES: list[tuple[str, str]] = [
-    ('{"sku": "n", "prompt": "x", "seed": NaN}', "NaN is not a JSON number"),
+    ('{"sku": "n", "prompt": "x", "seed": Infinity}', "Infinity is not a JSON number"),
     ('["a pear"]', "['a pear'] is not a JSON object"),
     ("a pear", "not valid JSON"),
     ('{"sku": "s", "prompt": "\\ud800"}', "surrogates not allowed"),

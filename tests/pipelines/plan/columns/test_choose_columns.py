@@ -38,14 +38,21 @@ def told(columns: ColumnMap) -> tuple[str, ...]:
 
 
 def chosen(
-    cells: Cells | list[str], *, model: str = TURBO, format: str = "parquet", **options: Any
+    cells: Cells | list[str],
+    *,
+    model: str = TURBO,
+    format: str = "parquet",
+    refused: dict[str, str] | None = None,
+    **options: Any,
 ) -> ColumnMap:
     """Choose the columns of a table, or of one row of text in columns of these names."""
     if isinstance(cells, list):
         cells = dict.fromkeys(cells, "text")
     engine = EngineConfig(model=model, fake=True)
     job = GenerateOptions(input="in.parquet", output="out", engine=engine, **options)
-    return choose_columns(TableSource(table_of(cells), format), options=job, spec=resolve_model(engine))
+    source = TableSource(table_of(cells), format)
+    source.refused = refused or {}
+    return choose_columns(source, options=job, spec=resolve_model(engine))
 
 
 def refusal(cells: Cells | list[str], **options: Any) -> str:
@@ -534,6 +541,14 @@ def test_a_missing_prompt_lists_the_columns_and_the_ways_out() -> None:
 )
 def test_unknown_names_are_told_with_the_closest(options: dict[str, Any], told: str) -> None:
     assert told in refusal(["title", "sku"], **options)
+
+
+def test_columns_that_cannot_be_read_are_problems_unless_they_are_dropped() -> None:
+    refused = {"shape": "input: column 'shape' is a union", "n": "input: column 'n' has two types"}
+    assert chosen(["prompt"], refused=refused, drop=["shape", "n"]).left_out == ("shape", "n")
+    message = refusal(["prompt"], refused=refused, drop=["n", "m"], columns={"seed": "shape"})
+    assert message.startswith("columns: 2 problems: (1) drop: no column 'm'")
+    assert message.endswith("; (2) input: column 'shape' is a union")
 
 
 def test_all_problems_are_told_at_once() -> None:
