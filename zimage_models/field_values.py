@@ -176,6 +176,11 @@ def _number_of_text(text: str, name: str) -> float:
     return number
 
 
+def is_written_number(text: str) -> bool:
+    """Return whether text is a number as people write it, even one that no field takes, such as 3,5 or -1."""
+    return any(pattern.fullmatch(text.strip()) for pattern in (_NUMBER, _COMMA, _THOUSANDS))
+
+
 def read_boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:
     """Read a boolean, or one of the words ``true`` and ``false``."""
     value = given.get(name, default)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_map import ColumnMap
+from pipelines.plan.columns.column_values import given_value
 from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
 from pipelines.plan.kept_rows import KeptImages
 from pipelines.plan.keys import key_text
@@ -14,7 +15,7 @@ from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_spec import Way
+from zimage_models.field_spec import FieldKind, Way
 from zimage_models.field_values import read_whole, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
@@ -27,6 +28,7 @@ _PICTURE_SETTINGS = {
     field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs
 }
 """Fields of the job that apply only to rows with pictures, and the picture field each needs."""
+_TEXT_FIELDS = frozenset(field.name for field in REQUEST_FIELDS.values() if field.kind is FieldKind.TEXT)
 _NO_PICTURES = PlannedPictures()
 
 
@@ -173,7 +175,13 @@ class RowResolver:
 
     def _own_values(self, row: Mapping[str, Any], pictures: PlannedPictures) -> dict[str, Any]:
         """Collect the generation fields that the row itself sets, including its prompt."""
-        own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
+        own = {}
+        for name, column in self._columns.fields.items():
+            value = row[column] if name in _TEXT_FIELDS else given_value(row[column])
+            if value is not None:
+                own[name] = value
+        if self._columns.has_recorded_seeds and isinstance(own.get("seed"), int):
+            own["seed"] &= MAX_SEED
         if self._template is not None:
             own["prompt"] = self._template.render(row)
         elif self._columns.prompt is not None:
@@ -194,7 +202,7 @@ class RowResolver:
         return {**{name: value for name, value in job.items() if name not in idle}, **own}
 
     def _check_model(self, row: Mapping[str, Any]) -> None:
-        asked = row.get(self._columns.model) if self._columns.model else None
+        asked = given_value(row.get(self._columns.model)) if self._columns.model else None
         accepted = (self._spec.model_id, self._spec.model_id.rsplit("/", 1)[-1], self._spec.variant.name)
         if asked is not None and asked not in accepted:
             raise InvalidRequest(
@@ -202,7 +210,7 @@ class RowResolver:
             )
 
     def _num_variants(self, row: Mapping[str, Any]) -> int:
-        value = row.get(self._columns.variants) if self._columns.variants else None
+        value = given_value(row.get(self._columns.variants)) if self._columns.variants else None
         if value is None:
             return self._options.variants
         number = read_whole({"variants": value}, "variants", None)

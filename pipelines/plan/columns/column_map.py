@@ -21,6 +21,9 @@ class ColumnMap:
     """Generation field (or ``size``) -> column."""
     pictures: dict[str, str]
     """``image`` (one or several per row), ``mask`` or ``control_image`` -> column."""
+    has_recorded_seeds: bool = False
+    """Whether the seeds are those that a data set of ours records. Releases before 0.3 recorded larger ones,
+    of which torch's CPU generator read the lower 32 bits."""
     model: str | None
     variants: str | None
     passthrough: dict[str, str]

@@ -64,7 +64,8 @@ def same(*names: str) -> dict[str, str]:
 
 
 def test_settings_are_guessed_and_the_rest_is_copied() -> None:
-    columns = chosen(["SKU", "caption", "steps", "Guidance", "seed", "n", "brand", "a.b/c's 名"])
+    settings = {"steps": 8, "Guidance": "2,5", "seed": "-1", "variants": 2}
+    columns = chosen({"SKU": "a", "caption": "b", **settings, "brand": "c", "a.b/c's 名": "d"})
     assert columns == ColumnMap(
         prompt="caption",
         key="SKU",
@@ -72,12 +73,42 @@ def test_settings_are_guessed_and_the_rest_is_copied() -> None:
         fields={"num_inference_steps": "steps", "guidance_scale": "Guidance", "seed": "seed"},
         pictures={},
         model=None,
-        variants="n",
+        variants="variants",
         passthrough=same("SKU", "brand", "a.b/c's 名"),
         left_out=(),
         notes=(),
         hints=(),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("seed", "tomato"),
+        ("seed", pa.array([True])),
+        ("steps", "1. mix; 2. bake"),
+        ("steps", [["mix", "bake"]]),
+        ("guidance", "adults only"),
+        ("variants", '[{"id": 2, "price": "3.00"}]'),
+    ],
+)
+def test_a_column_without_any_number_is_no_setting(name: str, cell: Any) -> None:
+    columns = chosen({"prompt": "a", name: cell})
+    assert not columns.fields
+    assert columns.variants is None
+    assert name in columns.passthrough
+
+
+def test_one_number_or_no_value_at_all_makes_a_setting() -> None:
+    cells = {"prompt": "a", "seed": ["", "random", "7"], "steps": ["", " ", None], "guidance": pa.null()}
+    assert set(chosen(cells).fields) == {"seed", "num_inference_steps", "guidance_scale"}
+
+
+def test_n_is_the_number_of_images_in_a_table_of_prompts_only() -> None:
+    assert chosen({"prompt": "a", "n": 2}).variants == "n"
+    columns = chosen({"caption": "a", "n": 2})
+    assert columns.variants is None
+    assert columns.hints == ("column n is not used; if it is the number of images, give --map variants=n",)
 
 
 @pytest.mark.parametrize(
@@ -375,6 +406,12 @@ def test_our_own_output_is_edited_or_made_again_in_one_round() -> None:
     assert chosen(own_output(), drop=["image"]).pictures == {}
 
 
+def test_seeds_of_our_own_output_are_known_as_recorded() -> None:
+    assert chosen(own_output()).has_recorded_seeds
+    assert not chosen(own_output(), columns={"seed": ""}).has_recorded_seeds
+    assert not chosen(own_output(s=[7, 8]), columns={"seed": "s"}).has_recorded_seeds
+
+
 def test_settings_of_our_own_output_give_way_to_the_jobs() -> None:
     assert chosen(own_output(), fields={"size": "128x128"}).fields.keys() == RECORDED - {"width", "height"}
     columns = chosen(own_output(), fields={"num_inference_steps": 4})
@@ -473,7 +510,8 @@ def test_names_that_look_like_a_setting_are_pointed_out(name: str, field: str, m
 
 
 def test_a_setting_that_has_its_column_is_not_pointed_out() -> None:
-    assert told(chosen(["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"])) == ()
+    names = ["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"]
+    assert told(chosen(dict.fromkeys(names, "7"))) == ()
     assert told(chosen({"prompt": "a", "size": "64x64", "aspect_ratio": "1:1", "image_width": 51})) == ()
 
 
@@ -492,7 +530,8 @@ def test_addresses_are_pointed_out_where_images_are_made_from_pictures() -> None
 
 
 def test_lines_say_what_every_column_became() -> None:
-    columns = chosen(["SKU", "caption", "seed", "brand", "height", "a, b"], drop=["brand"])
+    names = ["SKU", "caption", "seed", "brand", "height", "a, b"]
+    columns = chosen(dict.fromkeys(names, "7"), drop=["brand"])
     assert columns.lines() == [
         "columns: prompt <- caption; key <- SKU; seed <- seed",
         "copied: SKU, height as height_1, 'a, b'",
