@@ -28,8 +28,10 @@ _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?")
 _COMMA = re.compile(r"[+-]?\d{1,9},\d{1,9}")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,4}")
-# ASCII digits, after full-width forms became ASCII. The last letters are Cyrillic.
-_SIZE = re.compile(r"([0-9]{1,9})\s*(?:px)?\s*[xX*×хХ]\s*([0-9]{1,9})\s*(?:px)?")
+# ASCII digits, after full-width forms became ASCII. The last sign is a Cyrillic letter.
+_SIZE = re.compile(
+    r"([0-9]{1,9})\s*(?:px|pixels)?\s*(?:[x*×✕✖⨯х]|by)\s*([0-9]{1,9})\s*(?:px|pixels)?", re.IGNORECASE
+)
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 

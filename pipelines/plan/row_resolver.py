@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_map import ColumnMap
 from pipelines.plan.columns.column_values import given_value
-from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
+from pipelines.plan.file_names import DEFAULT_NAME, OWN_COLUMNS, NameTemplate
 from pipelines.plan.kept_rows import KeptImages
 from pipelines.plan.keys import key_text
 from pipelines.plan.picture_plan import PlannedPictures
@@ -81,9 +81,10 @@ class RowResolver:
         template = columns.key_template
         self._key_template = KeyTemplate(template, columns=column_names) if template else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
-        name_columns = ["key", "variant", "seed", "width", "height", *column_names]
         self._name = NameTemplate(
-            options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
+            options.name or DEFAULT_NAME,
+            columns=[*OWN_COLUMNS, *column_names],
+            image_format=options.encoding.format,
         )
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
@@ -169,7 +170,8 @@ class RowResolver:
             if not self._keys.add(key):
                 if is_new_row:
                     field = "key" if self._key_template else self._columns.key
-                    raise InvalidRequest(f"{field}: an earlier row has the key {key!r} too", field="key")
+                    message = f"{field}: an earlier row has the key {key!r} too; give other keys (--key)"
+                    raise InvalidRequest(message, field="key")
                 return ResolvedRow(key=key, units=())
         return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
 
@@ -258,7 +260,10 @@ class RowResolver:
             names |= {"width": request.width, "height": request.height}
             file_name = self._name.render(names)
             if not self._names.add(file_name):
-                raise InvalidRequest(f"name: another image has the file name {file_name!r} too", field="name")
+                message = (
+                    f"name: another image has the file name {file_name!r} too; give other names (--name)"
+                )
+                raise InvalidRequest(message, field="name")
             yield ResolvedUnit(
                 unit_id=self._unit_id(
                     request,

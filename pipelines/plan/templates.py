@@ -33,7 +33,7 @@ from pipelines.plan.template_columns import (
     misspelled,
     quoted,
     spelled,
-    unknown_column,
+    unknown_columns,
 )
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import shown
@@ -260,7 +260,12 @@ def _part_of_prompt(value: Any) -> Any:
 
 
 def _part_of_key(value: Any) -> Any:
-    return value if isinstance(value, str | Undefined) else key_text(value)
+    if isinstance(value, str | Undefined):
+        return value
+    try:
+        return key_text(value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}, or make it text with |string", field="key") from error
 
 
 def _checked_columns(
@@ -271,7 +276,8 @@ def _checked_columns(
     named, reads_all = columns_read(tree, columns)
     unknown = [] if columns is None else sorted(named.difference(columns))
     if columns is not None and unknown:
-        raise unknown_column(unknown[0], columns, option, misspelled(text, columns, option, unknown[0]))
+        hints = {name: misspelled(text, columns, option, name) for name in unknown}
+        raise unknown_columns(hints, columns, option)
     return None if reads_all else named
 
 

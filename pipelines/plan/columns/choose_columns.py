@@ -35,6 +35,7 @@ from pipelines.plan.columns.column_values import (
     may_name_pictures,
 )
 from pipelines.plan.columns.own_output import KEY_OF_VARIANTS, OwnOutput
+from pipelines.plan.columns.table_problems import raise_all, template_problems
 from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import is_written_number
@@ -61,8 +62,8 @@ def choose_columns(source: Source, *, options: GenerateOptions, spec: ModelSpec)
 
     Raises:
         InvalidRequest: everything that is wrong with the table's columns, in one message: an unknown field or
-            column, no prompt, an ambiguous guess, a type that can't be a key, a field without the one that it
-            needs, or a type that `datasets` can't hold.
+            column, a template that can't be used, no prompt, an ambiguous guess, a type that can't be a key,
+            a field without the one that it needs, or a type that `datasets` can't hold.
     """
     return _Chooser(source, options, spec).choose()
 
@@ -93,7 +94,7 @@ class _Chooser:
         key_template = self._key_template()
         passthrough, left_out = self._copied()
         self._check_types(passthrough)
-        self._raise_problems()
+        raise_all(self._problems)
         refused = {*self._options.columns, "prompt", *(["key"] if key_template else [])}
         advice = hints(
             self._source.schema,
@@ -140,6 +141,7 @@ class _Chooser:
             given = self._options.columns.get(field)
             if given and template:
                 self._refuse(f"{field}: both a template and column {given!r} are given; leave one out", field)
+        self._problems += template_problems(self._options, self._source.schema)
 
     def _refuse_column(self, option: str, column: str) -> None:
         guess = closest(column, self._types)
@@ -180,6 +182,9 @@ class _Chooser:
     def _check_prompt(self) -> None:
         if self._options.template or "prompt" in self._chosen or self._options.columns.get("prompt"):
             return
+        if self._options.columns.get("prompt") == "":
+            self._refuse("prompt: --map prompt= leaves the rows without one; give --template too", "prompt")
+            return
         similar = [name for name in self._free if look_alike(name) == "prompt"]
         texts = [name for name in similar if is_text(self._types[name])]
         others = [f"{name!r} is {self._types[name]}" for name in similar if name not in texts]
@@ -205,13 +210,14 @@ class _Chooser:
         """Return the fields to guess by name, because their columns can mean nothing else."""
         if self._is_batch_file:
             return list(_LATER)
-        checks = {fields: self._value_check(fields) for fields in _BY_VALUE}
+        checks: dict[tuple[str, ...], ValueCheck | None] = {}
+        checks |= {fields: self._value_check(fields) for fields in _BY_VALUE}
         checks |= self._number_checks()
         own = self._own
         questions = [*checks.values(), *((own.is_of_model, own.has_one_each) if own else ())]
         check_values(self._source, [check for check in questions if check])
         unclear = {"model"}.union(*(of for of, check in checks.items() if not (check and check.holds)))
-        if not self._is_prompt_table and self._best("variants") == ["n"]:
+        if not self._is_prompt_table and list(map(str.lower, self._best("variants"))) == ["n"]:
             unclear.add("variants")  # of a catalogue, it may count anything
         if own:
             unclear |= own.outdated(self._options.fields)
@@ -297,15 +303,6 @@ class _Chooser:
 
     def _refuse(self, message: str, field: str) -> None:
         self._problems.append(InvalidRequest(message, field=field))
-
-    def _raise_problems(self) -> None:
-        if len(self._problems) == 1:
-            raise self._problems[0]
-        if self._problems:
-            told = "; ".join(
-                f"({number}) {problem}" for number, problem in enumerate(self._problems, start=1)
-            )
-            raise InvalidRequest(f"columns: {len(self._problems)} problems: {told}", field="columns")
 
 
 def _renamings(passthrough: Mapping[str, str]) -> list[str]:

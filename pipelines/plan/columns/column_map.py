@@ -41,7 +41,9 @@ class ColumnMap:
         used |= {"variants": self.variants, "model": self.model}
         sources = {field: column_text(column) for field, column in used.items() if column is not None}
         sources.setdefault("prompt", "the template")
-        sources.setdefault("key", self.key_template or "the row's content")
+        template = self.key_template or ""
+        is_one_line = template.isprintable() and len(template) <= 200
+        sources.setdefault("key", (template if is_one_line else "a template") or "the row's content")
         order = [name for name in used if name in sources]
         lines = ["columns: " + "; ".join(f"{name} <- {sources[name]}" for name in order)]
         copied = [

@@ -106,6 +106,7 @@ def test_one_number_or_no_value_at_all_makes_a_setting() -> None:
 
 def test_n_is_the_number_of_images_in_a_table_of_prompts_only() -> None:
     assert chosen({"prompt": "a", "n": 2}).variants == "n"
+    assert chosen({"caption": "a", "N": 2}).variants is None
     columns = chosen({"caption": "a", "n": 2})
     assert columns.variants is None
     assert columns.hints == ("column n is not used; if it is the number of images, give --map variants=n",)
@@ -544,6 +545,10 @@ def test_lines_say_what_every_column_became() -> None:
     assert "key <- {{title}}" in chosen(["title"], template="x", key="{{title}}").lines()[0]
 
 
+def test_lines_are_lines_whatever_the_keys_are_made_of() -> None:
+    assert chosen({"prompt": "a", "b": "c"}, key="{{ b }}\n").lines()[0].endswith("key <- a template")
+
+
 def test_lines_of_a_wide_table_are_short() -> None:
     lines = chosen(["prompt", *(f"column {i}" for i in range(100))]).lines()
     assert lines[1].endswith("column 10, column 11 and 88 more")
@@ -591,6 +596,32 @@ def test_all_problems_are_told_at_once() -> None:
         "(8) column odd: Hugging Face datasets has no type",
     ):
         assert part in message
+
+
+def test_problems_of_templates_are_among_them() -> None:
+    options: dict[str, Any] = {
+        "template": "{{ titel }} {{ nope }}",
+        "key": "{{ id }",
+        "where": "prize > 3",
+        "name": "{idd}.png",
+        "fill_down": ["Vendor"],
+        "drop": ["nothing"],
+    }
+    message = refusal(["id", "title", "price"], **options)
+    assert message.startswith("columns: 6 problems: (1) drop: no column 'nothing'")
+    for part in (
+        "fill_down: no column 'Vendor'",
+        'where: no column "prize" (did you mean price?)',
+        'template: no column "nope", no column "titel" (did you mean title?)',
+        "key: '{{ id }': unexpected '}'",
+        'name: no column "idd" (did you mean {id}?)',
+    ):
+        assert part in message
+
+
+def test_a_prompt_mapped_to_nothing_needs_a_template() -> None:
+    assert refusal(["prompt"], columns={"prompt": ""}).endswith("give --template too")
+    assert chosen(["prompt"], columns={"prompt": ""}, template="a").prompt is None
 
 
 # Tables as people have them
