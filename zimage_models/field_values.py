@@ -98,7 +98,8 @@ def _read_integer(
     given: Mapping[str, Any], field: RequestField, default: int | None, low: int, high: int
 ) -> int:
     value = given.get(field.name, default)
-    if isinstance(value, str) and field.if_low and not any(map(str.isdigit, value)):
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if field.if_low and (is_nan or (isinstance(value, str) and not any(map(str.isdigit, value)))):
         raise InvalidRequest(
             f"{field.name}: {shown(value)} is not a number; {field.if_low}", field=field.name
         )

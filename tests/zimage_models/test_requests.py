@@ -258,7 +258,7 @@ BAD_VALUES = [
     ("guidance_scale", "1_0", ["'1_0' is not a number"]),
     ("cfg_truncation", "0,5", ["write 0.5"]),
     ("seed", 1e300, ["1e+300", f"0..{MAX_SEED}"]),
-    ("seed", math.nan, ["nan", "finite"]),
+    ("seed", math.nan, ["nan", "leave it empty"]),
     ("seed", "nan", ["'nan' is not a number; leave it empty"]),
     ("cfg_truncation", "nan", ["'nan' is not a finite number"]),
     ("seed", "9" * 5000, ["outside"]),

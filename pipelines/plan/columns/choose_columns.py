@@ -102,6 +102,7 @@ class _Chooser:
             chosen=self._chosen,
             refused=refused,
             has_image_job=self._is_image_job,
+            has_controlnet=self._spec.controlnet is not None or self._is_batch_file,
         )
         notes = [
             *(self._own.notes(self._chosen, key_template) if self._own else ()),

@@ -367,6 +367,7 @@ def test_control_images_need_no_others_and_their_scale_needs_them() -> None:
     scale = "controlnet_conditioning_scale"
     columns = chosen(["prompt", "conditioning_image", scale, "control_sha256"])
     assert columns.pictures == {"control_image": "conditioning_image"}
+    assert any("need --controlnet" in hint for hint in columns.hints)
     assert columns.fields == {scale: scale}
     assert columns.passthrough == {"control_sha256": "control_sha256_1"}
     assert chosen(["prompt", scale]).fields == {}
