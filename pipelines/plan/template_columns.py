@@ -12,6 +12,7 @@ from zimage_models.errors import InvalidRequest
 
 _MAX_LISTED = 12
 _CONSTANTS = ("true", "false", "none")
+_SINGLE_BRACES = re.compile(r"\{ *([^{}]+?) *\}")
 _IN_BRACES = re.compile(r"\{[{%](.*?)(?:[}%]\}|\Z)", re.DOTALL)
 
 
@@ -86,6 +87,13 @@ def misspelled(text: str, columns: Iterable[str], option: str, word: str = "") -
     column = max(found, key=len)
     example = spelled(column, option) if option == "where" else f"{{{{ {spelled(column, option)} }}}}"
     return f" (the column {quoted(column)} is written {example})"
+
+
+def in_single_braces(tree: nodes.Template, columns: Iterable[str]) -> str | None:
+    """Return a column that a template names as ``--name`` does, ``{title}``; Jinja takes it for text."""
+    known = set(columns)
+    texts = (node.data for node in tree.find_all(nodes.TemplateData))
+    return next((name for text in texts for name in _SINGLE_BRACES.findall(text) if name in known), None)
 
 
 def unknown_columns(hints: Mapping[str, str], columns: Iterable[str], option: str) -> InvalidRequest:

@@ -29,6 +29,7 @@ from jinja2.utils import missing
 from pipelines.plan.keys import check_key, key_text
 from pipelines.plan.template_columns import (
     columns_read,
+    in_single_braces,
     listed,
     misspelled,
     quoted,
@@ -172,6 +173,10 @@ class _TextTemplate:
         except _PARSE_ERRORS as error:
             raise _unreadable(error, text, columns, option) from error
         self.columns_used = _checked_columns(tree, text, columns, option)
+        if (column := in_single_braces(tree, columns or ())) is not None:
+            example = f"{{{{ {spelled(column, option)} }}}}"
+            message = f"{option}: {{{column}}} is plain text; the column is written {example}"
+            raise InvalidRequest(message, field=option)
 
     def render(self, row: Mapping[str, Any]) -> str:
         cells = _Cells((name, value) for name, value in row.items() if value is not None)

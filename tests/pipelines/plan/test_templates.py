@@ -252,6 +252,17 @@ class TestKeyTemplate:
         assert message.startswith('key: no column "brnd" (did you mean brand?)')
 
 
+@pytest.mark.parametrize("kind", [PromptTemplate, KeyTemplate])
+def test_a_column_in_single_braces_is_refused_instead_of_read_as_text(kind: type[PromptTemplate]) -> None:
+    assert refusal(lambda: kind("a {brand}", columns=COLUMNS)).endswith(
+        "{brand} is plain text; the column is written {{ brand }}"
+    )
+    assert refusal(lambda: kind("{{ brand }} { Variant SKU }", columns=COLUMNS)).endswith(
+        '{{ row["Variant SKU"] }}'
+    )
+    assert kind('{cat} {{brand}} {{ "{title}" }} {}', columns=COLUMNS).render(ROW) == "{cat} Acme {title} {}"
+
+
 class TestColumnsUsed:
     @pytest.mark.parametrize(
         ("text", "used"),
