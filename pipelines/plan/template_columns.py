@@ -3,7 +3,7 @@
 import json
 import keyword
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 
 from jinja2 import meta, nodes
@@ -12,6 +12,7 @@ from zimage_models.errors import InvalidRequest
 
 _MAX_LISTED = 12
 _CONSTANTS = ("true", "false", "none")
+_SINGLE_BRACES = re.compile(r"\{ *([^{}]+?) *\}")
 _IN_BRACES = re.compile(r"\{[{%](.*?)(?:[}%]\}|\Z)", re.DOTALL)
 
 
@@ -88,13 +89,29 @@ def misspelled(text: str, columns: Iterable[str], option: str, word: str = "") -
     return f" (the column {quoted(column)} is written {example})"
 
 
-def unknown_column(name: str, columns: Iterable[str], option: str, hint: str = "") -> InvalidRequest:
-    """Return the error for a column that is not in the table, with the closest one unless there is a hint."""
+def in_single_braces(tree: nodes.Template, columns: Iterable[str]) -> str | None:
+    """Return a column that a template names as ``--name`` does, ``{title}``; Jinja takes it for text."""
+    known = set(columns)
+    texts = (node.data for node in tree.find_all(nodes.TemplateData))
+    return next((name for text in texts for name in _SINGLE_BRACES.findall(text) if name in known), None)
+
+
+def unknown_columns(hints: Mapping[str, str], columns: Iterable[str], option: str) -> InvalidRequest:
+    """Return the error for columns that are not in the table, with the closest ones if there are no hints.
+
+    Args:
+        hints: their names, and a hint or "" for each.
+        columns: the known columns.
+        option: the option that named them.
+    """
     known = list(dict.fromkeys(columns))
     folded = {column.casefold(): column for column in reversed(known)}
-    if not hint and (close := get_close_matches(name.casefold(), folded, n=1)):
-        hint = f" (did you mean {spelled(folded[close[0]], option)}?)"
-    message = f"{option}: no column {quoted(name)}{hint}; columns are {listed(known)}"
+    told = []
+    for name, hint in hints.items():
+        if not hint and (close := get_close_matches(name.casefold(), folded, n=1)):
+            hint = f" (did you mean {spelled(folded[close[0]], option)}?)"
+        told.append(f"no column {quoted(name)}{hint}")
+    message = f"{option}: {', '.join(told)}; columns are {listed(known)}"
     return InvalidRequest(message, field=option)
 
 
