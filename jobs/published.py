@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,13 @@ from zimage_models.errors import InvalidRequest
 # Every command imports what it works with when it runs: all need pyarrow, and `retry` needs Ray, but --help
 # and bad usage need neither.
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from pipelines.data_set import DataSetStatus
     from pipelines.dataset.manifest import RunManifest
     from pipelines.storage import Storage
+
+_ROWS_AT_ONCE = 4096
 
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="Folder of the data set; path or s3://.")]
 
@@ -173,19 +177,21 @@ def _print_status(report: "DataSetStatus", *, as_json: bool) -> None:
         print(f"{report.unpublished} images are not in the data set: from older tables or an unfinished run")
 
 
-def _print_errors(rows: list[dict[str, Any]], *, limit: int | None, as_json: bool) -> None:
+def _print_errors(errors: "pa.Table", *, limit: int | None, as_json: bool) -> None:
     """Print rows that could not be made, one per line."""
-    shown = rows[:limit]
+    shown = errors.slice(0, limit)
+    # There may be millions, so only some are Python objects at a time.
+    rows = (row for batch in shown.to_batches(max_chunksize=_ROWS_AT_ONCE) for row in batch.to_pylist())
     if as_json:
-        for row in shown:
+        for row in rows:
             print(json.dumps(row, ensure_ascii=False))
         return
-    if not rows:
+    if not len(errors):
         print("no errors")
         return
-    print(f"{len(rows)} error{'s' * (len(rows) > 1)}; the first row after a header is row 0")
-    for row in shown:
+    print(f"{len(errors)} error{'s' * (len(errors) > 1)}; the first row after a header is row 0")
+    for row in rows:
         variant = f", variant {row['variant']}" if row["variant"] else ""
         print(f"row {row['row']} ({row['key']}{variant}): {row['error_class']}: {row['message']}")
-    if len(shown) < len(rows):
-        print(f"and {len(rows) - len(shown)} more")
+    if len(shown) < len(errors):
+        print(f"and {len(errors) - len(shown)} more")

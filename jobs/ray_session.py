@@ -3,9 +3,10 @@
 import logging
 import math
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import ray
@@ -96,7 +97,9 @@ def _init(*, verbose: bool, **how: Any) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Else Ray's C++ (2.60) prints an error line for every actor pool: "has constructor arguments in ...".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    with _stderr_without("Set ray log level from environment variable"):
+    # A container may have no grep, and then it shows the line.
+    quiet = _stderr_without("Set ray log level from environment variable")
+    with quiet if shutil.which("grep") else nullcontext():
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **how)
 
 

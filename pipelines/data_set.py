@@ -1,8 +1,6 @@
 """Opening a data set's folder, and reporting what it holds: what is published, what failed and why."""
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -72,17 +70,15 @@ def read_status(output: Storage) -> DataSetStatus:
     """Read what is published, what failed, and what an unfinished run has written."""
     manifest = read_manifest(output)
     published = {part_name(part.path) for part in manifest.parts} if manifest else set()
-    errors = _errors(output, manifest)
-    counts: Counter[str] = Counter()
-    firsts: dict[str, dict[str, Any]] = {}
-    for row in errors.to_pylist():
-        counts[row["error_class"]] += 1
-        firsts.setdefault(row["error_class"], row)
+    by_class = _errors(output, manifest).group_by("error_class", use_threads=False)
+    classes = by_class.aggregate([("row", "count"), ("row", "first"), ("message", "first")])
     return DataSetStatus(
         manifest=manifest,
         errors={
-            name: ErrorClass(count=count, row=firsts[name]["row"], message=firsts[name]["message"])
-            for name, count in counts.items()
+            one["error_class"]: ErrorClass(
+                count=one["row_count"], row=one["row_first"], message=one["message_first"]
+            )
+            for one in classes.to_pylist()
         },
         unpublished=sum(
             table.num_rows
@@ -92,8 +88,8 @@ def read_status(output: Storage) -> DataSetStatus:
     )
 
 
-def list_errors(output: Storage, *, error_class: str | None = None) -> list[dict[str, Any]]:
-    """List the rows that could not be made, in input order: row, key, variant, error_class and message.
+def list_errors(output: Storage, *, error_class: str | None = None) -> pa.Table:
+    """Return the rows that could not be made, in input order: row, key, variant, error_class and message.
 
     Args:
         output: the data set's folder.
@@ -106,11 +102,11 @@ def list_errors(output: Storage, *, error_class: str | None = None) -> list[dict
     if error_class is not None:
         chosen = errors.filter(pc.field("error_class") == error_class)
         if not chosen.num_rows:
-            known = sorted({str(name) for name in errors["error_class"].to_pylist()})
+            known = sorted(map(str, errors["error_class"].unique().to_pylist()))
             there_are = f"the classes here are {', '.join(known)}" if known else "no row failed here"
             raise InvalidRequest(f"class: no error is {error_class!r}; {there_are}", field="class")
         errors = chosen
-    return errors.to_pylist()
+    return errors
 
 
 def _errors(output: Storage, manifest: RunManifest | None) -> pa.Table:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from pipelines.plan.template_columns import quoted, unknown_columns
+from pipelines.plan.template_columns import quoted, unknown_column
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import shown
 from zimage_models.image_files.image_codec import SUFFIXES
@@ -95,7 +95,7 @@ class NameTemplate:
                 self._literals[-1] += SUFFIXES[image_format].removeprefix(".")
             elif column is not None:
                 if column not in columns:
-                    raise unknown_columns({column: ""}, ["ext", *columns], "name")
+                    raise unknown_column(column, ["ext", *columns], "name")
                 self._fields.append((column, _plain_format(column, specification or "", conversion)))
                 self._literals.append("")
         self.columns_used = frozenset(column for column, _ in self._fields)

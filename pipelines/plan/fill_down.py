@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.plan.template_columns import unknown_column
 from zimage_models.errors import InvalidRequest
 
 _TEXT_TYPES = (pa.string(), pa.large_string())
@@ -24,10 +25,7 @@ class FillDown:
     def __init__(self, names: Sequence[str], schema: pa.Schema) -> None:
         for name in names:
             if name not in schema.names:
-                listed = ", ".join(repr(column) for column in schema.names[:30])
-                raise InvalidRequest(
-                    f"fill_down: no column {name!r}; columns are {listed}", field="fill_down"
-                )
+                raise unknown_column(name, schema.names, "fill_down")
             if pa.types.is_nested(schema.field(name).type):
                 raise InvalidRequest(
                     f"fill_down: column {name!r} is {schema.field(name).type}; only values can be filled",

@@ -252,6 +252,17 @@ class RowResolver:
         # Hashes of the files: the pictures in a request depend on its size.
         content = _by_content(own)
         files = [content.get("mask"), *content["reference_images"]] if request.reference_images else []
+        # The images of a row differ in their seeds alone, so what takes long is found once.
+        make_id = partial(
+            unit_id,
+            weights_sha256=self._weights_sha256,
+            shift=self._spec.shift,
+            encoding=self._options.encoding,
+            engine=self._engine,
+            tokens_read=self._tokens_read(request),
+            files=files,
+            control=content.get("control_image"),
+        )
         for variant in range(num_variants):
             if variant:
                 derived = derive_seed(self._options.seed, key, variant) if given_seed is None else None
@@ -264,42 +275,16 @@ class RowResolver:
                     f"name: another image has the file name {file_name!r} too; give other names (--name)"
                 )
                 raise InvalidRequest(message, field="name")
+            identity = derived.identity if derived else None
             yield ResolvedUnit(
-                unit_id=self._unit_id(
-                    request,
-                    variant,
-                    key,
-                    files,
-                    content.get("control_image"),
-                    derived.identity if derived else None,
-                ),
+                unit_id=self._own_id(partial(make_id, request, variant=variant, seed_identity=identity), key),
                 variant=variant,
                 request=request,
                 file_name=file_name,
             )
 
-    def _unit_id(
-        self,
-        request: ImageRequest,
-        variant: int,
-        key: str,
-        files: list[str | None],
-        control: str | None,
-        seed_identity: int | None,
-    ) -> str:
-        make_id = partial(
-            unit_id,
-            request,
-            variant=variant,
-            weights_sha256=self._weights_sha256,
-            shift=self._spec.shift,
-            encoding=self._options.encoding,
-            engine=self._engine,
-            tokens_read=self._tokens_read(request),
-            seed_identity=seed_identity,
-            files=files,
-            control=control,
-        )
+    def _own_id(self, make_id: Callable[..., str], key: str) -> str:
+        """Make the ID of an image that no other image of this run or of the data set has."""
         image_id = make_id()
         is_of_another = self._kept is not None and self._kept.is_of_another(image_id, key)
         if is_of_another or not self._units.add(image_id):

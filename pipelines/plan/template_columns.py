@@ -1,31 +1,32 @@
-"""Which columns a template reads, and how to speak of columns to the person who writes it."""
+"""Which columns a template reads, and how to speak of columns to the person who runs the job."""
 
 import json
 import keyword
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from itertools import islice
 
 from jinja2 import meta, nodes
 
 from zimage_models.errors import InvalidRequest
 
-_MAX_LISTED = 12
+_MAX_LISTED = 30
+_TEMPLATES = ("template", "key", "where")
 _CONSTANTS = ("true", "false", "none")
 _SINGLE_BRACES = re.compile(r"\{ *([^{}]+?) *\}")
 _IN_BRACES = re.compile(r"\{[{%](.*?)(?:[}%]\}|\Z)", re.DOTALL)
 
 
-def columns_read(tree: nodes.Template, columns: Collection[str] | None) -> tuple[frozenset[str], bool]:
+def columns_read(tree: nodes.Template, columns: Collection[str]) -> tuple[frozenset[str], bool]:
     """Return the columns that a Jinja template names, and whether it can read any others too.
 
     Args:
         tree: the parsed template, in which columns are variables and items of ``row``.
-        columns: the known columns; None if they are not known.
+        columns: the known columns.
     """
     names = meta.find_undeclared_variables(tree)
-    known = columns or ()
-    if "row" not in names or "row" in known:
+    if "row" not in names or "row" in columns:
         return frozenset(names), False
     names.remove("row")
     # What is done with the row other than to take one cell of it, such as row|tojson, may read any.
@@ -36,7 +37,7 @@ def columns_read(tree: nodes.Template, columns: Collection[str] | None) -> tuple
             continue
         name = node.attr if isinstance(node, nodes.Getattr) else _constant(node.arg)
         # Jinja takes row.items for the method, and row["items"] too if there is no such column.
-        may_be_method = isinstance(node, nodes.Getattr) or name not in known
+        may_be_method = isinstance(node, nodes.Getattr) or name not in columns
         if name is not None and not (may_be_method and hasattr(dict, name)):
             names.add(name)
             num_others -= 1
@@ -48,18 +49,20 @@ def quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return up to twelve columns' names as text."""
-    first = list(map(quoted, names[:_MAX_LISTED]))
+def listed(names: Collection[str]) -> str:
+    """Return up to thirty names as text."""
+    first = list(map(quoted, islice(names, _MAX_LISTED)))
     if len(names) > _MAX_LISTED:
         first.append(f"{len(names) - _MAX_LISTED} more")
     return " and ".join([*([", ".join(first[:-1])] if len(first) > 1 else []), *first[-1:]])
 
 
 def spelled(column: str, option: str) -> str:
-    """Return how a template of this option (template, key, where or name) reads a column."""
+    """Return how a person writes a column in this option."""
     if option == "name":
         return f"{{{column}}}"
+    if option not in _TEMPLATES:
+        return quoted(column)
     is_variable = column.isidentifier() and not keyword.iskeyword(column) and column not in _CONSTANTS
     return column if is_variable else f"row[{quoted(column)}]"
 
@@ -96,6 +99,18 @@ def in_single_braces(tree: nodes.Template, columns: Iterable[str]) -> str | None
     return next((name for text in texts for name in _SINGLE_BRACES.findall(text) if name in known), None)
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelled one resembles, or None."""
+    folded = {one.casefold(): one for one in reversed(list(known))}
+    found = get_close_matches(name.casefold(), folded, n=1)
+    return folded[found[0]] if found else None
+
+
+def unknown_column(name: str, columns: Iterable[str], option: str) -> InvalidRequest:
+    """Return the error for a column that is not in the table, with the closest one."""
+    return unknown_columns({name: ""}, columns, option)
+
+
 def unknown_columns(hints: Mapping[str, str], columns: Iterable[str], option: str) -> InvalidRequest:
     """Return the error for columns that are not in the table, with the closest ones if there are no hints.
 
@@ -105,11 +120,10 @@ def unknown_columns(hints: Mapping[str, str], columns: Iterable[str], option: st
         option: the option that named them.
     """
     known = list(dict.fromkeys(columns))
-    folded = {column.casefold(): column for column in reversed(known)}
     told = []
     for name, hint in hints.items():
-        if not hint and (close := get_close_matches(name.casefold(), folded, n=1)):
-            hint = f" (did you mean {spelled(folded[close[0]], option)}?)"
+        if not hint and (guess := closest(name, known)):
+            hint = f" (did you mean {spelled(guess, option)}?)"
         told.append(f"no column {quoted(name)}{hint}")
     message = f"{option}: {', '.join(told)}; columns are {listed(known)}"
     return InvalidRequest(message, field=option)

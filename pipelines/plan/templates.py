@@ -62,7 +62,7 @@ class PromptTemplate:
 
     Args:
         text: the template, in Jinja syntax.
-        columns: the known columns; None to check them row by row.
+        columns: the known columns.
 
     Attributes:
         columns_used: every column that the template can read; None if that may be any.
@@ -71,7 +71,7 @@ class PromptTemplate:
         InvalidRequest: a syntax error or an unknown column.
     """
 
-    def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
+    def __init__(self, text: str, *, columns: Collection[str]) -> None:
         self._text = _TextTemplate(text, columns, "template", _part_of_prompt)
         self.columns_used = self._text.columns_used
 
@@ -91,7 +91,7 @@ class KeyTemplate:
 
     Args:
         text: the template, in Jinja syntax.
-        columns: the known columns; None to check them row by row.
+        columns: the known columns.
 
     Attributes:
         columns_used: every column that the template can read; None if that may be any.
@@ -100,7 +100,7 @@ class KeyTemplate:
         InvalidRequest: a syntax error or an unknown column.
     """
 
-    def __init__(self, text: str, *, columns: Collection[str] | None = None) -> None:
+    def __init__(self, text: str, *, columns: Collection[str]) -> None:
         self._text = _TextTemplate(text, columns, "key", _part_of_key)
         self.columns_used = self._text.columns_used
 
@@ -120,7 +120,7 @@ class RowFilter:
 
     Args:
         expression: a Jinja expression.
-        columns: the known columns; None to check them row by row.
+        columns: the known columns.
 
     Attributes:
         columns_used: every column that the expression can read; None if that may be any.
@@ -129,7 +129,7 @@ class RowFilter:
         InvalidRequest: a syntax error or an unknown column.
     """
 
-    def __init__(self, expression: str, *, columns: Collection[str] | None = None) -> None:
+    def __init__(self, expression: str, *, columns: Collection[str]) -> None:
         environment = _Environment(undefined=StrictUndefined)
         try:
             self._expression = environment.compile_expression(expression, undefined_to_none=False)
@@ -161,7 +161,7 @@ class _TextTemplate:
     def __init__(
         self,
         text: str,
-        columns: Collection[str] | None,
+        columns: Collection[str],
         option: str,
         finalize: Callable[[Any], Any],
     ) -> None:
@@ -274,22 +274,21 @@ def _part_of_key(value: Any) -> Any:
 
 
 def _checked_columns(
-    tree: nodes.Template, text: str, columns: Collection[str] | None, option: str
+    tree: nodes.Template, text: str, columns: Collection[str], option: str
 ) -> frozenset[str] | None:
     if any(True for _ in meta.find_referenced_templates(tree)):
         raise InvalidRequest(f"{option}: other templates can't be used", field=option)
     named, reads_all = columns_read(tree, columns)
-    unknown = [] if columns is None else sorted(named.difference(columns))
-    if columns is not None and unknown:
+    if unknown := sorted(named.difference(columns)):
         hints = {name: misspelled(text, columns, option, name) for name in unknown}
         raise unknown_columns(hints, columns, option)
     return None if reads_all else named
 
 
-def _unreadable(error: Exception, text: str, columns: Collection[str] | None, option: str) -> InvalidRequest:
+def _unreadable(error: Exception, text: str, columns: Collection[str], option: str) -> InvalidRequest:
     # A syntax error as text has several lines.
     reason = str(error.message if isinstance(error, TemplateSyntaxError) else error).rstrip(".")
-    hint = misspelled(text, columns or (), option)
+    hint = misspelled(text, columns, option)
     return InvalidRequest(f"{option}: {shown(text)}: {reason}{hint}", field=option)
 
 

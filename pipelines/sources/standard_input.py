@@ -23,7 +23,7 @@ def store_standard_input(stream: BinaryIO, output: Storage) -> str:
         raise InvalidRequest(
             f"input: standard input is larger than {MAX_BYTES} bytes; write it to a file", field="input"
         )
-    if not content.strip():
+    if not content or content.isspace():
         raise InvalidRequest("input: standard input is empty", field="input")
     path = f"{INPUTS_FOLDER}/{hashlib.sha256(content).hexdigest()[:32]}.jsonl"
     output.write(path, content)

@@ -1,5 +1,6 @@
 """The command line as a shell sees it: what each command imports, and how a missing Ray ends one."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,57 +17,51 @@ DATA_SET = ROOT / "tests" / "data" / "release_0_1" / "plain"
 HEAVY = ("ray", "torch", "pyarrow", "boto3", "PIL", "numpy", "jinja2", "pandas", "diffusers")
 
 RUN_AND_LIST_MODULES = """
+import json
 import sys
 from jobs import cli
-code = cli.run(sys.argv[2:])
-print(code, *(name for name in sys.argv[1].split() if name in sys.modules), file=sys.stderr)
+found = [
+    [cli.run(command), *(name for name in json.loads(sys.argv[1]) if name in sys.modules)]
+    for command in json.loads(sys.argv[2])
+]
+print(json.dumps(found), file=sys.stderr)
 """
-
-
-def imported(*arguments: object, of: tuple[str, ...]) -> list[str]:
-    """Run a command in a process of its own; returns its exit code and which of the modules it imported."""
-    command = [sys.executable, "-c", RUN_AND_LIST_MODULES, " ".join(of), *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return done.stderr.splitlines()[-1].split()
-
-
-def commands() -> list[list[str]]:
-    named = [command.name for command in cli.app.registered_commands]
-    return [[], *([str(name)] for name in named), ["cluster"], ["cluster", "check"], ["cluster", "sync"]]
-
-
-@pytest.mark.parametrize("command", commands(), ids=" ".join)
-def test_help_imports_nothing_heavy(command: list[str]) -> None:
-    assert imported(*command, "--help", of=HEAVY) == ["0"]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["generate"],
-        ["generate", "table.csv"],
-        ["generate", "table.csv", "out", "--bogus"],
-        ["generate", "table.csv", "out", "--engines", "many"],
-        ["generate", "table.csv", "out", "--all-errors"],
-        ["status", "out", "--limit", "3"],
-        ["serve", "--port", "-1"],
-        ["explode"],
-    ],
-    ids=" ".join,
+USAGE_ERRORS = (
+    "generate",
+    "generate table.csv",
+    "generate table.csv out --bogus",
+    "generate table.csv out --engines many",
+    "generate table.csv out --all-errors",
+    "status out --limit 3",
+    "serve --port -1",
+    "explode",
 )
-def test_usage_errors_import_nothing_heavy(arguments: list[str]) -> None:
-    assert imported(*arguments, of=(*HEAVY[:3], "boto3", "pandas")) == ["2"]
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "models"])
-def test_looking_at_a_data_set_imports_neither_ray_nor_torch(command: str) -> None:
-    arguments = [] if command == "models" else [DATA_SET]
-    assert imported(command, *arguments, of=("ray", "torch", "boto3")) == ["0"]
+def imported(*commands: str, of: tuple[str, ...]) -> dict[str, tuple[object, ...]]:
+    """Run commands in a new process; return each one's exit code and which modules are imported after it."""
+    arguments = [json.dumps(of), json.dumps([command.split() for command in commands])]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_AND_LIST_MODULES, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    return dict(zip(commands, map(tuple, json.loads(done.stderr.splitlines()[-1])), strict=True))
 
 
-def test_export_imports_neither_ray_nor_torch(tmp_path: Path) -> None:
+def test_help_imports_nothing_heavy() -> None:
+    names = ["", *(str(command.name) for command in cli.app.registered_commands)]
+    commands = [f"{name} --help" for name in (*names, "cluster", "cluster check", "cluster sync")]
+    assert imported(*commands, of=HEAVY) == dict.fromkeys(commands, (0,))
+
+
+def test_usage_errors_import_nothing_heavy() -> None:
+    found = imported(*USAGE_ERRORS, of=("ray", "torch", "pyarrow", "boto3", "pandas"))
+    assert found == dict.fromkeys(USAGE_ERRORS, (2,))
+
+
+def test_looking_at_a_data_set_imports_neither_ray_nor_torch(tmp_path: Path) -> None:
     folder = shutil.copytree(DATA_SET, tmp_path / "out")
-    assert imported("export", folder, "--to", "files", of=("ray", "torch", "boto3")) == ["0"]
+    commands = ["models", f"status {folder}", f"verify {folder}", f"export {folder} --to files"]
+    assert imported(*commands, of=("ray", "torch", "boto3")) == dict.fromkeys(commands, (0,))
     assert any((folder / "images").iterdir())
 
 

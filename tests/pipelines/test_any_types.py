@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipelines.dataset.layout import PartPlaces
 from pipelines.plan.row_digests import row_digests
+from pipelines.sources.arrow_types import converted
 from tests.pipelines.plan_fixtures import DataSet
 
 FAR = [2**62, 0, -(2**62)]
@@ -99,8 +100,6 @@ def test_every_cell_that_is_passed_through_comes_back_equal(
         expected, found = given_rows[name].combine_chunks(), rows[name].combine_chunks()
         if expected.type == pa.uuid():
             expected = pa.array([cell and str(cell) for cell in expected.to_pylist()], pa.string())
-        if pa.types.is_list_view(expected.type):  # some of which Arrow casts to arrays that are not valid
-            expected = pa.array(expected.to_pylist(), found.type)
-        # By bits: a NaN does not equal itself.
-        cells = [row_digests(pa.table({"cell": one})) for one in (expected.cast(found.type), found)]
+        # Arrow's own cast makes invalid arrays of empty lists. By bits: a NaN does not equal itself.
+        cells = [row_digests(pa.table({"cell": one})) for one in (converted(expected, found.type), found)]
         assert cells[0] == cells[1], given_rows.schema.field(name)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.hub_features import feature_of
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_hints import hints, map_option
-from pipelines.plan.columns.column_map import ColumnMap, column_text, first_of, listed
+from pipelines.plan.columns.column_map import ColumnMap, column_text, first_of
 from pipelines.plan.columns.column_names import (
     ALIASES,
     COLUMN_FIELDS,
@@ -21,7 +21,6 @@ from pipelines.plan.columns.column_names import (
     PICTURE_COLUMNS,
     RESERVED_COLUMNS,
     best_named,
-    closest,
     free_name,
     look_alike,
 )
@@ -36,6 +35,7 @@ from pipelines.plan.columns.column_values import (
 )
 from pipelines.plan.columns.own_output import KEY_OF_VARIANTS, OwnOutput
 from pipelines.plan.columns.table_problems import raise_all, template_problems
+from pipelines.plan.template_columns import closest, listed, quoted, unknown_column
 from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import is_written_number
@@ -131,15 +131,17 @@ class _Chooser:
         for field, column in self._options.columns.items():
             if field not in ALIASES:
                 guess = look_alike(field) or closest(field, ALIASES)
-                meant = f"did you mean {guess!r}? " if guess else ""
-                self._refuse(f"map: unknown field {field!r}; {meant}fields are {listed(ALIASES)}", "map")
+                meant = f" (did you mean {guess}?)" if guess else ""
+                self._refuse(
+                    f"map: unknown field {quoted(field)}{meant}; fields are {listed(ALIASES)}", "map"
+                )
             elif column and column not in names:
-                self._refuse_column("map", column)
+                self._problems.append(unknown_column(column, names, "map"))
             elif column and column not in refused:
                 self._chosen[field] = column
         for column in self._options.drop:
             if column not in names:
-                self._refuse_column("drop", column)
+                self._problems.append(unknown_column(column, names, "drop"))
         for field, template in (("prompt", self._options.template), ("key", self._options.key)):
             given = self._options.columns.get(field)
             if given and template:
@@ -151,12 +153,6 @@ class _Chooser:
         for column, message in self._source.refused.items():
             if column not in dropped:
                 self._refuse(message, column)
-
-    def _refuse_column(self, option: str, column: str) -> None:
-        names = [*self._types, *self._source.refused]
-        guess = closest(column, names)
-        meant = f"did you mean {guess!r}? " if guess else ""
-        self._refuse(f"{option}: no column {column!r}; {meant}columns are {listed(names)}", option)
 
     def _guess(self, field: str) -> None:
         templates = {"prompt": self._options.template, "key": self._options.key}

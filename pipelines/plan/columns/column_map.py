@@ -1,6 +1,6 @@
 """What was decided about a table's columns, and how it is told to people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zimage_models.field_values import shown
@@ -61,13 +61,6 @@ def column_text(name: str) -> str:
     """Return a column's name for a line of text, in quotes if it would be unclear or long without."""
     is_clear = name.isprintable() and name == name.strip() and 0 < len(name) <= 60
     return name if is_clear and not set(name) & set(",;'\"") else shown(name)
-
-
-def listed(names: Iterable[str]) -> str:
-    """Return names in quotes for a message, at most 30 of them."""
-    names = list(names)
-    text = ", ".join(map(shown, names[:30]))
-    return text if len(names) <= 30 else f"{text} and {len(names) - 30} more"
 
 
 def first_of(texts: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Names of columns: which mean a field, which only look like one, which the output has itself."""
 
-import difflib
 from collections.abc import Collection, Iterable
 
 from pipelines.part_schema import COLUMN_NAMES
@@ -119,13 +118,6 @@ def best_named(field: str, names: Iterable[str]) -> list[str]:
         [name for name in names if name.lower() in aliases],
     )
     return next((found for found in ranks if found), [])
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a misspelled one resembles, or None."""
-    by_lower = {one.lower(): one for one in known}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    return by_lower[found[0]] if found else None
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

@@ -50,7 +50,7 @@ def test_empty_text_counts_as_empty() -> None:
 
 def test_what_cannot_be_filled_is_refused() -> None:
     schema = pa.schema([("a", pa.string()), ("tags", pa.list_(pa.string()))])
-    with pytest.raises(InvalidRequest, match="fill_down: no column 'Title'; columns are 'a', 'tags'"):
+    with pytest.raises(InvalidRequest, match='fill_down: no column "Title"; columns are "a" and "tags"'):
         FillDown(["Title"], schema)
     with pytest.raises(InvalidRequest, match="fill_down: column 'tags' is list"):
         FillDown(["tags"], schema)

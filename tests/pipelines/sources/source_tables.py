@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 
 from pipelines.sources.source_rows import Source
 
-CASES = Path("/work/shared/data/cases/batch")
-
 
 def written(folder: Path, name: str, content: str | bytes | dict[str, Any] | pa.Table) -> str:
     """Write a file, as Parquet if it is a table or columns, and return its path."""

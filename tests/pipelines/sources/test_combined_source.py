@@ -292,7 +292,6 @@ def same(found: Any, given: Any) -> bool:
     return found == (str(given) if type(found) is str else given)
 
 
-@hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(given=tables())
 def test_no_value_is_lost_or_changed(tmp_path_factory: pytest.TempPathFactory, given: list[pa.Table]) -> None:
     folder = tmp_path_factory.mktemp("tables")

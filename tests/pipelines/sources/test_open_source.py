@@ -8,7 +8,7 @@ from pipelines.sources.open_source import open_source
 from pipelines.sources.table_formats import FORMATS
 from pipelines.storage import StorageOptions
 from pipelines.storage_address import open_storage
-from tests.pipelines.sources.source_tables import CASES, column, errors, json_lines, records, written
+from tests.pipelines.sources.source_tables import column, errors, json_lines, records, written
 from tests.pipelines.sources.text_formats.written_files import PACKERS
 from tests.s3_server import S3Server
 from zimage_models.errors import InvalidRequest
@@ -304,32 +304,6 @@ class TestSeveralInputs:
 def test_shipped_examples_have_no_bad_rows(name: str, num_rows: int, format: str) -> None:
     source = open_source([str(EXAMPLES / name)])
     assert (source.format, len(records(source)), errors(source)) == (format, num_rows, {})
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="without the cases")
-@pytest.mark.parametrize(
-    ("name", "num_rows", "columns"),
-    [
-        ("c10_hive", 8, "id title category country"),
-        ("c11_null", 2, "id prompt note"),
-        ("c11_order", 2, "id prompt price"),
-        ("c12_emb.parquet", 3, "id prompt emb"),
-        ("c12_map.parquet", 3, "id prompt map"),
-        ("c12_ts_far.parquet", 3, "id prompt ts_far"),
-        ("c19_jsonl", 3, "id prompt"),
-        ("c19_jsonl/*.jsonl", 3, "id prompt"),
-        ("c26_polars_nested.parquet", 3, "id prompt colour tags attrs emb price t"),
-        ("c27_duckdb_inf.parquet", 3, "id prompt valid_until"),
-        ("c28_datafusion_pq", 3, "id prompt colour"),
-        ("c29_all.parquet", 4, None),
-    ],
-)
-def test_cases_are_read(name: str, num_rows: int, columns: str | None) -> None:
-    source = open_source([f"{CASES}/{name}"])
-    assert columns is None or source.schema.names == columns.split()
-    batches = list(source.batches())
-    assert (source.num_rows, sum(len(batch.table) for batch in batches)) == (num_rows, num_rows)
-    assert [error for batch in batches for error in batch.errors] == []
 
 
 class TestS3:

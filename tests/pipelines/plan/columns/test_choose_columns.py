@@ -148,7 +148,7 @@ def test_best_spelled_name_is_taken(names: list[str], prompt: str) -> None:
 def test_a_guess_that_could_go_two_ways_asks_for_map(names: list[str], field: str) -> None:
     message = refusal(names)
     assert f"--map {field}=COLUMN" in message
-    assert all(repr(name) in message for name in names if name != "prompt")
+    assert all(f'"{name}"' in message for name in names if name != "prompt")
 
 
 def test_prompts_are_taken_from_text_columns_only() -> None:
@@ -565,7 +565,7 @@ def test_lines_of_a_wide_table_are_short() -> None:
 
 def test_a_missing_prompt_lists_the_columns_and_the_ways_out() -> None:
     message = refusal(["title", "sku"])
-    for part in ("'title', 'sku'", "--map prompt=COLUMN", "--template"):
+    for part in ('"title" and "sku"', "--map prompt=COLUMN", "--template"):
         assert part in message
     assert "--map 'prompt=Prompt text'" in refusal(["title", "Prompt text"])
 
@@ -573,15 +573,15 @@ def test_a_missing_prompt_lists_the_columns_and_the_ways_out() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"columns": {"promt": "title"}}, "map: unknown field 'promt'; did you mean 'prompt'? fields are"),
-        ({"columns": {"steps": "title"}}, "did you mean 'num_inference_steps'?"),
-        ({"columns": {"cfg": "title"}}, "did you mean 'guidance_scale'?"),
-        ({"columns": {"zzz": "title"}}, "map: unknown field 'zzz'; fields are 'prompt', 'key'"),
+        ({"columns": {"promt": "title"}}, 'map: unknown field "promt" (did you mean prompt?); fields are'),
+        ({"columns": {"steps": "title"}}, "did you mean num_inference_steps?"),
+        ({"columns": {"cfg": "title"}}, "did you mean guidance_scale?"),
+        ({"columns": {"zzz": "title"}}, 'map: unknown field "zzz"; fields are "prompt", "key", '),
         (
             {"columns": {"prompt": "Titel"}},
-            "map: no column 'Titel'; did you mean 'title'? columns are 'title'",
+            'map: no column "Titel" (did you mean "title"?); columns are "title" and',
         ),
-        ({"drop": ("brand",)}, "drop: no column 'brand'; columns are 'title', 'sku'"),
+        ({"drop": ("brand",)}, 'drop: no column "brand"; columns are "title" and "sku"'),
     ],
 )
 def test_unknown_names_are_told_with_the_closest(options: dict[str, Any], told: str) -> None:
@@ -601,13 +601,13 @@ def test_all_problems_are_told_at_once() -> None:
     cells["odd"] = pa.run_end_encoded(pa.int32(), pa.string())
     columns = {"mask": "m", "wdth": "m", "seed": "sed"}
     message = refusal(cells, columns=columns, drop=["nothing"])
-    assert message.startswith("columns: 8 problems: (1) map: unknown field 'wdth'; did you mean 'width'?")
+    assert message.startswith('columns: 8 problems: (1) map: unknown field "wdth" (did you mean width?)')
     for part in (
-        "no column 'sed'",
-        "no column 'nothing'",
+        'no column "sed"',
+        'no column "nothing"',
         "prompt: no text column",
         "key: column 'id' is bool",
-        "variants: columns 'n', 'Variants' all match",
+        'variants: columns "n" and "Variants" all match',
         "(7) mask: column 'm' has no effect",
         "(8) column odd: Hugging Face datasets has no type",
     ):

@@ -3,16 +3,14 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.sources.text_formats.csv_reader import CsvReader
 from tests.pipelines.sources.text_formats.written_files import (
-    CASES,
     PACKERS,
     errors,
     rows,
-    table_file,
     written,
 )
 from zimage_models.errors import InvalidRequest
@@ -35,7 +33,6 @@ def tables(draw: st.DrawFn) -> list[list[str]]:
     return [header, *draw(st.lists(row, max_size=6))]
 
 
-@settings(deadline=None)
 @given(
     tables(),
     st.sampled_from([",", ";", "\t", "|"]),
@@ -295,20 +292,3 @@ class TestHeader:
             "b": "columns 2, 5, 6 are all called 'b'; rename or drop them",
         }
         assert rows(reader) == {0: {"c": "4", "column_7": "7", "column_8": "8"}}
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs the shared cases")
-@pytest.mark.parametrize(
-    ("name", "encoding", "prompts"),
-    [
-        ("c05_trailing_blank.csv", None, ["a red shoe", "a blue cup"]),
-        ("c06_semicolon.csv", None, ["a red shoe", "a blue cup, on a table"]),
-        ("c07_cp1252.csv", "cp1252", ["a café table", "a red shoe", "the crème jug"]),
-        ("c07_utf16.csv", None, ["a red shoe"]),
-        ("c08_mac.csv", None, ["a red shoe", "a blue cup"]),
-    ],
-)
-def test_shared_cases(name: str, encoding: str | None, prompts: list[str]) -> None:
-    reader = CsvReader(table_file(CASES / name), encoding=encoding)
-    assert [row["prompt"] for row in rows(reader).values()] == prompts
-    assert errors(reader) == {}

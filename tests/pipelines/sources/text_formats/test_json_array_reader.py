@@ -4,17 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.sources.text_formats import json_array_reader
 from pipelines.sources.text_formats.json_array_reader import JsonArrayReader
 from tests.pipelines.sources.text_formats.written_files import (
-    CASES,
     PACKERS,
     errors,
     rows,
-    table_file,
     written,
 )
 from zimage_models.errors import InvalidRequest
@@ -126,7 +124,6 @@ class TestElements:
             file = written(tmp_path, PACKERS["zstd"](content.encode(encoding)))
             assert rows(JsonArrayReader(file, encoding="cp1252")) == {0: {"prompt": "café"}}
 
-    @settings(deadline=None)
     @given(
         st.lists(
             st.dictionaries(
@@ -146,9 +143,3 @@ class TestElements:
         content = json.dumps(values, indent=indent, ensure_ascii=is_ascii)
         found = rows(read(tmp_path_factory.mktemp("json"), content)).values()
         assert [{name: cell for name, cell in row.items() if cell is not None} for row in found] == values
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs the shared cases")
-def test_shared_case() -> None:
-    reader = JsonArrayReader(table_file(CASES / "c09_array.json"))
-    assert [row["prompt"] for row in rows(reader).values()] == ["a red shoe", "a cup"]

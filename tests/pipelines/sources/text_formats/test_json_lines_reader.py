@@ -4,19 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.sources.source_rows import RowError, is_json_text
 from pipelines.sources.text_formats.json_lines_reader import JsonLinesReader
 from pipelines.sources.text_formats.json_rows import json_rows
 from tests.pipelines.sources.text_formats.written_files import (
-    CASES,
     PACKERS,
     Packer,
     errors,
     rows,
-    table_file,
     written,
 )
 from zimage_models.errors import InvalidRequest
@@ -97,7 +95,6 @@ class TestTypes:
             "column c: text and lists are read as text",
         )
 
-    @settings(deadline=None)
     @given(
         st.lists(
             st.none()
@@ -215,24 +212,3 @@ class TestLines:
         first, second = json_rows(written(tmp_path, '\n{"a": [1]}\n7\n'))
         assert first == (0, 2, {"a": [1]})
         assert second == RowError(row=1, key=None, message="line 3: 7 is not a JSON object")
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs the shared cases")
-class TestSharedCases:
-    def test_mixed_types(self) -> None:
-        reader = JsonLinesReader(table_file(CASES / "c20_mixed.jsonl"))
-        assert [(row["id"], row["colour"], row["price"]) for row in rows(reader).values()] == [
-            ("1", "red", "3"),
-            ("A2", "blue", "4.50"),
-            ("3", "7", None),
-        ]
-        assert reader.notes == ("columns id, price, colour: text and numbers are read as text",)
-
-    def test_bzip2(self) -> None:
-        reader = JsonLinesReader(table_file(CASES / "c18.jsonl.bz2"))
-        assert [row["prompt"] for row in rows(reader).values()] == ["a red shoe", "a cup"]
-
-    def test_nested_values_come_back_equal(self) -> None:
-        path = CASES / "c25_geneval.jsonl"
-        found = [json.loads(row["include"]) for row in rows(JsonLinesReader(table_file(path))).values()]
-        assert found == [json.loads(line)["include"] for line in path.read_text().splitlines()]

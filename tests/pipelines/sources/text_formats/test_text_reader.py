@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.sources.text_formats.text_reader import TextReader
-from tests.pipelines.sources.text_formats.written_files import CASES, errors, rows, table_file, written
+from tests.pipelines.sources.text_formats.written_files import errors, rows, written
 from zimage_models.errors import InvalidRequest
 
 
@@ -36,13 +36,3 @@ def test_encoding(tmp_path: Path) -> None:
 def test_file_without_text_has_no_rows(tmp_path: Path, content: str) -> None:
     reader = TextReader(written(tmp_path, content))
     assert (reader.num_rows, list(reader.batches())) == (0, [])
-
-
-@pytest.mark.skipif(not CASES.exists(), reason="needs the shared cases")
-def test_shared_case() -> None:
-    reader = TextReader(table_file(CASES / "c09_prompts.txt"))
-    assert [row["prompt"] for row in rows(reader).values()] == [
-        "a yellow stool under a purple lamp",
-        "a van, on a bridge",
-        "a cat",
-    ]

@@ -12,8 +12,6 @@ import pyarrow.fs
 
 from pipelines.sources.table_file import FileReader, TableFile
 
-CASES = Path("/work/shared/data/cases/batch")
-
 
 def zstd(content: bytes) -> bytes:
     packed = pa.BufferOutputStream()
