@@ -71,8 +71,9 @@ def run_generation(
             f"stopped by {result.outcome.stopped_by}; run the same command again to continue", file=sys.stderr
         )
     elif result.manifest is None:
-        rejected = result.plan.counts.rejected
-        print(f"nothing is published: all {rejected} rows are rejected", file=sys.stderr)
+        print(f"nothing is published: all {result.plan.counts.rejected} rows are rejected", file=sys.stderr)
+        if progress in ("json", "quiet"):  # the bar has shown some
+            print_rejected(result.plan, limit=1, see_all="the same command with --dry-run lists them")
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")

@@ -52,12 +52,17 @@ def parse_pairs(texts: list[str], *, field: str, form: str, may_be_empty: bool =
         may_be_empty: whether the part after ``=`` may be empty.
 
     Raises:
-        InvalidRequest: a text does not have the form.
+        InvalidRequest: a text does not have the form, or two give one name different values.
     """
-    pairs = {}
+    pairs: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if not (name and separator and (value or may_be_empty)):
             raise InvalidRequest(f"{field}: {text!r} is not of the form {form}", field=field)
+        if pairs.get(name, value) != value:
+            raise InvalidRequest(
+                f"{field}: {name!r} is given twice, as {pairs[name]!r} and {value!r}; leave one out",
+                field=field,
+            )
         pairs[name] = value
     return pairs

@@ -28,8 +28,10 @@ _WHOLE = re.compile(r"([+-]?\d+)(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,9})?")
 _COMMA = re.compile(r"[+-]?\d{1,9},\d{1,9}")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3}){1,4}")
-# ASCII digits, after full-width forms became ASCII. The last letters are Cyrillic.
-_SIZE = re.compile(r"([0-9]{1,9})\s*(?:px)?\s*[xX*×хХ]\s*([0-9]{1,9})\s*(?:px)?")
+# ASCII digits, after full-width forms became ASCII. The last sign is a Cyrillic letter.
+_SIZE = re.compile(
+    r"([0-9]{1,9})\s*(?:px|pixels)?\s*(?:[x*×✕✖⨯х]|by)\s*([0-9]{1,9})\s*(?:px|pixels)?", re.IGNORECASE
+)
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 
 
@@ -96,7 +98,8 @@ def _read_integer(
     given: Mapping[str, Any], field: RequestField, default: int | None, low: int, high: int
 ) -> int:
     value = given.get(field.name, default)
-    if isinstance(value, str) and field.if_low and not any(map(str.isdigit, value)):
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if field.if_low and (is_nan or (isinstance(value, str) and not any(map(str.isdigit, value)))):
         raise InvalidRequest(
             f"{field.name}: {shown(value)} is not a number; {field.if_low}", field=field.name
         )
@@ -174,6 +177,11 @@ def _number_of_text(text: str, name: str) -> float:
     if not math.isfinite(number):
         raise InvalidRequest(f"{name}: {shown(text)} is not a finite number", field=name)
     return number
+
+
+def is_written_number(text: str) -> bool:
+    """Return whether text is a number as people write it, even one that no field takes, such as 3,5 or -1."""
+    return any(pattern.fullmatch(text.strip()) for pattern in (_NUMBER, _COMMA, _THOUSANDS))
 
 
 def read_boolean(given: Mapping[str, Any], name: str, default: bool) -> bool:

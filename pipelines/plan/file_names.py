@@ -18,6 +18,8 @@ from zimage_models.field_values import shown
 from zimage_models.image_files.image_codec import SUFFIXES
 
 DEFAULT_NAME = "{key}_{variant:02d}.{ext}"
+OWN_COLUMNS = ("key", "variant", "seed", "width", "height")
+"""What names can be made from besides the table's columns."""
 MAX_NAME_BYTES = 900
 MAX_PART_BYTES = 200
 

@@ -16,7 +16,7 @@ NamedPicture = bytes | str
 
 
 def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
-    """Return the pictures that a cell names; an empty cell names none.
+    """Return the pictures that a cell names; an empty cell and blank text name none.
 
     A picture is given as the bytes of its file, a Hugging Face ``Image`` struct (``bytes`` and ``path``), a
     ``data:`` URL, or an address. A cell holds one picture or a list; in a text column, a list is JSON, or
@@ -30,7 +30,7 @@ def read_cell(value: Any, *, field: str, max_bytes: int) -> list[NamedPicture]:
     Raises:
         InvalidRequest: the cell holds something else.
     """
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return []
     if isinstance(value, str) and value.startswith("["):
         value = _json_list(value)

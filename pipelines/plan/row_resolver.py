@@ -7,14 +7,15 @@ from typing import Any
 
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_map import ColumnMap
-from pipelines.plan.file_names import DEFAULT_NAME, NameTemplate
+from pipelines.plan.columns.column_values import given_value
+from pipelines.plan.file_names import DEFAULT_NAME, OWN_COLUMNS, NameTemplate
 from pipelines.plan.kept_rows import KeptImages
 from pipelines.plan.keys import key_text
 from pipelines.plan.picture_plan import PlannedPictures
 from pipelines.plan.templates import KeyTemplate, PromptTemplate, RowFilter
 from pipelines.unit_ids import SeenHashes, derive_seed, digest, unit_id
 from zimage_models.errors import InvalidRequest
-from zimage_models.field_spec import Way
+from zimage_models.field_spec import FieldKind, Way
 from zimage_models.field_values import read_whole, shown
 from zimage_models.model_spec import ModelSpec
 from zimage_models.pictures import Picture, stand_in
@@ -27,6 +28,7 @@ _PICTURE_SETTINGS = {
     field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs
 }
 """Fields of the job that apply only to rows with pictures, and the picture field each needs."""
+_TEXT_FIELDS = frozenset(field.name for field in REQUEST_FIELDS.values() if field.kind is FieldKind.TEXT)
 _NO_PICTURES = PlannedPictures()
 
 
@@ -79,9 +81,10 @@ class RowResolver:
         template = columns.key_template
         self._key_template = KeyTemplate(template, columns=column_names) if template else None
         self._filter = RowFilter(options.where, columns=column_names) if options.where else None
-        name_columns = ["key", "variant", "seed", "width", "height", *column_names]
         self._name = NameTemplate(
-            options.name or DEFAULT_NAME, columns=name_columns, image_format=options.encoding.format
+            options.name or DEFAULT_NAME,
+            columns=[*OWN_COLUMNS, *column_names],
+            image_format=options.encoding.format,
         )
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
@@ -167,13 +170,20 @@ class RowResolver:
             if not self._keys.add(key):
                 if is_new_row:
                     field = "key" if self._key_template else self._columns.key
-                    raise InvalidRequest(f"{field}: an earlier row has the key {key!r} too", field="key")
+                    message = f"{field}: an earlier row has the key {key!r} too; give other keys (--key)"
+                    raise InvalidRequest(message, field="key")
                 return ResolvedRow(key=key, units=())
         return ResolvedRow(key=key, units=tuple(self._units_of(row, key, own, num_variants)))
 
     def _own_values(self, row: Mapping[str, Any], pictures: PlannedPictures) -> dict[str, Any]:
         """Collect the generation fields that the row itself sets, including its prompt."""
-        own = {name: row[column] for name, column in self._columns.fields.items() if row[column] is not None}
+        own = {}
+        for name, column in self._columns.fields.items():
+            value = row[column] if name in _TEXT_FIELDS else given_value(row[column])
+            if value is not None:
+                own[name] = value
+        if self._columns.has_recorded_seeds and isinstance(own.get("seed"), int):
+            own["seed"] &= MAX_SEED
         if self._template is not None:
             own["prompt"] = self._template.render(row)
         elif self._columns.prompt is not None:
@@ -194,7 +204,7 @@ class RowResolver:
         return {**{name: value for name, value in job.items() if name not in idle}, **own}
 
     def _check_model(self, row: Mapping[str, Any]) -> None:
-        asked = row.get(self._columns.model) if self._columns.model else None
+        asked = given_value(row.get(self._columns.model)) if self._columns.model else None
         accepted = (self._spec.model_id, self._spec.model_id.rsplit("/", 1)[-1], self._spec.variant.name)
         if asked is not None and asked not in accepted:
             raise InvalidRequest(
@@ -202,7 +212,7 @@ class RowResolver:
             )
 
     def _num_variants(self, row: Mapping[str, Any]) -> int:
-        value = row.get(self._columns.variants) if self._columns.variants else None
+        value = given_value(row.get(self._columns.variants)) if self._columns.variants else None
         if value is None:
             return self._options.variants
         number = read_whole({"variants": value}, "variants", None)
@@ -261,7 +271,10 @@ class RowResolver:
             names |= {"width": request.width, "height": request.height}
             file_name = self._name.render(names)
             if not self._names.add(file_name):
-                raise InvalidRequest(f"name: another image has the file name {file_name!r} too", field="name")
+                message = (
+                    f"name: another image has the file name {file_name!r} too; give other names (--name)"
+                )
+                raise InvalidRequest(message, field="name")
             identity = derived.identity if derived else None
             yield ResolvedUnit(
                 unit_id=self._own_id(partial(make_id, request, variant=variant, seed_identity=identity), key),

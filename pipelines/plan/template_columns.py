@@ -3,7 +3,7 @@
 import json
 import keyword
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from itertools import islice
 
@@ -14,6 +14,7 @@ from zimage_models.errors import InvalidRequest
 _MAX_LISTED = 30
 _TEMPLATES = ("template", "key", "where")
 _CONSTANTS = ("true", "false", "none")
+_SINGLE_BRACES = re.compile(r"\{ *([^{}]+?) *\}")
 _IN_BRACES = re.compile(r"\{[{%](.*?)(?:[}%]\}|\Z)", re.DOTALL)
 
 
@@ -91,6 +92,13 @@ def misspelled(text: str, columns: Iterable[str], option: str, word: str = "") -
     return f" (the column {quoted(column)} is written {example})"
 
 
+def in_single_braces(tree: nodes.Template, columns: Iterable[str]) -> str | None:
+    """Return a column that a template names as ``--name`` does, ``{title}``; Jinja takes it for text."""
+    known = set(columns)
+    texts = (node.data for node in tree.find_all(nodes.TemplateData))
+    return next((name for text in texts for name in _SINGLE_BRACES.findall(text) if name in known), None)
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that a misspelled one resembles, or None."""
     folded = {one.casefold(): one for one in reversed(list(known))}
@@ -98,12 +106,26 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return folded[found[0]] if found else None
 
 
-def unknown_column(name: str, columns: Iterable[str], option: str, hint: str = "") -> InvalidRequest:
-    """Return the error for a column that is not in the table, with the closest one unless there is a hint."""
+def unknown_column(name: str, columns: Iterable[str], option: str) -> InvalidRequest:
+    """Return the error for a column that is not in the table, with the closest one."""
+    return unknown_columns({name: ""}, columns, option)
+
+
+def unknown_columns(hints: Mapping[str, str], columns: Iterable[str], option: str) -> InvalidRequest:
+    """Return the error for columns that are not in the table, with the closest ones if there are no hints.
+
+    Args:
+        hints: their names, and a hint or "" for each.
+        columns: the known columns.
+        option: the option that named them.
+    """
     known = list(dict.fromkeys(columns))
-    if not hint and (guess := closest(name, known)):
-        hint = f" (did you mean {spelled(guess, option)}?)"
-    message = f"{option}: no column {quoted(name)}{hint}; columns are {listed(known)}"
+    told = []
+    for name, hint in hints.items():
+        if not hint and (guess := closest(name, known)):
+            hint = f" (did you mean {spelled(guess, option)}?)"
+        told.append(f"no column {quoted(name)}{hint}")
+    message = f"{option}: {', '.join(told)}; columns are {listed(known)}"
     return InvalidRequest(message, field=option)
 
 

@@ -29,11 +29,12 @@ from jinja2.utils import missing
 from pipelines.plan.keys import check_key, key_text
 from pipelines.plan.template_columns import (
     columns_read,
+    in_single_braces,
     listed,
     misspelled,
     quoted,
     spelled,
-    unknown_column,
+    unknown_columns,
 )
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import shown
@@ -172,6 +173,10 @@ class _TextTemplate:
         except _PARSE_ERRORS as error:
             raise _unreadable(error, text, columns, option) from error
         self.columns_used = _checked_columns(tree, text, columns, option)
+        if (column := in_single_braces(tree, columns or ())) is not None:
+            example = f"{{{{ {spelled(column, option)} }}}}"
+            message = f"{option}: {{{column}}} is plain text; the column is written {example}"
+            raise InvalidRequest(message, field=option)
 
     def render(self, row: Mapping[str, Any]) -> str:
         cells = _Cells((name, value) for name, value in row.items() if value is not None)
@@ -260,7 +265,12 @@ def _part_of_prompt(value: Any) -> Any:
 
 
 def _part_of_key(value: Any) -> Any:
-    return value if isinstance(value, str | Undefined) else key_text(value)
+    if isinstance(value, str | Undefined):
+        return value
+    try:
+        return key_text(value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error}, or make it text with |string", field="key") from error
 
 
 def _checked_columns(
@@ -270,7 +280,8 @@ def _checked_columns(
         raise InvalidRequest(f"{option}: other templates can't be used", field=option)
     named, reads_all = columns_read(tree, columns)
     if unknown := sorted(named.difference(columns)):
-        raise unknown_column(unknown[0], columns, option, misspelled(text, columns, option, unknown[0]))
+        hints = {name: misspelled(text, columns, option, name) for name in unknown}
+        raise unknown_columns(hints, columns, option)
     return None if reads_all else named
 
 

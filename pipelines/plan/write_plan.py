@@ -132,6 +132,7 @@ class _Planner:
         # Only columns that are used become Python objects.
         used = self._resolver.columns_used
         self._used = source.schema.names if used is None else used
+        self._read = {*self._used, *self._copied, *options.fill_down}
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
         self._work = WorkWriter(output, run_id)
@@ -140,7 +141,7 @@ class _Planner:
 
     def run(self) -> Plan:
         with self._pictures or nullcontext():
-            for batch in self._source.batches():
+            for batch in self._source.batches(columns=self._read):
                 self._add(batch)
                 if self._limit_reached():
                     break
@@ -271,12 +272,13 @@ class _Planner:
             self._pictures.store(todo, self._output, picture_folder(self._run_id))
         copied = copied.take(pa.array([item.index for item, _ in units], pa.int64()))
         schema = work_schema(self._passthrough)
+        # By name, as a table searches all its columns for one.
+        arrays: dict[str, Any] = dict(zip(copied.column_names, copied.columns, strict=True))
 
         def column(field: "pa.Field[Any]") -> Any:
             if field.name in columns:
                 return pa.array(columns[field.name], field.type)
-            known = field.name in copied.column_names
-            return copied.column(field.name) if known else pa.nulls(len(units), field.type)
+            return arrays[field.name] if field.name in arrays else pa.nulls(len(units), field.type)
 
         self._work.add(pa.Table.from_arrays([column(field) for field in schema], schema=schema))
 

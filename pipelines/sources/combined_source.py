@@ -1,6 +1,6 @@
 """The rows of all files of an input as one table. It knows nothing about the columns' meaning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +17,9 @@ class CombinedSource(Source):
     """The rows of several files, one file after another.
 
     Columns are joined by name (:func:`~pipelines.sources.schema_union.unify_columns`); one that a file does
-    not have is null in its rows. The partitions of a file's path are columns of text, unless the file itself
-    has a column of that name. Files without rows do not count.
+    not have is null in its rows, and one whose types do not go together is refused. The partitions of a
+    file's path are columns of text, unless the file itself has a column of that name. Files without rows do
+    not count.
 
     Args:
         files: each file and what reads it, in order.
@@ -27,7 +28,7 @@ class CombinedSource(Source):
         notes: what a person should know about how the files were found.
 
     Raises:
-        InvalidRequest: no file has rows, or the files' types of a column do not go together.
+        InvalidRequest: no file has rows.
     """
 
     def __init__(
@@ -46,22 +47,33 @@ class CombinedSource(Source):
         names = short_names([file.uri for file, _ in filled])
         self._files = [(name, file, reader) for name, (file, reader) in zip(names, filled, strict=True)]
         unified = unify_columns([self._columns(name, file, reader) for name, file, reader in self._files])
-        self.schema = unified.schema
+        self.refused = dict(unified.refused)
+        for _, reader in filled:
+            self.refused |= reader.refused
+        self.schema = pa.schema([field for field in unified.schema if field.name not in self.refused])
         for _, reader in filled:
             reader.read_as_text(unified.as_text & set(reader.schema.names))
         counts = [reader.num_rows for _, reader in filled]
         self.num_rows = None if None in counts else sum(filter(None, counts))
         self.notes = (*notes, *self._reader_notes(), *unified.notes, *self._partition_notes())
 
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+    def batches(
+        self, batch_rows: int = 4096, columns: Collection[str] | None = None
+    ) -> Iterator[SourceBatch]:
         """Read all rows in batches."""
+        schema = self.schema
+        if columns is not None:
+            # A table without columns would have no rows either.
+            fields = [field for field in schema if field.name in columns] or list(schema)[:1]
+            schema = pa.schema(fields)
         first_row = 0
         for name, file, reader in self._files:
             num_rows = 0
-            for batch in reader.batches(batch_rows):
+            own = set(schema.names).intersection(reader.schema.names) or reader.schema.names[:1]
+            for batch in reader.batches(batch_rows, own):
                 last_rows = [batch.rows[-1]] if batch.rows else []
                 num_rows = 1 + max([num_rows - 1, *last_rows, *(error.row for error in batch.errors)])
-                table = self._conformed(batch.table, name, file)
+                table = _conformed(batch.table, schema, name, file)
                 prefix = f"{name} " if len(self._files) > 1 else ""
                 yield SourceBatch(
                     table=table,
@@ -82,33 +94,6 @@ class CombinedSource(Source):
             is_typed=reader.format == "parquet",
         )
 
-    def _conformed(self, table: pa.Table, name: str, file: TableFile) -> pa.Table:
-        if table.schema.equals(self.schema):
-            return table
-        own = set(table.column_names)
-        columns: list[Any] = []
-        for field in self.schema:
-            if field.name in own:
-                columns.append(self._converted(table.column(field.name), field, name))
-            elif field.name in file.partitions:
-                value = pa.scalar(file.partitions[field.name], pa.string())
-                columns.append(pa.repeat(value, len(table)).cast(field.type))
-            else:
-                columns.append(nulls(len(table), field.type))
-        return pa.Table.from_arrays(columns, schema=self.schema)
-
-    def _converted(self, column: Any, field: "pa.Field[Any]", name: str) -> Any:
-        if column.type == field.type:
-            return column
-        try:
-            return pa.chunked_array([converted(chunk, field.type) for chunk in column.chunks], field.type)
-        except pa.ArrowInvalid as error:
-            raise InvalidRequest(
-                f"input: column {field.name!r} is {column.type} in {name}, but {field.type} for all files"
-                f" together, which does not hold its values: {error}; write it with one type in all files",
-                field=field.name,
-            ) from error
-
     def _reader_notes(self) -> Iterator[str]:
         files: dict[str, list[str]] = {}
         for name, _, reader in self._files:
@@ -125,8 +110,40 @@ class CombinedSource(Source):
             for column in file.partitions
             if column in reader.schema.names
         )
-        for column in own:
-            yield f"column {column!r} is taken from the files that have it, not from the folders' names"
+        if own:
+            columns, are = ("columns", "are") if len(own) > 1 else ("column", "is")
+            named = ", ".join(map(repr, own))
+            yield f"{columns} {named} {are} taken from the files that have it, not from the folders' names"
+
+
+def _conformed(table: pa.Table, schema: pa.Schema, name: str, file: TableFile) -> pa.Table:
+    if table.schema.equals(schema):
+        return table
+    own = set(table.column_names)
+    columns: list[Any] = []
+    for field in schema:
+        if field.name in own:
+            columns.append(_converted(table.column(field.name), field, name))
+        elif field.name in file.partitions:
+            value = pa.scalar(file.partitions[field.name], pa.string())
+            columns.append(pa.repeat(value, len(table)).cast(field.type))
+        else:
+            columns.append(nulls(len(table), field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _converted(column: Any, field: "pa.Field[Any]", name: str) -> Any:
+    if column.type == field.type:
+        return column
+    try:
+        return pa.chunked_array([converted(chunk, field.type) for chunk in column.chunks], field.type)
+    except pa.ArrowInvalid as error:
+        raise InvalidRequest(
+            f"input: column {field.name!r} is {column.type} in {name}, but {field.type} for all files"
+            f" together, which does not hold its values: {error}; write it with one type in all files or drop"
+            " it",
+            field=field.name,
+        ) from error
 
 
 def short_names(uris: Sequence[str]) -> list[str]:

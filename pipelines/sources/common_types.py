@@ -36,8 +36,9 @@ class TypeConflict(Exception):
 def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     """Return the plain type that holds the values of two plain types.
 
-    Whole numbers and a ``double`` give ``double``, and signed and unsigned numbers of 64 bits give ``int64``,
-    although these do not hold every value; converting one that they do not hold raises an error.
+    Times of several zones are in UTC. Whole numbers and a ``double`` give ``double``, and signed and unsigned
+    numbers of 64 bits give ``int64``, although these do not hold every value; converting one that they do
+    not hold raises an error.
 
     Raises:
         TypeConflict: there is none.
@@ -55,11 +56,12 @@ def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
     if _is_any(left, _LIST_TESTS) and _is_any(right, _LIST_TESTS):
         return _common_list(left, right)
     if any(_is_any(left, family) and _is_any(right, family) for family in _FAMILIES):
+        left, right = _in_one_zone(left, right)
         schemas = [pa.schema([("x", dtype)]) for dtype in (left, right)]
         try:
             unified: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field("x").type
             return unified
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # time zones, more than 76 digits
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # times with and without a zone, more than 76 digits
             raise TypeConflict(left, right) from None
     if any(map(pa.types.is_integer, (left, right))) and any(map(pa.types.is_floating, (left, right))):
         return pa.float64()
@@ -68,6 +70,15 @@ def common_type(left: pa.DataType, right: pa.DataType) -> pa.DataType:
 
 def _is_any(dtype: pa.DataType, tests: tuple[Callable[[pa.DataType], bool], ...]) -> bool:
     return any(test(dtype) for test in tests)
+
+
+def _in_one_zone(left: pa.DataType, right: pa.DataType) -> tuple[pa.DataType, pa.DataType]:
+    """Return times with different zones as times in UTC, which are the same moments."""
+    if not (isinstance(left, pa.TimestampType) and isinstance(right, pa.TimestampType)):
+        return left, right
+    if not (left.tz and right.tz) or left.tz == right.tz:
+        return left, right
+    return pa.timestamp(left.unit, "UTC"), pa.timestamp(right.unit, "UTC")
 
 
 def _common_struct(left: pa.StructType, right: pa.StructType) -> pa.DataType:

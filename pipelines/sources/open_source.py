@@ -20,7 +20,7 @@ from pipelines.sources.text_formats.text_reader import TextReader
 from pipelines.storage import StorageOptions
 from zimage_models.errors import InvalidRequest
 
-_DELIMITERS = {"csv": None, "tsv": "\t"}
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
 _TEXT_READERS: dict[str, Callable[..., FileReader]] = {
     "jsonl": JsonLinesReader,
     "json": JsonArrayReader,
@@ -78,7 +78,7 @@ def open_source(
         if name == "parquet":
             return ParquetReader(file)
         if name in ("csv", "tsv"):
-            return CsvReader(file, delimiter=delimiter or _DELIMITERS[name], encoding=encoding)
+            return CsvReader(file, delimiter=delimiter, usual=_DELIMITERS[name], encoding=encoding)
         return _TEXT_READERS[name](file, encoding=encoding)
 
     # Texts are read whole to find their columns, which threads would not speed up.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows, json_text_field
-from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.source_rows import RowError, json_text_field
+from pipelines.sources.table_file import RowReader, TableFile
 from pipelines.sources.text_formats.json_columns import cell_reader
 from pipelines.sources.text_formats.json_rows import JsonRow, json_rows
 from zimage_models.errors import InvalidRequest
@@ -58,7 +58,7 @@ _HARMLESS: dict[str, tuple[str, ...]] = {
 }
 
 
-class OpenAIBatchReader(FileReader):
+class OpenAIBatchReader(RowReader):
     """A JSON Lines file of ``{"custom_id", "method": "POST", "url": "/v1/images/generations", "body"}``.
 
     ``custom_id`` becomes the column ``key``, ``body.n`` ``variants``, and the other fields keep their names:
@@ -87,11 +87,8 @@ class OpenAIBatchReader(FileReader):
             has_edits = has_edits or (isinstance(item, JsonRow) and item.values.get("url") == EDITS_URL)
         self.schema = pa.schema([*_COLUMNS, *(_EDIT_COLUMNS if has_edits else ())])
 
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read all rows in batches."""
-        return batched_rows(self._rows(), self.schema, batch_rows)
-
-    def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
+    def rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
+        """Yield the rows' cells, and errors."""
         to_cells = cell_reader(self.schema)
         for item in json_rows(self._file, self._encoding):
             yield item if isinstance(item, RowError) else _read(item, to_cells)

@@ -5,8 +5,10 @@ It knows nothing about file formats or the columns' meaning.
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +35,7 @@ class SourceBatch:
     """Some rows of a source, in input order."""
 
     table: pa.Table
-    """The usable rows, with all columns of the source's schema."""
+    """The usable rows."""
     rows: list[int]
     """Their row numbers in the input."""
     errors: list[RowError]
@@ -60,6 +62,7 @@ class Source(ABC):
     Attributes:
         format: the name of its format.
         schema: the columns; :meth:`SourceBatch.records` decodes JSON text.
+        refused: columns that cannot be read, which ``schema`` leaves out, and why.
         folder: address of the folder that holds its files.
         fingerprint: sha256 over the files' names, sizes and modification times, in hexadecimal.
         num_rows: the number of rows, if it is known before reading them.
@@ -68,17 +71,25 @@ class Source(ABC):
 
     format: str
     schema: pa.Schema
+    refused: Mapping[str, str] = MappingProxyType({})
     folder: str
     fingerprint: str
     num_rows: int | None = None
     notes: tuple[str, ...] = ()
 
     @abstractmethod
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+    def batches(
+        self, batch_rows: int = 4096, columns: Collection[str] | None = None
+    ) -> Iterator[SourceBatch]:
         """Read all rows, at most ``batch_rows`` in each batch.
 
+        Args:
+            batch_rows: the most rows in a batch.
+            columns: the columns to read; None for all.
+
         Raises:
-            InvalidRequest: a file is damaged or can no longer be read.
+            InvalidRequest: a file is damaged or can no longer be read, or the common type of a column does
+                not hold one of its values.
         """
 
 
@@ -118,17 +129,27 @@ def _python_value(cell: "pa.Scalar[Any]", column: str) -> Any:
 
 
 def batched_rows(
-    parsed: Iterable[tuple[int, Sequence[Any]] | RowError], schema: pa.Schema, batch_rows: int
+    parsed: Iterable[tuple[int, Sequence[Any]] | RowError],
+    schema: pa.Schema,
+    batch_rows: int,
+    columns: Collection[str] | None = None,
 ) -> Iterator[SourceBatch]:
-    """Collect parsed rows (row number, values in schema order) and row errors into batches."""
+    """Collect parsed rows (row number, values in schema order) and row errors into batches.
+
+    With ``columns``, the tables have only these.
+    """
+    kept = [columns is None or name in columns for name in schema.names]
+    fields = list(compress(schema, kept))
     rows: list[int] = []
     values: list[Sequence[Any]] = []
     errors: list[RowError] = []
 
     def batch() -> SourceBatch:
-        columns = zip(*values, strict=True) if values else [()] * len(schema)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-        return SourceBatch(table=pa.Table.from_arrays(arrays, schema=schema), rows=rows, errors=errors)
+        cells = compress(zip(*values, strict=True), kept) if values else [()] * len(fields)
+        arrays = [pa.array(column, field.type) for column, field in zip(cells, fields, strict=True)]
+        return SourceBatch(
+            table=pa.Table.from_arrays(arrays, schema=pa.schema(fields)), rows=rows, errors=errors
+        )
 
     for item in parsed:
         if isinstance(item, RowError):

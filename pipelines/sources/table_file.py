@@ -4,13 +4,15 @@ import contextlib
 import lzma
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs
 
-from pipelines.sources.source_rows import SourceBatch
+from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows
 from zimage_models.errors import InvalidRequest
 
 
@@ -43,12 +45,14 @@ class FileReader(ABC):
     Attributes:
         format: the name of its format.
         schema: its columns, without partition columns.
+        refused: the columns that cannot be read, which ``schema`` leaves out, and why.
         num_rows: the number of rows, if it is known before reading them.
         notes: what a person should know about how it is read, a sentence each.
     """
 
     format: str
     schema: pa.Schema
+    refused: Mapping[str, str] = MappingProxyType({})
     num_rows: int | None = None
     notes: tuple[str, ...] = ()
 
@@ -59,9 +63,29 @@ class FileReader(ABC):
         """
 
     @abstractmethod
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+    def batches(
+        self, batch_rows: int = 4096, columns: Collection[str] | None = None
+    ) -> Iterator[SourceBatch]:
         """Read all rows, at most ``batch_rows`` in each batch; row numbers count from 0 in this file.
+
+        Args:
+            batch_rows: the most rows in a batch.
+            columns: the columns to read, at least one of the schema's; None for all.
 
         Raises:
             InvalidRequest: the file is damaged or can no longer be read.
         """
+
+
+class RowReader(FileReader):
+    """Reads the rows of one file one by one."""
+
+    @abstractmethod
+    def rows(self) -> Iterable[tuple[int, Sequence[Any]] | RowError]:
+        """Yield each usable row's number and values in schema order, and errors for the other rows."""
+
+    def batches(
+        self, batch_rows: int = 4096, columns: Collection[str] | None = None
+    ) -> Iterator[SourceBatch]:
+        """Read all rows in batches."""
+        return batched_rows(self.rows(), self.schema, batch_rows, columns)

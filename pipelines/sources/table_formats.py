@@ -16,6 +16,7 @@ _SUFFIXES = {
 
 FORMATS = (*_SUFFIXES, "openai-batch")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 _MAX_NAMED = 3
 
 
@@ -31,6 +32,8 @@ def chosen_files(found: FoundInput, format: str | None, notes: list[str]) -> lis
         suffixed = next((name for name in _SUFFIXES if name in by_format), None)
     elif suffixed not in by_format:
         return [(file, format) for file in found.files]
+    if suffixed is None and found.is_file and found.uri.lower().endswith(_SPREADSHEETS):
+        raise InvalidRequest(f"input: {found.uri} is a spreadsheet; save the sheet as CSV", field="input")
     if suffixed is None:
         subject = f"the format of {found.uri} is" if found.is_file else f"the formats in {found.uri} are"
         raise InvalidRequest(

@@ -143,7 +143,7 @@ def test_a_table_of_bad_rows_alone_publishes_nothing(zimage: Zimage, tmp_path: P
     done = zimage("generate", bad, out, *FAKE)
     assert done.code == 3
     assert "nothing is published: all 25 rows are rejected" in done.err
-    assert "row 0 (0): prompt" in done.err
+    assert "row 0 (0): prompt: missing\nand 24 more; the same command with --dry-run lists them" in done.err
     assert not (out / "_SUCCESS").exists()
     assert not (out / "_manifests").exists()
     with pytest.raises(datasets.exceptions.DataFilesNotFoundError):

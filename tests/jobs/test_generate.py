@@ -229,6 +229,7 @@ def test_openai_batch_file_is_read_as_it_is(zimage: Zimage, tmp_path: Path) -> N
         (["generate", "t.csv", "out", "--engines", "3:1"], "below the minimum 3"),
         (["generate", "t.csv", "out", "--variants", "0"], "variants"),
         (["generate", "t.csv", "out", "--map", "prompt"], "FIELD=COLUMN"),
+        (["generate", "t.csv", "out", "--map", "key=a", "--map", "key=b"], "'key' is given twice"),
         (["generate", "t.csv", "out", "--template", "{{ nothing }}"], "nothing"),
         (["generate", "t.csv", "out", "--quality", "70"], "quality"),
         (["generate", "t.csv", "out", "--export", "zip"], "zip"),

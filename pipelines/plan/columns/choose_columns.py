@@ -34,9 +34,11 @@ from pipelines.plan.columns.column_values import (
     may_name_pictures,
 )
 from pipelines.plan.columns.own_output import KEY_OF_VARIANTS, OwnOutput
+from pipelines.plan.columns.table_problems import raise_all, template_problems
 from pipelines.plan.template_columns import closest, listed, quoted, unknown_column
 from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
+from zimage_models.field_values import is_written_number
 from zimage_models.model_spec import ModelSpec
 
 _PICTURES = tuple(name for name, field in COLUMN_FIELDS.items() if field.is_picture)
@@ -46,6 +48,8 @@ _BY_VALUE = (("size",), ("width", "height"), ("strength",))
 # A field that has no effect without another is guessed after it.
 _FIRST = ("prompt", "key", *sorted(_PICTURES, key=lambda name: name in NEEDED))
 _LATER = tuple(name for name in ALIASES if name not in _FIRST)
+_NUMBERS = ("seed", "num_inference_steps", "guidance_scale", "variants")
+"""Fields whose columns are taken only if they may hold numbers: a catalogue's may list seeds or recipes."""
 
 
 def choose_columns(source: Source, *, options: GenerateOptions, spec: ModelSpec) -> ColumnMap:
@@ -58,8 +62,8 @@ def choose_columns(source: Source, *, options: GenerateOptions, spec: ModelSpec)
 
     Raises:
         InvalidRequest: everything that is wrong with the table's columns, in one message: an unknown field or
-            column, no prompt, an ambiguous guess, a type that can't be a key, a field without the one that it
-            needs, or a type that `datasets` can't hold.
+            column, a template that can't be used, no prompt, an ambiguous guess, a type that can't be a key,
+            a field without the one that it needs, or a type that `datasets` can't hold.
     """
     return _Chooser(source, options, spec).choose()
 
@@ -80,6 +84,7 @@ class _Chooser:
 
     def choose(self) -> ColumnMap:
         self._take_explicit()
+        self._refuse_unreadable()
         for name in _FIRST:
             self._guess(name)
         self._check_prompt()
@@ -90,7 +95,7 @@ class _Chooser:
         key_template = self._key_template()
         passthrough, left_out = self._copied()
         self._check_types(passthrough)
-        self._raise_problems()
+        raise_all(self._problems)
         refused = {*self._options.columns, "prompt", *(["key"] if key_template else [])}
         advice = hints(
             self._source.schema,
@@ -98,6 +103,7 @@ class _Chooser:
             chosen=self._chosen,
             refused=refused,
             has_image_job=self._is_image_job,
+            has_controlnet=self._spec.controlnet is not None or self._is_batch_file,
         )
         notes = [
             *(self._own.notes(self._chosen, key_template) if self._own else ()),
@@ -110,6 +116,7 @@ class _Chooser:
             key_template=key_template,
             model=fields.pop("model", None),
             variants=fields.pop("variants", None),
+            has_recorded_seeds=self._own is not None and self._chosen.get("seed") == "seed",
             pictures={name: fields.pop(name) for name in _PICTURES if name in fields},
             fields=fields,
             passthrough=passthrough,
@@ -119,7 +126,8 @@ class _Chooser:
         )
 
     def _take_explicit(self) -> None:
-        names = list(self._types)
+        refused = self._source.refused
+        names = [*self._types, *refused]
         for field, column in self._options.columns.items():
             if field not in ALIASES:
                 guess = look_alike(field) or closest(field, ALIASES)
@@ -129,7 +137,7 @@ class _Chooser:
                 )
             elif column and column not in names:
                 self._problems.append(unknown_column(column, names, "map"))
-            elif column:
+            elif column and column not in refused:
                 self._chosen[field] = column
         for column in self._options.drop:
             if column not in names:
@@ -138,6 +146,13 @@ class _Chooser:
             given = self._options.columns.get(field)
             if given and template:
                 self._refuse(f"{field}: both a template and column {given!r} are given; leave one out", field)
+        self._problems += template_problems(self._options, self._source.schema)
+
+    def _refuse_unreadable(self) -> None:
+        dropped = set(self._options.drop) - set(self._options.columns.values())
+        for column, message in self._source.refused.items():
+            if column not in dropped:
+                self._refuse(message, column)
 
     def _guess(self, field: str) -> None:
         templates = {"prompt": self._options.template, "key": self._options.key}
@@ -145,7 +160,7 @@ class _Chooser:
             return
         if NEEDED.get(field, field) not in (field, *self._chosen):
             return
-        best = best_named(field, [name for name in self._free if self._fits(field, self._types[name])])
+        best = self._best(field)
         if field == "key" and not best:
             # Told to be of a wrong type, instead of being overlooked.
             best = best_named(field, self._free)
@@ -153,6 +168,10 @@ class _Chooser:
             self._refuse(f"{field}: columns {listed(best)} all match; give --map {field}=COLUMN", field)
         if best:
             self._chosen[field] = best[0]
+
+    def _best(self, field: str) -> list[str]:
+        """Return the free columns of a fitting type whose names fit a field best."""
+        return best_named(field, [name for name in self._free if self._fits(field, self._types[name])])
 
     def _fits(self, field: str, dtype: pa.DataType) -> bool:
         """Return whether a column of this type may be guessed for a field."""
@@ -162,10 +181,15 @@ class _Chooser:
             return holds_pictures(dtype)
         if field in _PICTURES:
             return may_name_pictures(dtype)
+        if field in _NUMBERS and not self._is_batch_file:
+            return is_text_or_number(dtype) or pa.types.is_null(dtype)
         return is_text_or_number(dtype) or field not in ("key", "strength", *_SIZE_FIELDS)
 
     def _check_prompt(self) -> None:
         if self._options.template or "prompt" in self._chosen or self._options.columns.get("prompt"):
+            return
+        if self._options.columns.get("prompt") == "":
+            self._refuse("prompt: --map prompt= leaves the rows without one; give --template too", "prompt")
             return
         similar = [name for name in self._free if look_alike(name) == "prompt"]
         texts = [name for name in similar if is_text(self._types[name])]
@@ -192,14 +216,27 @@ class _Chooser:
         """Return the fields to guess by name, because their columns can mean nothing else."""
         if self._is_batch_file:
             return list(_LATER)
-        checks = {fields: self._value_check(fields) for fields in _BY_VALUE}
+        checks: dict[tuple[str, ...], ValueCheck | None] = {}
+        checks |= {fields: self._value_check(fields) for fields in _BY_VALUE}
+        checks |= self._number_checks()
         own = self._own
         questions = [*checks.values(), *((own.is_of_model, own.has_one_each) if own else ())]
         check_values(self._source, [check for check in questions if check])
         unclear = {"model"}.union(*(of for of, check in checks.items() if not (check and check.holds)))
+        if not self._is_prompt_table and list(map(str.lower, self._best("variants"))) == ["n"]:
+            unclear.add("variants")  # of a catalogue, it may count anything
         if own:
             unclear |= own.outdated(self._options.fields)
         return [field for field in _LATER if field not in unclear]
+
+    def _number_checks(self) -> dict[tuple[str, ...], ValueCheck]:
+        """Return the question, by field, whether any text in the columns of numbers is one."""
+        best = {field: self._best(field) for field in _NUMBERS if field not in self._options.columns}
+        return {
+            (field,): ValueCheck(columns=tuple(names), is_good=is_written_number, share=0)
+            for field, names in best.items()
+            if len(names) == 1 and is_text(self._types[names[0]]) and not self._own
+        }
 
     def _value_check(self, fields: tuple[str, ...]) -> ValueCheck | None:
         """Return what to ask the values of the columns that may be these fields', or None if none may be."""
@@ -221,9 +258,12 @@ class _Chooser:
             return "image" in self._chosen
         if not self._chosen.keys().isdisjoint(_SIZE_FIELDS):
             return False
-        # Beside a caption or a template, a catalogue's sizes are those of its goods or photos.
-        is_prompt_table = self._own or self._chosen.get("prompt", "").lower() == "prompt"
-        return bool(is_prompt_table) and (fields == ("size",) or not best_named("size", self._types))
+        return self._is_prompt_table and (fields == ("size",) or not best_named("size", self._types))
+
+    @property
+    def _is_prompt_table(self) -> bool:
+        """Whether sizes are those of images; a catalogue's are those of its goods or photos."""
+        return self._own is not None or self._chosen.get("prompt", "").lower() == "prompt"
 
     def _check_needs(self) -> None:
         for field, needed in NEEDED.items():
@@ -258,7 +298,8 @@ class _Chooser:
             taken = {*reserved, *self._types, *passthrough.values()} if is_taken else ()
             passthrough[name] = free_name(name, taken)
         left_out -= set(self._chosen.values())
-        return passthrough, tuple(name for name in self._types if name in left_out)
+        names = [*self._types, *self._source.refused]
+        return passthrough, tuple(name for name in names if name in left_out)
 
     def _check_types(self, copied: Iterable[str]) -> None:
         for name in copied:
@@ -269,15 +310,6 @@ class _Chooser:
 
     def _refuse(self, message: str, field: str) -> None:
         self._problems.append(InvalidRequest(message, field=field))
-
-    def _raise_problems(self) -> None:
-        if len(self._problems) == 1:
-            raise self._problems[0]
-        if self._problems:
-            told = "; ".join(
-                f"({number}) {problem}" for number, problem in enumerate(self._problems, start=1)
-            )
-            raise InvalidRequest(f"columns: {len(self._problems)} problems: {told}", field="columns")
 
 
 def _renamings(passthrough: Mapping[str, str]) -> list[str]:

@@ -28,8 +28,11 @@ def hints(
     chosen: Collection[str],
     refused: Collection[str],
     has_image_job: bool,
+    has_controlnet: bool,
 ) -> Iterator[str]:
-    """Yield how to use each copied column that looks like a field without a column, a sentence each.
+    """Yield how to use each copied column that looks like a field without a column, and what needs an option.
+
+    Each is a sentence.
 
     Args:
         schema: the table's columns.
@@ -37,7 +40,10 @@ def hints(
         chosen: fields that have a column.
         refused: fields that are meant to have none.
         has_image_job: images are to be made from pictures, so their addresses matter.
+        has_controlnet: rows with control images can be made.
     """
+    if "control_image" in chosen and not has_controlnet:
+        yield "control images need --controlnet; --map control_image= makes the images without them"
     settled = {*chosen, *refused}
     if not settled.isdisjoint(_SIZE_FIELDS):
         settled |= _SIZE_FIELDS

@@ -21,6 +21,9 @@ class ColumnMap:
     """Generation field (or ``size``) -> column."""
     pictures: dict[str, str]
     """``image`` (one or several per row), ``mask`` or ``control_image`` -> column."""
+    has_recorded_seeds: bool = False
+    """Whether the seeds are those that a data set of ours records. Releases before 0.3 recorded larger ones,
+    of which torch's CPU generator read the lower 32 bits."""
     model: str | None
     variants: str | None
     passthrough: dict[str, str]
@@ -38,7 +41,9 @@ class ColumnMap:
         used |= {"variants": self.variants, "model": self.model}
         sources = {field: column_text(column) for field, column in used.items() if column is not None}
         sources.setdefault("prompt", "the template")
-        sources.setdefault("key", self.key_template or "the row's content")
+        template = self.key_template or ""
+        is_one_line = template.isprintable() and len(template) <= 200
+        sources.setdefault("key", (template if is_one_line else "a template") or "the row's content")
         order = [name for name in used if name in sources]
         lines = ["columns: " + "; ".join(f"{name} <- {sources[name]}" for name in order)]
         copied = [

@@ -54,6 +54,11 @@ def _item_type(dtype: pa.DataType) -> pa.DataType:
     return dtype
 
 
+def given_value(value: Any) -> Any:
+    """Return a cell of a column of settings or pictures, or None if it is blank text, as CSV reads it."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
 @dataclass(kw_only=True)
 class ValueCheck:
     """A question to all values of some columns: are (enough of) them good?"""
@@ -62,7 +67,7 @@ class ValueCheck:
     is_good: Callable[..., bool]
     """Takes a row's values of these columns."""
     share: float = 1.0
-    """Share of the values that must be good."""
+    """Share of the values that must be good; 0: one must, if there are any."""
     ignores_null: bool = True
     """Whether rows with a null do not count; else they are not good."""
     num_good: int = field(default=0, init=False)
@@ -70,17 +75,20 @@ class ValueCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether enough of the values are good; never so without values."""
+        """Whether enough of the values are good; without values, only if the share is 0."""
+        if not self.share:
+            return self.num_good > 0 or self.num_bad == 0
         return self.num_good > 0 and self.num_good >= self.share * (self.num_good + self.num_bad)
 
     @property
     def is_settled(self) -> bool:
-        """Whether further values can't make it hold."""
-        return self.share == 1.0 and self.num_bad > 0
+        """Whether further values change nothing."""
+        return (self.share == 1.0 and self.num_bad > 0) or (not self.share and self.num_good > 0)
 
     def add(self, table: pa.Table) -> None:
         """Count the values of further rows."""
-        rows = Counter(zip(*(table[name].to_pylist() for name in self.columns), strict=True))
+        cells = (map(given_value, table[name].to_pylist()) for name in self.columns)
+        rows = Counter(zip(*cells, strict=True))
         for values, count in rows.items():
             if None not in values and self.is_good(*values):
                 self.num_good += count
@@ -96,7 +104,8 @@ def check_values(source: Source, checks: Collection[ValueCheck]) -> None:
     """
     if not checks:
         return
-    for batch in source.batches():
+    columns = {column for check in checks for column in check.columns}
+    for batch in source.batches(columns=columns):
         for check in checks:
             if not check.is_settled:
                 check.add(batch.table)

@@ -2,28 +2,20 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from zimage_models.errors import InvalidRequest
 
+def repeated_names(names: Sequence[str], uri: str) -> dict[str, str]:
+    """Return the names that several columns have, and why such columns cannot be read.
 
-def check_unique(names: Sequence[str], uri: str) -> None:
-    """Check that no two columns have the same name; nameless ones (``""``) do not count.
-
-    Raises:
-        InvalidRequest: some do; it names all of them with their positions.
+    Nameless columns (``""``) do not count.
     """
     positions: dict[str, list[str]] = {}
     for position, name in enumerate(names, start=1):
         positions.setdefault(name, []).append(str(position))
-    twice = [
-        f"{name!r} (columns {', '.join(found)})"
+    return {
+        name: f"input: {uri}: columns {', '.join(found)} are all called {name!r}; rename or drop them"
         for name, found in positions.items()
         if name and len(found) > 1
-    ]
-    if twice:
-        raise InvalidRequest(
-            f"input: {uri}: several columns have the same name: {', '.join(twice)}; rename them",
-            field="input",
-        )
+    }
 
 
 def made_up_name(position: int, taken: Collection[str]) -> str:

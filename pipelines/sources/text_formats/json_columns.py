@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.sources.source_rows import RowError, SourceBatch, batched_rows, is_json_text, json_text_field
-from pipelines.sources.table_file import FileReader, TableFile
+from pipelines.sources.source_rows import RowError, is_json_text, json_text_field
+from pipelines.sources.table_file import RowReader, TableFile
 from pipelines.sources.text_formats.column_names import made_up_name
 from pipelines.sources.text_formats.json_rows import JsonRow
 from zimage_models.errors import InvalidRequest
@@ -20,7 +20,7 @@ MAX_COLUMNS = 10_000
 _EXACT = 2**53
 
 
-class JsonRowsReader(FileReader):
+class JsonRowsReader(RowReader):
     """Objects of one file, as rows of a table.
 
     All rows together decide the columns and their types: int64 for whole numbers, double for other numbers,
@@ -83,11 +83,8 @@ class JsonRowsReader(FileReader):
             [pa.field(field.name, pa.string()) if field.name in columns else field for field in self.schema]
         )
 
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
-        """Read all rows in batches."""
-        return batched_rows(self._rows(), self.schema, batch_rows)
-
-    def _rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
+    def rows(self) -> Iterator[tuple[int, list[Any]] | RowError]:
+        """Yield the rows' cells, and errors."""
         to_cells = cell_reader(self.schema, as_text=self._as_text)
         for item in self.json_rows():
             if isinstance(item, RowError):

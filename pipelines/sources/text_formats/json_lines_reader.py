@@ -11,10 +11,10 @@ from zimage_models.errors import InvalidRequest
 
 
 class JsonLinesReader(JsonRowsReader):
-    """A file with one JSON object per line. Blank lines are skipped.
+    """A file with one JSON object per line, or a text, which is a prompt. Blank lines are skipped.
 
     Raises:
-        InvalidRequest: the file cannot be read, starts with an array, or no row is usable.
+        InvalidRequest: the file cannot be read, is one JSON document, or no row is usable.
     """
 
     format = "jsonl"
@@ -22,9 +22,11 @@ class JsonLinesReader(JsonRowsReader):
     def __init__(self, file: TableFile, *, encoding: str | None = None) -> None:
         self._text = TextFile(file, encoding)
         first = next(self._text.filled_lines(), None)
-        if first and first.text.lstrip().startswith("["):
+        start = first.text.strip() if first else ""
+        if start.startswith("[") or start == "{":
+            holds = "objects of several lines" if start == "{" else "an array"
             raise InvalidRequest(
-                f"input: {file.uri} holds an array, not an object per line; give --format json", field="input"
+                f"input: {file.uri} holds {holds}, not an object per line; give --format json", field="input"
             )
         super().__init__(file)
         self.notes = self._text.notes + self.type_notes()

@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from pipelines.sources.source_rows import RowError
 from pipelines.sources.table_file import TableFile
 from pipelines.sources.text_formats.text_file import TextFile
+from pipelines.sources.text_formats.text_reader import PROMPT
 from zimage_models.errors import InvalidRequest
 from zimage_models.field_values import shown
 
@@ -43,16 +44,21 @@ def rows_of_lines(text: TextFile) -> Iterator[JsonRow | RowError]:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """Parse one JSON object.
+    """Parse one JSON object, or a text, which is a prompt.
 
     Raises:
-        InvalidRequest: not JSON, not an object, a key given twice, NaN, or half of a surrogate pair.
+        InvalidRequest: not JSON, neither of these, a key given twice, an infinity, or half of a surrogate
+            pair.
     """
     try:
         value = DECODER.decode(text)
         check_surrogates(value, text)
+    except json.JSONDecodeError as error:
+        raise InvalidRequest(f"not valid JSON: {error.msg} at character {error.pos + 1}") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"not valid JSON: {error}") from error
+    if isinstance(value, str):
+        return {PROMPT: value}
     if not isinstance(value, dict):
         raise InvalidRequest(f"{shown(value)} is not a JSON object")
     return value
@@ -76,8 +82,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not a JSON number")
+def _constant(name: str) -> None:
+    # Python's json writes NaN for what pandas has no value for, in columns of text too.
+    if name != "NaN":
+        raise ValueError(f"{name} is not a JSON number")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)

@@ -35,7 +35,10 @@ _NO_TEXT = (
     (b"\xd0\xcf\x11\xe0", "an Excel workbook; save the sheet as CSV"),
     (b"PAR1\x15", "a Parquet file; give --format parquet"),
 )
-_ADVICE = "give --encoding: cp1252 if the text is Western European, gb18030 if it is Chinese"
+_ADVICE = (
+    "give --encoding, such as cp1252 (Western European), cp1251 (Russian), gb18030 (Chinese) or cp932"
+    " (Japanese)"
+)
 
 
 class TextLine(NamedTuple):

@@ -14,6 +14,8 @@ DATA_URL = f"data:image/png;base64,{base64.b64encode(FILE).decode()}"
     ("cell", "pictures"),
     [
         (None, []),
+        ("", []),
+        (" ", []),
         ([], []),
         (FILE, [FILE]),
         ("a/b.png", ["a/b.png"]),
@@ -46,7 +48,7 @@ def test_pictures_of_a_cell(cell: Any, pictures: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        ("", "is not a picture"),
+        ([""], "is not a picture"),
         (b"", "is not a picture"),
         (7, "7 \\(int\\) is not a picture"),
         (True, "is not a picture"),

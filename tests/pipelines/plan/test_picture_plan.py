@@ -330,7 +330,7 @@ def test_bad_pictures_are_row_errors_beside_good_rows(data_set: DataSet, tmp_pat
     (tmp_path.parent / "outside.png").write_bytes(RED)
     table = rows(
         "red.png", "none.png", "../outside.png", "/etc/passwd", "http://127.0.0.1/a.png", 7, ["red.png"] * 2,
-        "file:///etc/passwd", "s3:/odd", "",
+        "file:///etc/passwd", "s3:/odd", [""],
     )  # fmt: skip
     table += [
         {"id": "mask of another size", "prompt": "a pear", "image": "blue.jpg", "mask": "mask.png"},

@@ -216,7 +216,7 @@ class TestKeyTemplate:
         [
             ("{{ brand }}-{{ title }}", "Acme-red apple"),
             ("{{ row['Variant SKU'] }}/{{ id }}", "A-7/42"),
-            ("{{ price }}-{{ uuid }}", "1.50-6af613b6-569c-5c22-9c37-2ed93f31d3af"),
+            ("{{ price|string }}-{{ uuid }}", "1.50-6af613b6-569c-5c22-9c37-2ed93f31d3af"),
             ("{{ colour|default('plain') }}", "plain"),
         ],
     )
@@ -229,7 +229,10 @@ class TestKeyTemplate:
         ("text", "named"),
         [
             ("{{ brand }}-{{ colour }}", 'key: the column "colour" is empty in this row; fill it'),
-            ("{{ brand }}-{{ price }}", "key: 3.5 is not a whole number"),
+            (
+                "{{ brand }}-{{ price }}",
+                "key: 3.5 is not a whole number; store it as text, or make it text with |string",
+            ),
             ("{{ tags }}", "key: ['a', 'b'] is a list; a key is"),
             ("{{ title * 2 }}", "key: '*' takes two numbers"),
             ("{% if colour %}x{% endif %}", "key: '' is empty"),
@@ -242,6 +245,17 @@ class TestKeyTemplate:
     def test_an_unknown_column_is_refused_at_once(self) -> None:
         message = refusal(lambda: KeyTemplate("{{ brnd }}", columns=COLUMNS))
         assert message.startswith('key: no column "brnd" (did you mean brand?)')
+
+
+@pytest.mark.parametrize("kind", [PromptTemplate, KeyTemplate])
+def test_a_column_in_single_braces_is_refused_instead_of_read_as_text(kind: type[PromptTemplate]) -> None:
+    assert refusal(lambda: kind("a {brand}", columns=COLUMNS)).endswith(
+        "{brand} is plain text; the column is written {{ brand }}"
+    )
+    assert refusal(lambda: kind("{{ brand }} { Variant SKU }", columns=COLUMNS)).endswith(
+        '{{ row["Variant SKU"] }}'
+    )
+    assert kind('{cat} {{brand}} {{ "{title}" }} {}', columns=COLUMNS).render(ROW) == "{cat} Acme {title} {}"
 
 
 class TestColumnsUsed:

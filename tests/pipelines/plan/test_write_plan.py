@@ -91,10 +91,10 @@ BAD_VALUES: list[tuple[Row, str]] = [
     ({"sku": None}, "sku: missing"),
     ({"sku": ""}, "sku: '' is empty"),
 ]
-MAPPED = {name: name for name in ("size", "height", "model")}
+MAPPED = {"size": "size", "height": "height", "model": "model", "variants": "n"}
 """Columns that mean something else in many tables, so they are not guessed."""
 BAD_LINES: list[tuple[str, str]] = [
-    ('{"sku": "n", "prompt": "x", "seed": NaN}', "NaN is not a JSON number"),
+    ('{"sku": "n", "prompt": "x", "seed": Infinity}', "Infinity is not a JSON number"),
     ('["a pear"]', "['a pear'] is not a JSON object"),
     ("a pear", "not valid JSON"),
     ('{"sku": "s", "prompt": "\\ud800"}', "surrogates not allowed"),
@@ -167,7 +167,9 @@ def test_a_float_column_may_hold_nan(data_set: DataSet, tmp_path: Path) -> None:
     rows = products(2)
     path = write_table(tmp_path / "in.parquet", [rows[0] | {"seed": 5.0}, rows[1] | {"seed": float("nan")}])
     plan = data_set.plan(path)
-    assert [error.message for error in plan.rejected] == ["seed: nan is not a finite number"]
+    assert [error.message for error in plan.rejected] == [
+        "seed: nan is not a number; leave it empty for a seed of its own"
+    ]
     assert by_key(data_set, plan, "seed") == {"sku-000": 5}
 
 
@@ -326,6 +328,14 @@ def test_a_column_that_no_part_can_hold_is_refused_before_any_image(
 def test_a_bad_field_of_the_job_stops_the_plan(data_set: DataSet) -> None:
     with pytest.raises(InvalidRequest, match=r"num_inference_steps: 0 is outside 1\.\.50"):
         data_set.plan(products(3), fields={"num_inference_steps": 0})
+
+
+def test_seeds_that_older_releases_recorded_draw_the_noise_that_they_drew(data_set: DataSet) -> None:
+    data_set.generate([{"sku": "a", "prompt": "a pear"}])
+    [recorded] = data_set.published()
+    del recorded["image"]
+    plan = data_set.plan([recorded | {"seed": 7 * 2**32 + 5}, recorded | {"key": "b", "seed": 6}])
+    assert by_key(data_set, plan, "seed") == {"a": 5, "b": 6}
 
 
 def test_repeated_rows_without_keys_are_images_of_their_own(data_set: DataSet) -> None:

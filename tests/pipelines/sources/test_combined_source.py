@@ -95,21 +95,32 @@ class TestColumns:
                 pa.array([{"y": [True]}]),
                 r"column 'x.y[]' is bool in b.parquet, but int64 in a.parquet",
             ),
-            (pa.array([2**53 + 1]), pa.array([0.5]), "column 'x' is int64 in a.parquet, but double for all"),
         ],
         ids=str,
     )
     def test_types_of_parquet_that_do_not_go_together_are_refused(
         self, tmp_path: Path, left: Any, right: Any, named: str
     ) -> None:
-        written(tmp_path, "a.parquet", {"x": left})
-        written(tmp_path, "b.parquet", {"x": right})
-        written(tmp_path, "c.parquet", {"x": pa.nulls(1)})
-        with pytest.raises(InvalidRequest) as caught:
-            records(open_source([str(tmp_path)]))
-        assert str(caught.value).startswith(f"input: {named}")
-        assert str(caught.value).endswith("; write it with one type in all files")
-        assert caught.value.field == "x"
+        written(tmp_path, "a.parquet", {"sku": [1], "x": left})
+        written(tmp_path, "b.parquet", {"sku": [2], "x": right})
+        written(tmp_path, "c.parquet", {"sku": pa.nulls(1), "x": pa.nulls(1)})
+        source = open_source([str(tmp_path)])
+        assert source.refused["x"].startswith(f"input: {named}")
+        assert source.refused["x"].endswith("; write it with one type in all files or drop it")
+        assert list(records(source).values()) == [{"sku": 1}, {"sku": 2}, {"sku": None}]
+
+    def test_values_that_the_common_type_does_not_hold_are_refused_only_if_they_are_read(
+        self, tmp_path: Path
+    ) -> None:
+        written(tmp_path, "a.parquet", {"sku": [1], "x": [2**53 + 1]})
+        written(tmp_path, "b.parquet", {"sku": [2], "x": [0.5]})
+        source = open_source([str(tmp_path)])
+        with pytest.raises(
+            InvalidRequest, match=r"'x' is int64 in a\.parquet, but double for all .* or drop it"
+        ):
+            list(source.batches())
+        tables = [batch.table for batch in source.batches(columns=["sku"])]
+        assert pa.concat_tables(tables).to_pydict() == {"sku": [1, 2]}
 
     def test_whole_and_other_numbers_are_double_where_that_is_exact(self, tmp_path: Path) -> None:
         written(tmp_path, "a.parquet", {"x": [2**53, None]})
@@ -139,14 +150,23 @@ class TestColumns:
             {"x": pa.null()}
         )
 
-    def test_text_and_parquet_go_together_if_their_types_do(self, tmp_path: Path) -> None:
+    def test_text_and_parquet_go_together_as_text_at_least(self, tmp_path: Path) -> None:
         table = written(tmp_path, "a.parquet", {"prompt": ["cat"], "n": [1]})
+        nested = written(tmp_path, "d.parquet", {"prompt": ["cat"], "n": [[1]]})
         lines = written(tmp_path, "b.jsonl", json_lines({"prompt": "dog", "n": 2}))
         cells = written(tmp_path, "c.csv", "prompt,n\nox,3\n")
         assert column(open_source([table, lines]), "n") == [1, 2]
         assert column(open_source([cells, lines]), "n") == ["3", "2"]
-        with pytest.raises(InvalidRequest, match=r"'n' is string in c\.csv, but int64 in a\.parquet"):
-            open_source([table, cells])
+        source = open_source([table, cells])
+        assert column(source, "n") == ["1", "3"]
+        assert source.notes == ("column 'n': numbers in a.parquet and text in c.csv are read as text",)
+        refused = open_source([nested, cells]).refused["n"]
+        assert "'n' is string in c.csv, but list<item: int64> in d.parquet" in refused
+
+    def test_a_partition_and_numbers_of_other_files_are_text(self, tmp_path: Path) -> None:
+        written(tmp_path, "year=2026/a.parquet", {"prompt": ["cat"], "year": [2026]})
+        written(tmp_path, "year=2027/a.parquet", {"prompt": ["dog"]})
+        assert column(open_source([str(tmp_path)]), "year") == ["2026", "2027"]
 
 
 class TestRows:
@@ -279,6 +299,9 @@ def test_no_value_is_lost_or_changed(tmp_path_factory: pytest.TempPathFactory, g
         pq.write_table(table, folder / f"{place}.parquet")
     try:
         source = open_source([str(folder)])
+        if source.refused:
+            assert all("write it with one type in all files" in text for text in source.refused.values())
+            return
         found = list(records(source, 2).values())
     except InvalidRequest as error:
         if "write it with one type in all files" not in str(error):

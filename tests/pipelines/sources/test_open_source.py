@@ -17,6 +17,10 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 class TestOpening:
+    def test_spreadsheet_is_told_to_be_one(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidRequest, match=r"t\.xlsx is a spreadsheet; save the sheet as CSV"):
+            open_source([written(tmp_path, "t.xlsx", b"PK\x03\x04")])
+
     def test_missing_input_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=r"none\.csv does not exist"):
             open_source([str(tmp_path / "none.csv")])

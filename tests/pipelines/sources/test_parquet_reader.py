@@ -1,4 +1,5 @@
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,23 @@ def test_pickled_objects_are_refused_unread(is_nested: bool, tmp_path: Path) -> 
     pickled = ArrowPythonObjectArray.from_objects([RunsCode(), RunsCode()])
     cells = pa.StructArray.from_arrays([pickled], ["inner"]) if is_nested else pickled
     uri = written(tmp_path, "t.parquet", pa.table({"prompt": ["cat", "dog"], "seed": cells}))
-    with pytest.raises(InvalidRequest, match=r"column 'seed' has .* ray\.data\.arrow_pickled_object"):
-        open_source([uri])
+    source = open_source([uri])
+    assert re.search(r"column 'seed' has .* ray\.data\.arrow_pickled_object", source.refused["seed"])
+    assert column(source, "prompt") == ["cat", "dog"]
+
+
+def test_a_name_with_a_dot_is_not_the_field_of_a_struct(tmp_path: Path) -> None:
+    uri = written(tmp_path, "t.parquet", {"a": [{"b": 1}], "a.b": [2], "": [3]})
+    source = open_source([uri])
+    assert [batch.table.to_pylist() for batch in source.batches(columns=["a.b"])] == [[{"a.b": 2}]]
+    assert list(records(source).values()) == [{"a": {"b": 1}, "a.b": 2, "column_3": 3}]
+
+
+def test_columns_that_share_a_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([1]), pa.array(["a"]), pa.array([2])], ["x", "prompt", "x"])
+    source = open_source([written(tmp_path, "t.parquet", table)])
+    assert source.refused["x"].endswith("columns 1, 3 are all called 'x'; rename or drop them")
+    assert list(records(source).values()) == [{"prompt": "a"}]
 
 
 @pytest.mark.parametrize("writer", ["parquet-cpp-arrow", "parquet-mr"])

@@ -1,6 +1,6 @@
 """A table in memory as a source."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 
@@ -17,7 +17,9 @@ class TableSource(Source):
         self.num_batches_read = 0
         self._table = table
 
-    def batches(self, batch_rows: int = 4096) -> Iterator[SourceBatch]:
+    def batches(
+        self, batch_rows: int = 4096, columns: Collection[str] | None = None
+    ) -> Iterator[SourceBatch]:
         for start in range(0, len(self._table), batch_rows):
             self.num_batches_read += 1
             part = self._table.slice(start, batch_rows)

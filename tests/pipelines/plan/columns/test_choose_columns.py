@@ -38,14 +38,21 @@ def told(columns: ColumnMap) -> tuple[str, ...]:
 
 
 def chosen(
-    cells: Cells | list[str], *, model: str = TURBO, format: str = "parquet", **options: Any
+    cells: Cells | list[str],
+    *,
+    model: str = TURBO,
+    format: str = "parquet",
+    refused: dict[str, str] | None = None,
+    **options: Any,
 ) -> ColumnMap:
     """Choose the columns of a table, or of one row of text in columns of these names."""
     if isinstance(cells, list):
         cells = dict.fromkeys(cells, "text")
     engine = EngineConfig(model=model, fake=True)
     job = GenerateOptions(input="in.parquet", output="out", engine=engine, **options)
-    return choose_columns(TableSource(table_of(cells), format), options=job, spec=resolve_model(engine))
+    source = TableSource(table_of(cells), format)
+    source.refused = refused or {}
+    return choose_columns(source, options=job, spec=resolve_model(engine))
 
 
 def refusal(cells: Cells | list[str], **options: Any) -> str:
@@ -64,7 +71,8 @@ def same(*names: str) -> dict[str, str]:
 
 
 def test_settings_are_guessed_and_the_rest_is_copied() -> None:
-    columns = chosen(["SKU", "caption", "steps", "Guidance", "seed", "n", "brand", "a.b/c's 名"])
+    settings = {"steps": 8, "Guidance": "2,5", "seed": "-1", "variants": 2}
+    columns = chosen({"SKU": "a", "caption": "b", **settings, "brand": "c", "a.b/c's 名": "d"})
     assert columns == ColumnMap(
         prompt="caption",
         key="SKU",
@@ -72,12 +80,43 @@ def test_settings_are_guessed_and_the_rest_is_copied() -> None:
         fields={"num_inference_steps": "steps", "guidance_scale": "Guidance", "seed": "seed"},
         pictures={},
         model=None,
-        variants="n",
+        variants="variants",
         passthrough=same("SKU", "brand", "a.b/c's 名"),
         left_out=(),
         notes=(),
         hints=(),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("seed", "tomato"),
+        ("seed", pa.array([True])),
+        ("steps", "1. mix; 2. bake"),
+        ("steps", [["mix", "bake"]]),
+        ("guidance", "adults only"),
+        ("variants", '[{"id": 2, "price": "3.00"}]'),
+    ],
+)
+def test_a_column_without_any_number_is_no_setting(name: str, cell: Any) -> None:
+    columns = chosen({"prompt": "a", name: cell})
+    assert not columns.fields
+    assert columns.variants is None
+    assert name in columns.passthrough
+
+
+def test_one_number_or_no_value_at_all_makes_a_setting() -> None:
+    cells = {"prompt": "a", "seed": ["", "random", "7"], "steps": ["", " ", None], "guidance": pa.null()}
+    assert set(chosen(cells).fields) == {"seed", "num_inference_steps", "guidance_scale"}
+
+
+def test_n_is_the_number_of_images_in_a_table_of_prompts_only() -> None:
+    assert chosen({"prompt": "a", "n": 2}).variants == "n"
+    assert chosen({"caption": "a", "N": 2}).variants is None
+    columns = chosen({"caption": "a", "n": 2})
+    assert columns.variants is None
+    assert columns.hints == ("column n is not used; if it is the number of images, give --map variants=n",)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +374,7 @@ def test_control_images_need_no_others_and_their_scale_needs_them() -> None:
     scale = "controlnet_conditioning_scale"
     columns = chosen(["prompt", "conditioning_image", scale, "control_sha256"])
     assert columns.pictures == {"control_image": "conditioning_image"}
+    assert any("need --controlnet" in hint for hint in columns.hints)
     assert columns.fields == {scale: scale}
     assert columns.passthrough == {"control_sha256": "control_sha256_1"}
     assert chosen(["prompt", scale]).fields == {}
@@ -373,6 +413,12 @@ def test_our_own_output_is_edited_or_made_again_in_one_round() -> None:
     assert set(columns.left_out) == {*COLUMN_NAMES} - {"prompt", "key", "image"} - RECORDED
     assert any("--drop image" in note for note in told(columns))
     assert chosen(own_output(), drop=["image"]).pictures == {}
+
+
+def test_seeds_of_our_own_output_are_known_as_recorded() -> None:
+    assert chosen(own_output()).has_recorded_seeds
+    assert not chosen(own_output(), columns={"seed": ""}).has_recorded_seeds
+    assert not chosen(own_output(s=[7, 8]), columns={"seed": "s"}).has_recorded_seeds
 
 
 def test_settings_of_our_own_output_give_way_to_the_jobs() -> None:
@@ -473,7 +519,8 @@ def test_names_that_look_like_a_setting_are_pointed_out(name: str, field: str, m
 
 
 def test_a_setting_that_has_its_column_is_not_pointed_out() -> None:
-    assert told(chosen(["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"])) == ()
+    names = ["prompt", "steps", "num_steps", "seed", "random_seed", "id", "custom id"]
+    assert told(chosen(dict.fromkeys(names, "7"))) == ()
     assert told(chosen({"prompt": "a", "size": "64x64", "aspect_ratio": "1:1", "image_width": 51})) == ()
 
 
@@ -492,7 +539,8 @@ def test_addresses_are_pointed_out_where_images_are_made_from_pictures() -> None
 
 
 def test_lines_say_what_every_column_became() -> None:
-    columns = chosen(["SKU", "caption", "seed", "brand", "height", "a, b"], drop=["brand"])
+    names = ["SKU", "caption", "seed", "brand", "height", "a, b"]
+    columns = chosen(dict.fromkeys(names, "7"), drop=["brand"])
     assert columns.lines() == [
         "columns: prompt <- caption; key <- SKU; seed <- seed",
         "copied: SKU, height as height_1, 'a, b'",
@@ -503,6 +551,10 @@ def test_lines_say_what_every_column_became() -> None:
         "copied: title",
     ]
     assert "key <- {{title}}" in chosen(["title"], template="x", key="{{title}}").lines()[0]
+
+
+def test_lines_are_lines_whatever_the_keys_are_made_of() -> None:
+    assert chosen({"prompt": "a", "b": "c"}, key="{{ b }}\n").lines()[0].endswith("key <- a template")
 
 
 def test_lines_of_a_wide_table_are_short() -> None:
@@ -536,6 +588,14 @@ def test_unknown_names_are_told_with_the_closest(options: dict[str, Any], told: 
     assert told in refusal(["title", "sku"], **options)
 
 
+def test_columns_that_cannot_be_read_are_problems_unless_they_are_dropped() -> None:
+    refused = {"shape": "input: column 'shape' is a union", "n": "input: column 'n' has two types"}
+    assert chosen(["prompt"], refused=refused, drop=["shape", "n"]).left_out == ("shape", "n")
+    message = refusal(["prompt"], refused=refused, drop=["n", "m"], columns={"seed": "shape"})
+    assert message.startswith("columns: 2 problems: (1) drop: no column 'm'")
+    assert message.endswith("; (2) input: column 'shape' is a union")
+
+
 def test_all_problems_are_told_at_once() -> None:
     cells: Cells = {"id": [True], "n": "1", "Variants": "2", "m": "a"}
     cells["odd"] = pa.run_end_encoded(pa.int32(), pa.string())
@@ -552,6 +612,32 @@ def test_all_problems_are_told_at_once() -> None:
         "(8) column odd: Hugging Face datasets has no type",
     ):
         assert part in message
+
+
+def test_problems_of_templates_are_among_them() -> None:
+    options: dict[str, Any] = {
+        "template": "{{ titel }} {{ nope }}",
+        "key": "{{ id }",
+        "where": "prize > 3",
+        "name": "{idd}.png",
+        "fill_down": ["Vendor"],
+        "drop": ["nothing"],
+    }
+    message = refusal(["id", "title", "price"], **options)
+    assert message.startswith("columns: 6 problems: (1) drop: no column 'nothing'")
+    for part in (
+        "fill_down: no column 'Vendor'",
+        'where: no column "prize" (did you mean price?)',
+        'template: no column "nope", no column "titel" (did you mean title?)',
+        "key: '{{ id }': unexpected '}'",
+        'name: no column "idd" (did you mean {id}?)',
+    ):
+        assert part in message
+
+
+def test_a_prompt_mapped_to_nothing_needs_a_template() -> None:
+    assert refusal(["prompt"], columns={"prompt": ""}).endswith("give --template too")
+    assert chosen(["prompt"], columns={"prompt": ""}, template="a").prompt is None
 
 
 # Tables as people have them

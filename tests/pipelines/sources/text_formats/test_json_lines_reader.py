@@ -138,13 +138,25 @@ class TestTypes:
 
 
 class TestLines:
+    def test_lines_of_text_are_prompts(self, tmp_path: Path) -> None:
+        reader = JsonLinesReader(written(tmp_path, '"a cat"\n"a \\"dog\\""\n{"prompt": "cow"}\n'))
+        assert [row["prompt"] for row in rows(reader).values()] == ["a cat", 'a "dog"', "cow"]
+
+    def test_nan_is_a_missing_value(self, tmp_path: Path) -> None:
+        lines = '{"brand": "x", "n": 1, "tags": [NaN]}\n{"brand": NaN, "n": NaN}\n'
+        reader = JsonLinesReader(written(tmp_path, lines))
+        assert list(rows(reader).values()) == [
+            {"brand": "x", "n": 1, "tags": "[null]"},
+            {"brand": None, "n": None, "tags": None},
+        ]
+
     @pytest.mark.parametrize(
         ("line", "named"),
         [
             (b"{", "not valid JSON"),
             (b"[1]", r"\[1\] is not a JSON object"),
-            (b'{"seed": NaN}', "NaN is not a JSON number"),
             (b'{"seed": -Infinity}', "-Infinity is not a JSON number"),
+            (b'{"seed": 1},', "Extra data at character 12"),
             (b'{"prompt": "a", "prompt": "b"}', "'prompt' is given twice"),
             (b'{"attrs": {"a": 1, "a": 1}}', "'a' is given twice"),
             (b'{"prompt": "\\ud800"}', "not valid JSON"),
@@ -171,6 +183,10 @@ class TestLines:
             ("not json\n", "no usable rows; line 1: not valid JSON"),
             ("{}\n{}\n", "no usable rows; its objects are empty"),
             ('\n[\n {"prompt": "cat"}\n]\n', "holds an array, not an object per line; give --format json"),
+            (
+                '{\n "prompt": "cat"\n}\n',
+                "holds objects of several lines, not an object per line; give --form",
+            ),
             ('["a cat"]', "give --format json"),
         ],
     )

@@ -105,16 +105,16 @@ class TestEncodings:
         file = written(tmp_path, b"cat\nk\xe4se\n\n\ndog\n")
         _, bad, *_ = TextFile(file).lines()
         assert bad.error == (
-            "not UTF-8 text (byte 0xE4); give --encoding: cp1252 if the text is Western European,"
-            " gb18030 if it is Chinese"
+            "not UTF-8 text (byte 0xE4); give --encoding, such as cp1252 (Western European), cp1251"
+            " (Russian), gb18030 (Chinese) or cp932 (Japanese)"
         )
         assert [line.error is None for line in TextFile(file).lines()] == [True, False, True, True, True]
 
     @pytest.mark.parametrize(
         ("content", "encoding", "advice"),
         [
-            ("käse\ncafé\ncat\n".encode("cp1252"), None, "--encoding: cp1252"),
-            ("红苹果\n".encode("gb18030"), None, "gb18030 if it is Chinese"),
+            ("käse\ncafé\ncat\n".encode("cp1252"), None, "--encoding, such as cp1252"),
+            ("红苹果\n".encode("gb18030"), None, r"gb18030 \(Chinese\)"),
             (b"\x81\n\x81\ncat\n", "cp1252", "is not cp1252 text .* give its --encoding"),
             ("cat\n".encode("utf-16-le")[:-1], "utf-16-le", "is not utf-16-le text .*truncated"),
         ],
