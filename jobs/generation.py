@@ -121,7 +121,8 @@ def print_rejected(plan: Plan, *, limit: int | None, see_all: str) -> None:
     """Print a plan's first rejected rows on standard error, and how to see the others."""
     shown = plan.rejected[:limit]
     for error in shown:
-        print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
+        key = f" ({error.key})" if error.key else ""
+        print(f"row {error.row}{key}: {error.message}", file=sys.stderr)
     if len(shown) < len(plan.rejected):
         print(f"and {len(plan.rejected) - len(shown)} more; {see_all}", file=sys.stderr)
 
