@@ -5,11 +5,10 @@ are; those that mean something else in a catalogue (``size``, ``height``, ``imag
 where types, values and the job leave no other reading. ``--map`` decides otherwise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import pyarrow as pa
 
-from pipelines.hub_features import feature_of
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_hints import hints, map_option
 from pipelines.plan.columns.column_map import ColumnMap, column_text, first_of
@@ -34,7 +33,7 @@ from pipelines.plan.columns.column_values import (
     may_name_pictures,
 )
 from pipelines.plan.columns.own_output import KEY_OF_VARIANTS, OwnOutput
-from pipelines.plan.columns.table_problems import raise_all, template_problems
+from pipelines.plan.columns.table_problems import raise_all, template_problems, type_problems
 from pipelines.plan.template_columns import closest, listed, quoted, unknown_column
 from pipelines.sources.source_rows import Source
 from zimage_models.errors import InvalidRequest
@@ -94,7 +93,7 @@ class _Chooser:
         self._check_needs()
         key_template = self._key_template()
         passthrough, left_out = self._copied()
-        self._check_types(passthrough)
+        self._problems += type_problems({name: self._types[name] for name in passthrough})
         raise_all(self._problems)
         refused = {*self._options.columns, "prompt", *(["key"] if key_template else [])}
         advice = hints(
@@ -300,13 +299,6 @@ class _Chooser:
         left_out -= set(self._chosen.values())
         names = [*self._types, *self._source.refused]
         return passthrough, tuple(name for name in names if name in left_out)
-
-    def _check_types(self, copied: Iterable[str]) -> None:
-        for name in copied:
-            try:
-                feature_of(self._types[name], column=name)
-            except InvalidRequest as error:
-                self._problems.append(error)
 
     def _refuse(self, message: str, field: str) -> None:
         self._problems.append(InvalidRequest(message, field=field))

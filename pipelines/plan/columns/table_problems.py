@@ -1,9 +1,10 @@
 """What is wrong with how a job reads a table, told in one message."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from pipelines.hub_features import feature_of
 from pipelines.options import GenerateOptions
 from pipelines.plan.file_names import OWN_COLUMNS, NameTemplate
 from pipelines.plan.fill_down import FillDown
@@ -32,6 +33,15 @@ def template_problems(options: GenerateOptions, schema: pa.Schema) -> Iterator[I
         try:
             if is_given:
                 check()
+        except InvalidRequest as error:
+            yield error
+
+
+def type_problems(types: Mapping[str, pa.DataType]) -> Iterator[InvalidRequest]:
+    """Yield what is wrong with the types of columns to copy, by name."""
+    for name, dtype in types.items():
+        try:
+            feature_of(dtype, column=name)
         except InvalidRequest as error:
             yield error
 
