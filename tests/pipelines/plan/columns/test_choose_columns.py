@@ -592,7 +592,7 @@ def test_columns_that_cannot_be_read_are_problems_unless_they_are_dropped() -> N
     refused = {"shape": "input: column 'shape' is a union", "n": "input: column 'n' has two types"}
     assert chosen(["prompt"], refused=refused, drop=["shape", "n"]).left_out == ("shape", "n")
     message = refusal(["prompt"], refused=refused, drop=["n", "m"], columns={"seed": "shape"})
-    assert message.startswith("columns: 2 problems: (1) drop: no column 'm'")
+    assert message.startswith('columns: 2 problems: (1) drop: no column "m"')
     assert message.endswith("; (2) input: column 'shape' is a union")
 
 
@@ -624,7 +624,7 @@ def test_problems_of_templates_are_among_them() -> None:
         "drop": ["nothing"],
     }
     message = refusal(["id", "title", "price"], **options)
-    assert message.startswith("columns: 6 problems: (1) drop: no column 'nothing'")
+    assert message.startswith('columns: 6 problems: (1) drop: no column "nothing"')
     for part in (
         "fill_down: no column 'Vendor'",
         'where: no column "prize" (did you mean price?)',
