@@ -626,7 +626,7 @@ def test_problems_of_templates_are_among_them() -> None:
     message = refusal(["id", "title", "price"], **options)
     assert message.startswith('columns: 6 problems: (1) drop: no column "nothing"')
     for part in (
-        "fill_down: no column 'Vendor'",
+        'fill_down: no column "Vendor"',
         'where: no column "prize" (did you mean price?)',
         'template: no column "nope", no column "titel" (did you mean title?)',
         "key: '{{ id }': unexpected '}'",
