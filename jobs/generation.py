@@ -27,6 +27,7 @@ from pipelines.run.run_monitor import RunCounts
 from pipelines.sources.standard_input import STANDARD_INPUT, store_standard_input
 from pipelines.storage import Storage
 from pipelines.storage_address import open_storage
+from zimage_models.errors import InvalidRequest
 
 _SHOWN_ERRORS = 3
 _SHOWN_IN_DRY_RUN = 20
@@ -91,6 +92,8 @@ def _with_stored_input(options: GenerateOptions, folder: Storage) -> GenerateOpt
     """Store a table on standard input in a folder; its pictures are found from the current folder."""
     if STANDARD_INPUT not in options.input:
         return options
+    if sys.stdin is None:  # as a daemon or `<&-` has it
+        raise InvalidRequest("input: standard input is closed", field="input")
     stored = store_standard_input(sys.stdin.buffer, folder)
     given = tuple(stored if one == STANDARD_INPUT else one for one in options.input)
     return options.model_copy(
@@ -120,7 +123,8 @@ def print_rejected(plan: Plan, *, limit: int | None, see_all: str) -> None:
     """Print a plan's first rejected rows on standard error, and how to see the others."""
     shown = plan.rejected[:limit]
     for error in shown:
-        print(f"row {error.row} ({error.key}): {error.message}", file=sys.stderr)
+        key = f" ({error.key})" if error.key else ""
+        print(f"row {error.row}{key}: {error.message}", file=sys.stderr)
     if len(shown) < len(plan.rejected):
         print(f"and {len(plan.rejected) - len(shown)} more; {see_all}", file=sys.stderr)
 

@@ -195,6 +195,7 @@ def _print_errors(errors: "pa.Table", *, limit: int | None, as_json: bool) -> No
     print(f"{len(errors)} error{'s' * (len(errors) > 1)}; the first row after a header is row 0")
     for row in rows:
         variant = f", variant {row['variant']}" if row["variant"] else ""
-        print(f"row {row['row']} ({row['key']}{variant}): {row['error_class']}: {row['message']}")
+        key = f" ({row['key']}{variant})" if row["key"] else ""
+        print(f"row {row['row']}{key}: {row['error_class']}: {row['message']}")
     if len(shown) < len(errors):
         print(f"and {len(errors) - len(shown)} more")

@@ -114,7 +114,9 @@ class TableOptions(OptionGroup):
             "input_format": self.format,
             "delimiter": self.delimiter,
             "text_encoding": self.encoding,
-            "fill_down": tuple(name for names in self.fill_down or () for name in names.split(",") if name),
+            "fill_down": tuple(
+                name.strip() for names in self.fill_down or () for name in names.split(",") if name.strip()
+            ),
             "key": self.key,
             "columns": parse_pairs(self.map or [], field="map", form="FIELD=COLUMN", may_be_empty=True),
             "drop": tuple(self.drop or ()),

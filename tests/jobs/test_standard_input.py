@@ -41,3 +41,6 @@ def test_a_dry_run_stores_nothing(zimage: Zimage, tmp_path: Path, monkeypatch: p
     give(monkeypatch)
     done = zimage("generate", "-", tmp_path / "out", "--fake")
     assert (done.code, done.err) == (2, "zimage: error: input: standard input is empty\n")
+    monkeypatch.setattr(sys, "stdin", None)
+    done = zimage("generate", "-", tmp_path / "out", "--fake")
+    assert (done.code, done.err) == (2, "zimage: error: input: standard input is closed\n")

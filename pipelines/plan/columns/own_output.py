@@ -3,9 +3,11 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines.part_schema import COLUMN_NAMES
 from pipelines.plan.columns.column_names import MADE_FROM_COLUMNS, best_named
-from pipelines.plan.columns.column_values import ValueCheck
+from pipelines.plan.columns.column_values import ValueCheck, is_text
 from zimage_models.model_spec import ModelSpec
 
 KEY_OF_VARIANTS = "{{key}}-{{variant}}"
@@ -34,11 +36,14 @@ class OwnOutput:
         self.has_one_each = ValueCheck(columns=("variant",), is_good=lambda variant: variant == 0)
 
     @staticmethod
-    def find(names: Collection[str], spec: ModelSpec) -> "OwnOutput | None":
+    def find(types: Mapping[str, pa.DataType], spec: ModelSpec) -> "OwnOutput | None":
         """Return a table's columns of ours, or None if it is not a data set of ours."""
-        if not set(names) >= _MARKS | {"model", "variant"}:
+        names = set(types)
+        if not names >= _MARKS | {"model", "variant"}:
             return None
-        ours = {*COLUMN_NAMES, *(MADE_FROM_COLUMNS if set(names) >= MADE_FROM_COLUMNS else ())}
+        if not (is_text(types["model"]) and pa.types.is_integer(types["variant"])):
+            return None
+        ours = {*COLUMN_NAMES, *(MADE_FROM_COLUMNS if names >= MADE_FROM_COLUMNS else ())}
         return OwnOutput(ours.intersection(names), spec)
 
     def outdated(self, job_fields: Mapping[str, Any]) -> set[str]:

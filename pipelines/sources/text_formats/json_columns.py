@@ -102,7 +102,7 @@ def cell_reader(schema: pa.Schema, as_text: Collection[str] = ()) -> Callable[[M
     """Return a function that converts one row's values by column to cells in schema order.
 
     The function raises InvalidRequest, naming column, value and type, if a value does not fit. In the text
-    columns named in ``mixed`` every value fits: those that are not text become their JSON text.
+    columns named in ``as_text`` every value fits: those that are not text become their JSON text.
     """
     readers = [
         (

@@ -421,6 +421,11 @@ def test_seeds_of_our_own_output_are_known_as_recorded() -> None:
     assert not chosen(own_output(s=[7, 8]), columns={"seed": "s"}).has_recorded_seeds
 
 
+@pytest.mark.parametrize("changes", [{"model": [["x"]] * 2}, {"variant": [{"of": 1}] * 2}])
+def test_a_table_with_our_names_but_other_types_is_not_our_own(changes: Cells) -> None:
+    assert chosen(own_output(**changes)).passthrough["unit_id"] == "unit_id_1"
+
+
 def test_settings_of_our_own_output_give_way_to_the_jobs() -> None:
     assert chosen(own_output(), fields={"size": "128x128"}).fields.keys() == RECORDED - {"width", "height"}
     columns = chosen(own_output(), fields={"num_inference_steps": 4})
