@@ -31,6 +31,7 @@ from zimage_models.errors import InvalidRequest
 
 _SHOWN_ERRORS = 3
 _SHOWN_IN_DRY_RUN = 20
+_SEE_ALL_OF_NOTHING = "the same command with --dry-run --all-errors lists them"
 _BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
@@ -71,9 +72,10 @@ def run_generation(
             f"stopped by {result.outcome.stopped_by}; run the same command again to continue", file=sys.stderr
         )
     elif result.manifest is None:
-        print(f"nothing is published: all {result.plan.counts.rejected} rows are rejected", file=sys.stderr)
-        if progress in ("json", "quiet"):  # the bar has shown some
-            print_rejected(result.plan, limit=1, see_all="the same command with --dry-run lists them")
+        rejected = result.plan.counts.rejected
+        if progress in ("json", "quiet"):  # a bar shows them with the plan
+            print_rejected(result.plan, limit=_SHOWN_ERRORS, see_all=_SEE_ALL_OF_NOTHING)
+        print(f"nothing is published: all {rejected} rows are rejected", file=sys.stderr)
     elif progress not in ("json", "quiet"):
         counts = result.manifest.counts
         print(f"{counts['published']} images in {options.output}/data ({result.manifest.path})")
@@ -168,9 +170,10 @@ class BarProgress:
             print(line, file=sys.stderr)
         self._num_new = counts.new
         if self._num_errors:
-            print_rejected(
-                plan, limit=self._num_errors, see_all="zimage status OUTPUT --errors lists them after the run"
-            )
+            see_all = "zimage status OUTPUT --errors lists them after the run"
+            if counts.is_nothing:  # it lists those of the data set in force
+                see_all = _SEE_ALL_OF_NOTHING
+            print_rejected(plan, limit=self._num_errors, see_all=see_all)
 
     def advanced(self, counts: RunCounts) -> None:
         """Update the bar."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from jobs.option_groups import DisplayOptions, S3Options, with_groups
-from zimage_models.errors import InvalidRequest
+from zimage_models.errors import ROW_CLASSES, InvalidRequest
 
 # Every command imports what it works with when it runs: all need pyarrow, and `retry` needs Ray, but --help
 # and bad usage need neither.
@@ -65,6 +65,9 @@ def retry(
     ] = None,
 ) -> int:
     """Run the data set's last generation again to retry its failed images."""
+    unknown = sorted(set(only or ()) - set(ROW_CLASSES))
+    if unknown:
+        raise InvalidRequest(f"only: {unknown[0]!r} is not one of {', '.join(ROW_CLASSES)}", field="only")
     from jobs.generation import run_generation
     from pipelines.data_set import open_data_set
     from pipelines.options import GenerateOptions

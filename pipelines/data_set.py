@@ -12,6 +12,7 @@ from pipelines.dataset.manifest import RunManifest, read_manifest
 from pipelines.part_schema import ERROR_SCHEMA
 from pipelines.storage import Storage, StorageOptions
 from pipelines.storage_address import open_storage
+from pipelines.unit_ids import UnitIndex
 from zimage_models.errors import InvalidRequest
 
 _ERROR_COLUMNS = ["row", "key", "variant", "error_class", "message"]
@@ -69,7 +70,6 @@ def open_data_set(
 def read_status(output: Storage) -> DataSetStatus:
     """Read what is published, what failed, and what an unfinished run has written."""
     manifest = read_manifest(output)
-    published = {part_name(part.path) for part in manifest.parts} if manifest else set()
     by_class = _errors(output, manifest).group_by("error_class", use_threads=False)
     classes = by_class.aggregate([("row", "count"), ("row", "first"), ("message", "first")])
     return DataSetStatus(
@@ -80,12 +80,19 @@ def read_status(output: Storage) -> DataSetStatus:
             )
             for one in classes.to_pylist()
         },
-        unpublished=sum(
-            table.num_rows
-            for file, table in scan_parts(PartPlaces(output), ["unit_id"])
-            if part_name(file.path) not in published
-        ),
+        unpublished=_count_unpublished(output, manifest),
     )
+
+
+def _count_unpublished(output: Storage, manifest: RunManifest | None) -> int:
+    published = {part_name(part.path) for part in manifest.parts} if manifest else set()
+    in_force: list[pa.ChunkedArray[pa.StringScalar]] = []
+    others: list[pa.ChunkedArray[pa.StringScalar]] = []
+    # An image may be in several parts, as one that stays is when the row beside it leaves.
+    for file, table in scan_parts(PartPlaces(output), ["unit_id"]):
+        (in_force if part_name(file.path) in published else others).append(table["unit_id"])
+    rest = pc.unique(pa.chunked_array([chunk for ids in others for chunk in ids.chunks], pa.string()))
+    return int((~UnitIndex(in_force).contains(rest)).sum())
 
 
 def list_errors(output: Storage, *, error_class: str | None = None) -> pa.Table:

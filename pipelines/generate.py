@@ -133,7 +133,7 @@ def generate(
     _check_plan(plan, options, published, output=output)
     if previous is None:
         write_first_card(output)
-    if not plan.counts.units:
+    if plan.counts.is_nothing:
         if previous is None:
             write_rejected(output, plan)
         settle(output)
@@ -190,7 +190,7 @@ def _check_plan(plan: Plan, options: GenerateOptions, published: PublishedKeys, 
     Raises:
         InvalidRequest: no row is left to make, and none is rejected; or too many keys would be dropped.
     """
-    if plan.counts.units:
+    if not plan.counts.is_nothing:
         if not options.replace:
             check_plan_keeps(plan, published, output=output)
     elif not plan.rejected:

@@ -13,6 +13,8 @@ import pyarrow.fs
 
 from pipelines.storage import TEMP_PREFIX, Listing, Storage, StorageError, StoredFile
 
+_FOLDER_ATTEMPTS = 1000
+
 
 def open_local(folder: str) -> Storage:
     """Open a folder by its absolute path; it need not exist yet."""
@@ -123,7 +125,7 @@ def _temporary_file(folder: str, data: bytes | memoryview) -> Iterator[str]:
 
 def _new_file(path: str) -> BinaryIO:
     folder = os.path.dirname(path)
-    while True:
+    for _ in range(_FOLDER_ATTEMPTS):
         # Another process may remove a folder that is still empty.
         try:
             os.makedirs(folder, exist_ok=True)
@@ -133,6 +135,9 @@ def _new_file(path: str) -> BinaryIO:
         except FileExistsError:
             if os.path.lexists(folder) and not os.path.isdir(folder):
                 raise
+    # Nobody is so unlucky: it cannot be made, as below a link to a disk that is not mounted.
+    os.makedirs(folder, exist_ok=True)
+    return open(path, "xb")
 
 
 def _replace(source_path: str, target_path: str) -> None:

@@ -96,3 +96,9 @@ class EngineDead(ZImageError):
 
 def _rebuild(cls: type[ZImageError], message: str, details: dict[str, Any]) -> ZImageError:
     return cls(message, **details)
+
+
+ROW_CLASSES = tuple(
+    kind.error_class for kind in (InvalidRequest, FetchFailed, OutOfMemory, BlankImage, GenerationFailed)
+)
+"""Classes of the errors that a row of a batch may end in."""

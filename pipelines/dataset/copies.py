@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from pipelines.dataset.exports import IMAGES_FOLDER, SHARDS_FOLDER
 from pipelines.dataset.kept_exports import EXPORTS, find_exports, write_exports
-from pipelines.dataset.layout import DATA_FOLDER, PartPlaces, part_name, published_path
+from pipelines.dataset.layout import DATA_FOLDER, HISTORY_FOLDER, PartPlaces, part_name, published_path
 from pipelines.dataset.manifest import RunManifest, list_generations
 from pipelines.dataset.pages import write_card
 from pipelines.dataset.parts import list_parts
@@ -42,8 +42,9 @@ def copy_generation(
     lost = [part.path for part in manifest.parts if not places.copies(part.path)]
     if lost:
         raise InvalidRequest(
-            f"generation: {len(lost)} of the {len(manifest.parts)} parts of {manifest.number} are gone,"
-            f" such as {part_name(lost[0])}",
+            f"generation: {manifest.number} cannot be exported: {len(lost)} of its"
+            f" {len(manifest.parts)} parts are neither in {DATA_FOLDER}/ nor in {HISTORY_FOLDER}/, such as"
+            f" {part_name(lost[0])}",
             field="generation",
         )
     if "parquet" in forms:

@@ -66,4 +66,4 @@ def published_rows(output: Storage, manifest: RunManifest) -> PublishedRows:
             index = rows.schema.get_field_index("image")
             yield rows.set_column(index, "file_name", pc.struct_field(rows["image"], "path"))
 
-    return PublishedRows(passthrough=pa.schema(passthrough), tables=tables)
+    return PublishedRows(generation=manifest.number, passthrough=pa.schema(passthrough), tables=tables)

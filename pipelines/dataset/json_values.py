@@ -1,11 +1,10 @@
-"""Arrow columns as JSON values: any type, and any value that the type can hold.
+"""Arrow columns as JSON values: any type that a part can hold, and any value that the type can hold.
 
 Values that neither Python nor JSON can hold (an infinite timestamp, a year beyond 9999) are written as text.
 """
 
 import base64
 import math
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
@@ -23,18 +22,10 @@ def json_values(array: "pa.Array[Any]") -> Values:
 
     - Dates and times: ISO 8601; if they are beyond the years 1 to 9999, the number of the type's units (days,
       seconds, ...) since 1970, as text. A timestamp with an unknown time zone is told in UTC.
-    - Durations: seconds. Decimals and UUIDs: text. Bytes: base64. NaN and infinities: null.
-    - Lists and structs: arrays and objects. Maps: objects if their keys are text, else arrays of pairs.
-    - What a part cannot hold (intervals, unions): text.
+    - Durations: seconds. Decimals: text. Bytes: base64. NaN and infinities: null.
+    - Lists and structs: arrays and objects.
     """
-    if isinstance(array, pa.ExtensionArray):
-        if isinstance(array.type, pa.UuidType):
-            return _each(array.storage, lambda value: str(uuid.UUID(bytes=value)))
-        return json_values(array.storage)
-    for is_kind, convert in _KINDS:
-        if is_kind(array.type):
-            return convert(array)
-    return _each(array, str)
+    return next(convert(array) for is_kind, convert in _KINDS if is_kind(array.type))
 
 
 def _each(array: Any, convert: Callable[[Any], Any]) -> Values:
@@ -138,14 +129,6 @@ def _lists(array: Any) -> Values:
     ]
 
 
-def _maps(array: Any) -> Values:
-    pair = pa.struct([("key", array.type.key_type), ("value", array.type.item_type)])
-    pairs = _lists(array.cast(pa.list_(pair)))
-    if not _is_text(array.type.key_type):
-        return [None if row is None else [[item["key"], item["value"]] for item in row] for row in pairs]
-    return [None if row is None else {item["key"]: item["value"] for item in row} for row in pairs]
-
-
 def _structs(array: Any) -> Values:
     names = [field.name for field in array.type]
     columns = [json_values(column) for column in array.flatten()]
@@ -170,13 +153,7 @@ def _is_binary(dtype: pa.DataType) -> bool:
 
 
 def _is_list(dtype: pa.DataType) -> bool:
-    return (
-        pa.types.is_list(dtype)
-        or pa.types.is_large_list(dtype)
-        or pa.types.is_fixed_size_list(dtype)
-        or pa.types.is_list_view(dtype)
-        or pa.types.is_large_list_view(dtype)
-    )
+    return pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype)
 
 
 _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Values]], ...] = (
@@ -191,7 +168,7 @@ _KINDS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Values]], ...] = (
     (pa.types.is_duration, _durations),
     (_is_binary, _bytes),
     (pa.types.is_dictionary, lambda array: json_values(array.dictionary_decode())),
-    (pa.types.is_map, _maps),
+    (pa.types.is_decimal, lambda array: _each(array, str)),
     (pa.types.is_struct, _structs),
     (_is_list, _lists),
 )

@@ -31,6 +31,7 @@ from pipelines.plan.plan import Plan
 from pipelines.storage import Storage
 from pipelines.unit_ids import UnitIndex, as_fixed
 from pipelines.work_table import WorkRows, read_work
+from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 
 _VERSIONED = ("zimage-ray", "ray", "torch", "diffusers", "transformers", "pyarrow")
@@ -68,10 +69,18 @@ def publish(
         The new manifest, or the current one if it already lists the same files.
 
     Raises:
-        InvalidRequest: more than half of the published keys would be dropped, without ``options.replace``.
+        InvalidRequest: more than half of the published keys would be dropped, without ``options.replace``; or
+            the plan keeps rows of a generation that is no longer in force.
     """
     while True:
         previous = read_manifest(output)
+        if options.append and plan.appends_to != (previous.number if previous else None):
+            # The plan would drop the other run's rows.
+            raise InvalidRequest(
+                f"append: another run has published to {options.output} since this one was planned; run the"
+                " same command again to add to that (no image is made twice)",
+                field="append",
+            )
         published = PublishedKeys(previous)
         wanted = _wanted_units(output, plan.work_files)
         parts = _current_parts(output, plan, wanted, previous, published)

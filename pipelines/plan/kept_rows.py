@@ -1,11 +1,13 @@
 """Published images that a plan keeps although its table does not name them (``--append``)."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.sources.common_types import TypeConflict, common_type
 from pipelines.unit_ids import SeenHashes, digest
 from pipelines.work_table import work_schema
 from zimage_models.errors import InvalidRequest
@@ -16,6 +18,7 @@ from zimage_models.request_fields import REQUEST_FIELDS
 class PublishedRows:
     """The rows of a data set in force, without their images' bytes."""
 
+    generation: int
     passthrough: pa.Schema
     """The columns that it got from its tables."""
     tables: Callable[[], Iterator[pa.Table]]
@@ -38,20 +41,47 @@ class KeptImages:
 
 
 def united(schema: pa.Schema, published: pa.Schema) -> pa.Schema:
-    """Return the columns of a data set and of a table that is added to it.
+    """Return the columns of a data set and of a table that is added to it, with types that hold both.
 
     Raises:
-        InvalidRequest: a column has another type in each.
+        InvalidRequest: columns have types that no type holds.
     """
-    for field in published:
-        index = schema.get_field_index(field.name)
-        if index >= 0 and schema.field(index).type != field.type:
-            raise InvalidRequest(
-                f"append: column {field.name!r} is {schema.field(index).type} in the table, but {field.type}"
-                f" in the data set; convert it, or leave it out (--drop {field.name!r})",
-                field="append",
+    columns = {field.name: field for field in published}
+    conflicts: dict[str, str] = {}
+    for field in schema:
+        known = columns.get(field.name, field)
+        try:
+            columns[field.name] = known.with_type(common_type(known.type, field.type))
+        except TypeConflict:
+            conflicts[field.name] = (
+                f"column {field.name!r} is {field.type} in the table, but {known.type} in the data set"
             )
-    return pa.schema([*published, *(field for field in schema if field.name not in published.names)])
+    if conflicts:
+        them = "it" if len(conflicts) == 1 else "them"
+        drop = " ".join(f"--drop {shlex.quote(name)}" for name in conflicts)
+        raise InvalidRequest(
+            f"append: {'; '.join(conflicts.values())}; convert {them}, or leave {them} out ({drop})",
+            field="append",
+        )
+    return pa.schema(list(columns.values()))
+
+
+def as_type(column: "pa.ChunkedArray[Any]", field: "pa.Field[Any]") -> "pa.ChunkedArray[Any]":
+    """Return a column with the type that holds the values of the data set and of the table.
+
+    Raises:
+        InvalidRequest: it does not hold one, as ``double`` does not hold 2 ** 53 + 1.
+    """
+    if column.type == field.type:
+        return column
+    try:
+        return column.cast(field.type)
+    except pa.ArrowInvalid as error:
+        raise InvalidRequest(
+            f"append: column {field.name!r} becomes {field.type} to hold the values of the table and of the"
+            f" data set: {error}",
+            field="append",
+        ) from error
 
 
 def kept_work(
@@ -81,7 +111,7 @@ def kept_work(
             layout = [[one.name, str(one.type)] for one in passthrough]
             return pa.array([digest([layout, old]) for old in rows["row_digest"].to_pylist()], field.type)
         if field.name in (published.names if is_copied else rows.column_names):
-            return rows[field.name].cast(field.type)
+            return as_type(rows[field.name], field)
         # Not published with an image; one that is kept is not made again, so the default does.
         request_field = None if is_copied else REQUEST_FIELDS.get(field.name)
         default = None if request_field is None or request_field.is_picture else request_field.default

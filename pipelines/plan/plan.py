@@ -23,6 +23,11 @@ class PlanCounts:
     """Images that failed in an earlier run; ``zimage retry`` retries them."""
     new: int
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no row of the table gives an image; ``--append`` may keep others."""
+        return self.rows == self.filtered + self.rejected + self.duplicate
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -41,6 +46,8 @@ class Plan:
     source_fingerprint: str
     transformer_steps: int
     """Denoising steps to run, guided ones counted twice."""
+    appends_to: int | None = None
+    """The generation of which the plan keeps rows; None if of none."""
     columns: tuple[str, ...] = ()
     """Which column became what, in lines for people."""
     notes: tuple[str, ...] = ()

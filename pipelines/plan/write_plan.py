@@ -14,7 +14,7 @@ from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
 from pipelines.plan.columns.choose_columns import choose_columns
 from pipelines.plan.fill_down import FillDown
-from pipelines.plan.kept_rows import KeptImages, PublishedRows, kept_work, united
+from pipelines.plan.kept_rows import KeptImages, PublishedRows, as_type, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.plan.prompt_lengths import PromptLengths
@@ -160,6 +160,7 @@ class _Planner:
             source_folder=self._source.folder,
             source_fingerprint=self._source.fingerprint,
             transformer_steps=self._transformer_steps,
+            appends_to=self._published.generation if self._published else None,
             columns=tuple(self._columns.lines()),
             notes=(*self._source.notes, *self._columns.notes),
             hints=self._columns.hints,
@@ -278,7 +279,8 @@ class _Planner:
         def column(field: "pa.Field[Any]") -> Any:
             if field.name in columns:
                 return pa.array(columns[field.name], field.type)
-            return arrays[field.name] if field.name in arrays else pa.nulls(len(units), field.type)
+            known = field.name in arrays
+            return as_type(arrays[field.name], field) if known else pa.nulls(len(units), field.type)
 
         self._work.add(pa.Table.from_arrays([column(field) for field in schema], schema=schema))
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import ray
 from ray.actor import ActorHandle
 
 from pipelines.dataset.layout import ERRORS_FOLDER, STAGING_FOLDER
@@ -99,5 +100,6 @@ def write_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
     if errors.num_rows:
         errors = errors.cast(ERROR_SCHEMA)
         written.append(asdict(write_part(settings.output, ERRORS_FOLDER, errors)))
-    settings.monitor.add.remote(written=table.num_rows)
+    # Waited for, so that the run's last counts, and its speed, hold every block.
+    ray.get(settings.monitor.add.remote(written=table.num_rows))
     return pa.Table.from_pylist(written)

@@ -143,7 +143,8 @@ def test_a_table_of_bad_rows_alone_publishes_nothing(zimage: Zimage, tmp_path: P
     done = zimage("generate", bad, out, *FAKE)
     assert done.code == 3
     assert "nothing is published: all 25 rows are rejected" in done.err
-    assert "row 0 (0): prompt: missing\nand 24 more; the same command with --dry-run lists them" in done.err
+    assert "row 0 (0): prompt: missing\n" in done.err
+    assert "and 22 more; the same command with --dry-run --all-errors lists them" in done.err
     assert not (out / "_SUCCESS").exists()
     assert not (out / "_manifests").exists()
     with pytest.raises(datasets.exceptions.DataFilesNotFoundError):
@@ -155,10 +156,12 @@ def test_a_table_of_bad_rows_alone_publishes_nothing(zimage: Zimage, tmp_path: P
     good = write_csv(tmp_path / "good.csv", FIRST)
     assert zimage("generate", good, out, *FAKE).code == 0
     before = published(out).manifest
-    done = zimage("generate", bad, out, *FAKE)
-    assert (done.code, "all 25 rows are rejected" in done.err) == (3, True)
-    assert published(out).manifest == before
-    assert (out / "_SUCCESS").read_text() == before.path
+    for more in ((), ("--append",), ("--replace",)):
+        done = zimage("generate", bad, out, *FAKE, *more)
+        assert (done.code, "all 25 rows are rejected" in done.err) == (3, True)
+        assert "and 22 more; the same command with --dry-run --all-errors lists them" in done.err
+        assert published(out).manifest == before
+        assert (out / "_SUCCESS").read_text() == before.path
 
 
 def test_a_table_whose_images_all_fail_is_no_success(zimage: Zimage, tmp_path: Path) -> None:

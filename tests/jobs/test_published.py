@@ -73,6 +73,12 @@ def test_retry_works_from_another_folder(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_retry_of_a_class_that_does_not_exist_is_refused(zimage: Zimage, failures: Path) -> None:
+    done = zimage("retry", failures, "--only", "blank")
+    assert done.code == 2
+    assert "only: 'blank' is not one of bad_input, fetch_failed, out_of_memory, blank_image" in done.err
+
+
 @pytest.mark.parametrize(
     ("options", "num_shown", "rest"), [([], 20, "and 10 more"), (["--all-errors"], 30, None)]
 )

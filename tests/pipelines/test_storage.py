@@ -369,6 +369,12 @@ class TestDiskErrors:
             storage.read("x" * 300)
         assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "full"]
 
+    def test_a_folder_that_cannot_be_made_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(tmp_path / "not mounted")
+        for folder in ("link", "link/out"):
+            with pytest.raises(StorageError, match="link"):
+                open_storage(str(tmp_path / folder)).write("data/x", b"")
+
     def test_leftover_of_a_killed_writer_is_not_listed(self, tmp_path: Path) -> None:
         writer = (
             "import os, sys, pipelines.storage_address as s\n"

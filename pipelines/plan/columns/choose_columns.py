@@ -5,13 +5,11 @@ are; those that mean something else in a catalogue (``size``, ``height``, ``imag
 where types, values and the job leave no other reading. ``--map`` decides otherwise.
 """
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from pipelines.options import GenerateOptions
 from pipelines.plan.columns.column_hints import hints, map_option
-from pipelines.plan.columns.column_map import ColumnMap, column_text, first_of
+from pipelines.plan.columns.column_map import ColumnMap, renamings
 from pipelines.plan.columns.column_names import (
     ALIASES,
     COLUMN_FIELDS,
@@ -106,7 +104,7 @@ class _Chooser:
         )
         notes = [
             *(self._own.notes(self._chosen, key_template) if self._own else ()),
-            *_renamings(passthrough),
+            *renamings(passthrough),
         ]
         fields = dict(self._chosen)
         return ColumnMap(
@@ -302,12 +300,3 @@ class _Chooser:
 
     def _refuse(self, message: str, field: str) -> None:
         self._problems.append(InvalidRequest(message, field=field))
-
-
-def _renamings(passthrough: Mapping[str, str]) -> list[str]:
-    renamed = [
-        f"{column_text(column)} to {column_text(name)}"
-        for column, name in passthrough.items()
-        if name != column
-    ]
-    return [f"renamed, because the output has its own: {first_of(renamed)}"] if renamed else []

@@ -1,6 +1,6 @@
 """What was decided about a table's columns, and how it is told to people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zimage_models.field_values import shown
@@ -55,6 +55,16 @@ class ColumnMap:
         if self.left_out:
             lines.append(f"left out: {first_of([column_text(name) for name in self.left_out])}")
         return lines
+
+
+def renamings(passthrough: Mapping[str, str]) -> list[str]:
+    """Return a note of the columns that have another name in the output, if there are any."""
+    renamed = [
+        f"{column_text(column)} to {column_text(name)}"
+        for column, name in passthrough.items()
+        if name != column
+    ]
+    return [f"renamed, because the output has its own: {first_of(renamed)}"] if renamed else []
 
 
 def column_text(name: str) -> str:

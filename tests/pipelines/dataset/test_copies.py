@@ -54,7 +54,7 @@ def test_only_the_forms_that_are_asked_for_change(data_set: DataSet, tmp_path: P
 def test_parts_that_are_gone_are_told(data_set: DataSet, tmp_path: Path) -> None:
     first, _ = generations(data_set)
     data_set.output.delete(first.parts[0].path.replace("data/", "_history/"))
-    with pytest.raises(InvalidRequest, match="generation: 1 of the 2 parts of 1 are gone, such as part-"):
+    with pytest.raises(InvalidRequest, match="generation: 1 cannot be exported: 1 of its 2 parts"):
         copied(data_set, first, ["files"], str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
 

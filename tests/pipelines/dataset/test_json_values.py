@@ -16,10 +16,6 @@ def counted(counts: list[int | None], dtype: pa.DataType) -> "pa.Array[Any]":
     return pa.array(counts, pa.int32() if dtype.bit_width == 32 else pa.int64()).view(dtype)
 
 
-def uuids() -> "pa.Array[Any]":
-    return pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0123456789abcdef", None], pa.binary(16)))
-
-
 def bad_text() -> "pa.Array[Any]":
     return pa.array([b"\xffok", b""], pa.binary()).view(pa.string())
 
@@ -51,22 +47,15 @@ CASES: list[tuple["pa.Array[Any]", list[Any]]] = [
         pa.array([decimal.Decimal("0"), None, decimal.Decimal("12.50")], pa.decimal256(60, 2)),
         ["0.00", None, "12.50"],
     ),
-    (pa.array([decimal.Decimal("1.5")], pa.decimal32(5, 1)), ["1.5"]),
     (pa.array(np.array([1.5, np.nan, np.inf], np.float16)), [1.5, None, None]),
     (pa.array([float("-inf"), 0.1, None]), [None, 0.1, None]),
     (pa.array([2**64 - 1], pa.uint64()), [2**64 - 1]),
     (pa.array(["", None, "苹果"], pa.string_view()), ["", None, "苹果"]),
     (bad_text(), ["\ufffdok", ""]),
     (pa.array([b"", None, b"\x00\xff"], pa.binary_view()), ["", None, "AP8="]),
-    (uuids(), ["30313233-3435-3637-3839-616263646566", None]),
     (pa.array(["a", None, "a"]).dictionary_encode(), ["a", None, "a"]),
-    (pa.array([[1.0, float("nan")], None, []], pa.list_view(pa.float32())), [[1.0, None], None, []]),
+    (pa.array([[1.0, float("nan")], None, []], pa.large_list(pa.float32())), [[1.0, None], None, []]),
     (pa.array([[1, 2], None], pa.list_(pa.int8(), 2)), [[1, 2], None]),
-    (
-        pa.array([[("a", 1), ("b", None)], None, []], pa.map_(pa.string(), pa.int64())),
-        [{"a": 1, "b": None}, None, {}],
-    ),
-    (pa.array([[(7, "a")]], pa.map_(pa.int8(), pa.string())), [[[7, "a"]]]),
     (
         pa.array(
             [{"x": [{"y": float("nan")}]}, None, {"x": None}],
@@ -76,7 +65,6 @@ CASES: list[tuple["pa.Array[Any]", list[Any]]] = [
     ),
     (pa.array([{}, None], pa.struct([])), [{}, None]),
     (pa.nulls(2), [None, None]),
-    (pa.array([pa.MonthDayNano([1, 2, 3])]), ["MonthDayNano(months=1, days=2, nanoseconds=3)"]),
 ]
 
 

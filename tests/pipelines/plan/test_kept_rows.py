@@ -69,6 +69,47 @@ def test_a_column_of_another_type_is_refused(data_set: DataSet) -> None:
         data_set.plan([{"sku": "b", "prompt": "a plum", "price": "3"}], append=True)
 
 
+def test_all_columns_of_other_types_are_told_at_once(data_set: DataSet) -> None:
+    data_set.generate([{"sku": "a", "prompt": "a pear", "price": 3, "in stock": 1}])
+    with pytest.raises(InvalidRequest) as refused:
+        data_set.plan([{"sku": "b", "prompt": "a plum", "price": "3", "in stock": "x"}], append=True)
+    assert str(refused.value) == (
+        "append: column 'price' is string in the table, but int64 in the data set; column 'in stock' is"
+        " string in the table, but int64 in the data set; convert them, or leave them out"
+        " (--drop price --drop 'in stock')"
+    )
+
+
+@pytest.mark.parametrize(("first", "second"), [(3, 2.5), (2.5, 3)])
+def test_whole_and_other_numbers_become_double(data_set: DataSet, first: float, second: float) -> None:
+    data_set.generate([{"sku": "a", "prompt": "a pear", "price": first}])
+    rows = [{"sku": "b", "prompt": "a plum", "price": second}]
+    manifest = data_set.generate(rows, append=True)
+    assert [(row["key"], row["price"]) for row in data_set.published()] == [("a", first), ("b", second)]
+    assert data_set.generate(rows, append=True) == manifest
+    assert data_set.verify().problems == ()
+
+
+def test_a_number_that_the_common_type_does_not_hold_is_told(data_set: DataSet) -> None:
+    data_set.generate([{"sku": "a", "prompt": "a pear", "price": 2.5}])
+    with pytest.raises(InvalidRequest, match="append: column 'price' becomes double"):
+        data_set.plan([{"sku": "b", "prompt": "a plum", "price": 2**53 + 1}], append=True)
+
+
+def test_an_append_does_not_drop_what_another_run_has_published_meanwhile(data_set: DataSet) -> None:
+    data_set.generate(products(3))
+    plan = data_set.plan(more(1), append=True)
+    data_set.make(plan)
+    other = data_set.generate([products(1)[0] | {"sku": "other"}], append=True)
+    with pytest.raises(InvalidRequest, match="append: another run has published to"):
+        data_set.publish(plan, append=True)
+    assert data_set.manifest() == other
+    again = data_set.plan(more(1), append=True)
+    assert again.counts.new == 0
+    data_set.publish(again, append=True)
+    assert {row["key"] for row in data_set.published()} >= {"other", "more-0", "sku-002"}
+
+
 def test_a_file_name_that_is_kept_cannot_be_taken(data_set: DataSet) -> None:
     data_set.generate([{"sku": "a", "prompt": "a pear", "title": "x"}], name="{title}.png")
     rows = [{"sku": "b", "prompt": "a plum", "title": "x"}]
