@@ -293,10 +293,8 @@ class _Planner:
                 published=published.passthrough,
                 passthrough=self._passthrough,
             )
-            for key, file_name in zip(
-                *(work[name].to_pylist() for name in ("key", "file_name")), strict=True
-            ):
-                self._resolver.take_name(file_name, key)
+            for key, name in zip(work["key"].to_pylist(), work["file_name"].to_pylist(), strict=True):
+                self._resolver.take_name(name, key)
             self._counts["units"] += work.num_rows
             self._counts["unchanged"] += work.num_rows
             self._work.add(work)
