@@ -294,7 +294,7 @@ class _Planner:
                 passthrough=self._passthrough,
             )
             for key, name in zip(work["key"].to_pylist(), work["file_name"].to_pylist(), strict=True):
-                self._resolver.take_name(name, key)
+                self._resolver.take_name(str(name), str(key))
             self._counts["units"] += work.num_rows
             self._counts["unchanged"] += work.num_rows
             self._work.add(work)
