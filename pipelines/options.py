@@ -90,6 +90,13 @@ class GenerateOptions(BaseModel):
         # Absolute, since workers and later commands run in other folders.
         return value and open_storage(value).uri
 
+    @field_validator("template", "key", "where", "name", "delimiter", "text_encoding", "input_format")
+    @classmethod
+    def _says_something(cls, value: str | None) -> str | None:
+        if value == "":  # a variable of the shell that is not set
+            raise ValueError("is empty; leave the option out for its default")
+        return value
+
     @field_validator("trusted_hosts")
     @classmethod
     def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from pipelines.dataset.manifest import list_generations, read_manifest
 from pipelines.dataset.parts import PartFile
 from pipelines.dataset.text_hashes import are_in, hash_set, hash_texts
 from pipelines.storage import Storage
-from zimage_models.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
 
@@ -205,18 +204,16 @@ def _files_record(target: Storage, places: PartPlaces, parts: Sequence[PartFile]
     try:
         content = json.loads(target.read(_RECORD))
         record = _Record(parts=tuple(content["parts"]), complete=content["complete"])
-    except FileNotFoundError:
-        return _old_files(target, places)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(f"{target.uri}/{_RECORD}: not a record of an export ({error})") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return _unrecorded_files(target, places)
     looked_at = record.parts[:_PARTS_LOOKED_AT] if record.complete else ()
     if looked_at and not any(_has_files_of(target, places, name) for name in looked_at):
         return None  # its owner has removed the folder
     return record
 
 
-def _old_files(target: Storage, places: PartPlaces) -> _Record | None:
-    """Return what the image files are of that releases up to 0.2, which kept no record, have exported."""
+def _unrecorded_files(target: Storage, places: PartPlaces) -> _Record | None:
+    """Return what image files without a record may be of: releases up to 0.2 kept none, or it is damaged."""
     if target.uri != places.output.uri or not target.list(IMAGES_FOLDER):
         return None
     generations = [read_manifest(target, number) for number in list_generations(target)]

@@ -231,6 +231,7 @@ def test_openai_batch_file_is_read_as_it_is(zimage: Zimage, tmp_path: Path) -> N
         (["generate", "t.csv", "out", "--map", "prompt"], "FIELD=COLUMN"),
         (["generate", "t.csv", "out", "--map", "key=a", "--map", "key=b"], "'key' is given twice"),
         (["generate", "t.csv", "out", "--template", "{{ nothing }}"], "nothing"),
+        (["generate", "t.csv", "out", "--template", ""], "template: is empty; leave the option out"),
         (["generate", "t.csv", "out", "--quality", "70"], "quality"),
         (["generate", "t.csv", "out", "--export", "zip"], "zip"),
         (["generate", "t.csv", "out", "--dtype", "float16"], "float16"),

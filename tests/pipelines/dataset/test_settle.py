@@ -174,6 +174,14 @@ class TestExports:
         data_set.generate(changed)
         assert_shows(data_set, changed, exports)
 
+    def test_a_damaged_record_of_an_export_is_made_anew(self, data_set: DataSet) -> None:
+        rows = products(6)
+        data_set.generate(rows, exports=("files",))
+        data_set.output.write("_exports/files.json", b'{"parts": [')
+        rows = change(rows)
+        data_set.generate(rows)
+        assert_shows(data_set, rows, ("files",))
+
     def test_nothing_is_exported_that_nobody_asked_for(self, data_set: DataSet) -> None:
         data_set.output.write("images/mine.png", b"mine")
         data_set.generate(products(3))
