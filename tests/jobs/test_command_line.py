@@ -89,16 +89,3 @@ def test_ray_that_does_not_start_is_one_line_and_code_1(
     assert line.startswith("zimage: error: Ray could not be started on this machine: ")
     assert "Not a directory" in line, "Ray's own reason"
     assert "--verbose" in line, "what to do"
-
-
-def test_ray_says_nothing_of_its_own(without_cluster: dict[str, str], tmp_path: Path) -> None:
-    table = write_csv(tmp_path / "table.csv", [{"id": "a", "prompt": "owl"}])
-    arguments = [str(table), str(tmp_path / "out"), "--fake", "--progress", "quiet"]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", "generate", *arguments],
-        cwd=ROOT,
-        env=without_cluster,
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
