@@ -60,8 +60,9 @@ def measure_wide(num_rows: int, folder: Path) -> dict[str, Any]:
         for is_wide in (False, True):
             table, output = folder / f"{run}-{is_wide}.parquet", folder / f"{run}-{is_wide}"
             write_table(table, num_rows, is_wide=is_wide)
+            # As wide and as long, so that no worker has yet to start: each takes seconds to import.
             warm_up = folder / "warm_up.parquet"
-            write_table(warm_up, BLOCK_ROWS)
+            write_table(warm_up, num_rows, is_wide=is_wide)
             report = timed_job(table, output, *JOB, warm_up=warm_up)
             assert report["manifest"]["counts"]["published"] == num_rows
             rows_per_s[is_wide].append(num_rows / report["wall_s"])

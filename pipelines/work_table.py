@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.parquet_columns import repeating_columns
 from pipelines.part_schema import arrow_field, made_from_field
 from pipelines.storage import Storage
 from zimage_models.field_spec import FieldKind
@@ -126,8 +127,16 @@ class WorkWriter:
         return tuple(self._files)
 
     def _write(self) -> None:
+        rows = pa.concat_tables(self._pending)
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.concat_tables(self._pending), sink, compression="zstd")
+        repeating: Any = repeating_columns(rows.schema)  # the stubs know only bool
+        pq.write_table(
+            rows,
+            sink,
+            compression=dict.fromkeys(repeating, "zstd"),  # vectors hardly get smaller
+            use_dictionary=repeating,
+            write_statistics=repeating,
+        )
         path = f"_runs/{self._run_id}/work/{len(self._files):05d}.parquet"
         self._output.write(path, memoryview(sink.getvalue()))
         self._files.append(path)

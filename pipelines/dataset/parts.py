@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.parquet_columns import leaf_columns, repeating_columns
 from pipelines.storage import Storage, StoredFile
 
 # Arrow binary columns have 32-bit offsets, and `datasets` does not load images from wider ones.
@@ -127,17 +128,15 @@ _PART_NAME = re.compile(r"(?:^|/)part-([0-9a-f]{64})\.parquet$")
 
 def _to_parquet(table: pa.Table) -> pa.Buffer:
     # Image files are already compressed and all different, so they get no codec, dictionary or statistics.
-    sink = pa.BufferOutputStream()
-    pq.write_metadata(table.schema, sink)
-    metadata = pq.read_metadata(pa.BufferReader(sink.getvalue()))
-    plain = [path for path in _leaf_paths(metadata) if path != "image.bytes"]
+    compressed = [path for path in leaf_columns(table.schema) if path != "image.bytes"]
+    repeating = [path for path in repeating_columns(table.schema) if path != "image.bytes"]
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(
         sink,
         table.schema,
-        compression=dict.fromkeys(plain, "zstd"),
-        use_dictionary=plain,  # type: ignore[arg-type]  # the stubs know only bool
-        write_statistics=plain,
+        compression=dict.fromkeys(compressed, "zstd"),
+        use_dictionary=repeating,  # type: ignore[arg-type]  # the stubs know only bool
+        write_statistics=repeating,
     ) as writer:
         for group in _row_groups(table):
             # A table's chunks would decide where pages end, and so the file's hash.
