@@ -84,6 +84,20 @@ def as_type(column: "pa.ChunkedArray[Any]", field: "pa.Field[Any]") -> "pa.Chunk
         ) from error
 
 
+def check_name(file_name: str, key: str, *, taken: SeenHashes) -> None:
+    """Check that an image that stays has a file name that no image of the table has.
+
+    Raises:
+        InvalidRequest: the name is taken.
+    """
+    if file_name in taken:
+        raise InvalidRequest(
+            f"name: {file_name!r} is the file name of the published key {key!r}, which is kept, and of a"
+            " row of the table; give other names (--name)",
+            field="name",
+        )
+
+
 def kept_work(
     rows: pa.Table,
     *,

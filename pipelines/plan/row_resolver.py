@@ -117,19 +117,6 @@ class RowResolver:
             used |= template.columns_used
         return frozenset(used & self._column_names)
 
-    def take_name(self, file_name: str, key: str) -> None:
-        """Take a file name for an image that is kept.
-
-        Raises:
-            InvalidRequest: a resolved row has it.
-        """
-        if not self._names.add(file_name):
-            raise InvalidRequest(
-                f"name: {file_name!r} is the file name of the published key {key!r}, which is kept, and of a"
-                " row of the table; give other names (--name)",
-                field="name",
-            )
-
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Return whether the row passes ``where``.
 

@@ -14,7 +14,7 @@ from pipelines.part_schema import part_schema
 from pipelines.picture_reader import PictureReader
 from pipelines.plan.columns.choose_columns import choose_columns
 from pipelines.plan.fill_down import FillDown
-from pipelines.plan.kept_rows import KeptImages, PublishedRows, as_type, kept_work, united
+from pipelines.plan.kept_rows import KeptImages, PublishedRows, as_type, check_name, kept_work, united
 from pipelines.plan.picture_plan import PicturePlanner, PlannedPictures, picture_columns, picture_folder
 from pipelines.plan.plan import Plan, PlanCounts
 from pipelines.plan.prompt_lengths import PromptLengths
@@ -136,7 +136,7 @@ class _Planner:
         self._counts: Counter[str] = Counter()
         self._rejected: list[RowError] = []
         self._work = WorkWriter(output, run_id)
-        self._named = SeenHashes()
+        self._named, self._file_names = SeenHashes(), SeenHashes()
         self._transformer_steps = 0
 
     def run(self) -> Plan:
@@ -251,8 +251,9 @@ class _Planner:
         if not units:
             return
         if self._published is not None:
-            for item in usable:
+            for item, unit in units:
                 self._named.add(item.resolved.key)
+                self._file_names.add(unit.file_name)
         columns: dict[str, list[Any]] = {
             "unit_id": [unit.unit_id for _, unit in units],
             "key": [item.resolved.key for item, _ in units],
@@ -294,7 +295,7 @@ class _Planner:
                 passthrough=self._passthrough,
             )
             for key, name in zip(work["key"].to_pylist(), work["file_name"].to_pylist(), strict=True):
-                self._resolver.take_name(str(name), str(key))
+                check_name(str(name), str(key), taken=self._file_names)
             self._counts["units"] += work.num_rows
             self._counts["unchanged"] += work.num_rows
             self._work.add(work)

@@ -137,5 +137,7 @@ def test_an_image_that_stays_is_made_again_for_another_key(data_set: DataSet) ->
 def test_rows_that_are_rejected_do_not_remove_their_images(data_set: DataSet) -> None:
     data_set.generate(products(2))
     before = images(data_set)
-    data_set.generate([products(1)[0] | {"prompt": ""}, *more(1)], append=True)
+    too_long = "many words " * 800
+    bad = [products(2)[0] | {"prompt": ""}, products(2)[1] | {"prompt": too_long}]
+    data_set.generate([*bad, *more(1)], append=True)
     assert before.items() < images(data_set).items()
