@@ -74,7 +74,7 @@ def read_part(storage: Storage, path: str, columns: Sequence[str] | None = None)
         ):
             if columns is not None:
                 # Parquet readers silently omit a column that they do not find.
-                known = {*part.schema_arrow.names, *_leaf_paths(part.metadata)}
+                known = {*part.schema_arrow.names, *leaf_columns(part.schema_arrow)}
                 for name in columns:
                     if name not in known:
                         raise ValueError(
@@ -160,7 +160,3 @@ def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
             start, held = row, 0
         held += length
     yield table.slice(start)
-
-
-def _leaf_paths(metadata: pq.FileMetaData) -> list[str]:
-    return [metadata.schema.column(index).path for index in range(metadata.num_columns)]
