@@ -7,7 +7,7 @@ from zimage_models.component_config import ComponentConfig, names_class, read_js
 from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
-from zimage_models.variants import VARIANTS, VariantSpec
+from zimage_models.variants import VARIANTS, TrainedSizes, VariantSpec
 
 # Captions are padded to this multiple with attended pad tokens (diffusers transformer_z_image.SEQ_MULTI_OF).
 CAPTION_MULTIPLE = 32
@@ -56,6 +56,13 @@ class ModelSpec:
     def max_reference_pixels(self) -> int:
         """Pixels above which a reference image is shrunk: the model's own size, 1024 x 1024 as released."""
         return self.default_height * self.default_width
+
+    @property
+    def trained_sizes(self) -> TrainedSizes:
+        """The sizes that it was trained on: the release's, or only its own if that is another one."""
+        own = self.default_width, self.default_height
+        released = self.variant.released_sizes
+        return released if own == released.best[0] else TrainedSizes(best=(own,))
 
     @property
     def max_reference_side(self) -> int:

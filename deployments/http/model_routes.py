@@ -68,6 +68,7 @@ def _describe(model_id: str, created: int, spec: ModelSpec | None) -> Model:
         capabilities=capabilities(spec),
         max_reference_images=variant.max_reference_images,
         default_size=f"{spec.default_width}x{spec.default_height}",
+        recommended_sizes=[f"{width}x{height}" for width, height in spec.trained_sizes.best],
         max_side=spec.max_side,
         max_pixels=variant.max_pixels,
         size_multiple=spec.size_multiple,

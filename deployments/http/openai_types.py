@@ -215,6 +215,8 @@ class Model(BaseModel):
     max_reference_images: int | None = None
     """Reference images of one edit; 0 for a model that starts from a picture instead."""
     default_size: str | None = None
+    recommended_sizes: list[str] | None = None
+    """Sizes that the model was trained on, the best first."""
     max_side: int | None = None
     max_pixels: int | None = None
     size_multiple: int | None = None

@@ -9,7 +9,7 @@ from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError
-from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec
+from zimage_models.model_spec import DEFAULT_MODEL, KNOWN_MODELS, ModelSpec, read_model_spec, released_spec
 from zimage_models.siglip_spec import SiglipSpec
 
 
@@ -212,3 +212,29 @@ def test_causal_lm_encoders_are_taken(checkpoint: Path) -> None:
     change(checkpoint / "model_index.json", text_encoder=["transformers", "Qwen3ForCausalLM"])
     change(checkpoint / "text_encoder" / "config.json", architectures=["Qwen3ForCausalLM"])
     assert spec_of(checkpoint).max_prompt_tokens == 512
+
+
+def test_released_models_know_many_sizes_and_every_shape() -> None:
+    sizes = released_spec("Tongyi-MAI/Z-Image-Turbo").trained_sizes
+    assert sizes.best[:3] == ((1024, 1024), (1152, 896), (896, 1152))
+    assert len(set(sizes.best)) == len(sizes.best) == 33
+    for width, height in (*sizes.best, (512, 512), (2048, 2048), (4096, 1024)):
+        assert sizes.warning(width, height) is None
+    assert sizes.warning(256, 256) == (
+        "size: 256x256 is not a size that this model was trained on (areas from 512x512 to 2048x2048):"
+        " expect a poor picture"
+    )
+
+
+def test_a_model_of_another_size_knows_only_its_own() -> None:
+    sizes = resolve_model(EngineConfig()).trained_sizes
+    assert sizes.best == ((64, 64),)
+    assert sizes.warning(64, 64) is None
+    # Of the same area, but of another shape.
+    assert sizes.warning(128, 32) == (
+        "size: 128x32 is not a size that this model was trained on (64x64): expect a poor picture"
+    )
+    assert sizes.warning(1024, 1024) == (
+        "size: 1024x1024 is not a size that this model was trained on (64x64): expect a poor picture"
+        " after at least 256 times the work of 64x64"
+    )

@@ -190,6 +190,7 @@ def test_models_are_listed_with_what_they_take(client: openai.OpenAI, engine_of:
     assert (base.id, base.object, base.owned_by) == (BASE, "model", "zimage-ray")
     assert base.model_extra == listed[BASE]
     assert listed[BASE]["default_size"] == "64x64"
+    assert listed[BASE]["recommended_sizes"] == ["64x64"]
     assert listed[BASE]["max_guidance_scale"] == engine_of(BASE).spec.variant.max_guidance_scale
 
 
