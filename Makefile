@@ -2,12 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS_VENV := .venv-clients
+CLIENTS := $(CLIENTS_VENV)/.done tests/clients/node/node_modules/.package-lock.json
 # Extra arguments for pytest: make test ARGS="tests/pipelines -x"
 ARGS ?=
 BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency coserving online_overhead rank_loss command_line gpu.sharded_load simulation.simulate_cluster
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak bench gpu lint docs format clean
+.PHONY: help install demo test clients soak bench gpu lint docs format clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +21,8 @@ demo: $(VENV)/.run ## Make the example table's images into out/demo (run it agai
 
 test: $(VENV)/.dev ## Run the test suite (CPU, no downloads)
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: $(CLIENTS) ## Install the clients of other projects that tests/clients runs (Python's and Node's)
 
 soak: $(VENV)/.dev ## Run the long tests
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
@@ -63,3 +67,12 @@ $(VENV)/.dev: $(VENV)/.run
 $(VENV)/.docs: $(VENV)/.run
 	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
 	touch $@
+
+# In an environment of its own: what other projects' clients depend on must not move what is pinned here.
+$(CLIENTS_VENV)/.done: tests/clients/python/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install -q -r $<
+	touch $@
+
+tests/clients/node/node_modules/.package-lock.json: tests/clients/node/package-lock.json
+	cd tests/clients/node && npm ci --no-audit --no-fund
