@@ -36,6 +36,9 @@ _MAX_COMMIT_ROWS = 256
 _BLOCKS_PER_ENGINE = 2
 """Blocks that one engine works on at once: while one finishes, the next keeps the step batch full."""
 
+_COMMITS_PER_READ = 4
+_MAX_READ_BLOCKS = 200
+
 _PICTURE_CPUS = 0.9
 """CPUs to fetch and decode one block. No engine reserves the same, so Ray does not fuse the two stages."""
 
@@ -179,6 +182,7 @@ def _dataset(
         [f"{root}/{path}" for path in plan.work_files],
         filesystem=filesystem,
         partitioning=None,  # else an output under date=2026-01-01/ would add a column
+        override_num_blocks=_num_read_blocks(plan, block_rows),
     )
     # Ray would read a small prompt table as one block, with one engine busy and no part until the end.
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
@@ -207,6 +211,16 @@ def _dataset(
     return encoded.map_batches(
         write, fn_args=(settings,), batch_size=None, batch_format="pyarrow", zero_copy_batch=True
     )
+
+
+def _num_read_blocks(plan: Plan, block_rows: int) -> int:
+    """Choose how many blocks the work table is read in, to be cut into blocks of ``block_rows``.
+
+    Ray Data aims at 200 whatever the table's size; each costs a task that cuts it again. But a task hands on
+    only two blocks that nobody has taken yet, so a few of them must cut at once.
+    """
+    wanted = math.ceil(plan.counts.new / (_COMMITS_PER_READ * block_rows))
+    return max(len(plan.work_files), min(wanted, _MAX_READ_BLOCKS))
 
 
 def _pool(
