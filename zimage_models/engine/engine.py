@@ -232,7 +232,7 @@ class Engine:
             self._drop(batch[0], OutOfMemory(f"out of memory on one {job.size} image ({problem})"))
             return []
         middle = len(batch) // 2
-        limit = (len(batch) - middle) * batch[0].num_step_tokens
+        limit = (len(batch) - middle) * batch[0].bucket.num_tokens
         if limit < self._scheduler.max_step_tokens:
             size = batch[0].payload.size
             logger.warning(

@@ -30,6 +30,11 @@ class Job:
     """When its first step began, on the monotonic clock."""
 
     @property
+    def num_pictures(self) -> int:
+        """Number of pictures to encode before its first step."""
+        return len(self.handle.request.pictures)
+
+    @property
     def size(self) -> str:
         """Size of the image, for messages."""
         return f"{self.handle.request.width}x{self.handle.request.height}"
@@ -69,28 +74,29 @@ def enter(handle: RequestHandle, *, arrival: int, spec: ModelSpec, tokenizer: Pr
             field="negative_prompt",
             num_references=num_references,
         )
+    caption_tokens = num_caption_tokens(prompt.lengths)
+    negative_tokens = num_caption_tokens(negative.lengths) if negative else 0
+    reference_tokens = sum(
+        num_image_tokens(image.height, image.width, spec.size_multiple) for image in request.condition_images
+    )
+    feature_tokens = _num_feature_tokens(request.condition_images, spec.siglip)
+    image_tokens = num_image_tokens(request.height, request.width, spec.size_multiple)
+    image_tokens += reference_tokens + feature_tokens
     bucket = Bucket(
         height=request.height,
         width=request.width,
-        caption_tokens=num_caption_tokens(prompt.lengths),
-        negative_tokens=num_caption_tokens(negative.lengths) if negative else 0,
-        reference_tokens=sum(
-            num_image_tokens(image.height, image.width, spec.size_multiple)
-            for image in request.condition_images
-        ),
-        feature_tokens=_num_feature_tokens(request.condition_images, spec.siglip),
+        caption_tokens=caption_tokens,
+        negative_tokens=negative_tokens,
+        reference_tokens=reference_tokens,
+        feature_tokens=feature_tokens,
         controlled=request.control_image is not None,
+        # With guidance, every step runs the images twice, once for each prompt.
+        num_tokens=(2 if negative else 1) * image_tokens + caption_tokens + negative_tokens,
     )
-    image_tokens = num_image_tokens(request.height, request.width, spec.size_multiple)
-    image_tokens += bucket.reference_tokens + bucket.feature_tokens
     return Entry(
         priority=int(request.priority),
         arrival=arrival,
         bucket=bucket,
-        # With guidance, every step runs the images twice, once for each prompt.
-        num_step_tokens=(2 if negative else 1) * image_tokens
-        + bucket.caption_tokens
-        + bucket.negative_tokens,
         payload=Job(handle=handle, state=ImageState(request=request, prompt=prompt, negative=negative)),
     )
 

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, islice
 
 import pytest
@@ -6,9 +7,8 @@ import pytest
 from zimage_models.engine.step_scheduler import Bucket, Entry, StepScheduler
 
 ONLINE, BATCH = 0, 1
-SMALL = Bucket(height=64, width=64, caption_tokens=32, negative_tokens=0)
-BIG = Bucket(height=128, width=128, caption_tokens=32, negative_tokens=0)
-TOKENS = {SMALL: 96, BIG: 288}
+SMALL = Bucket(height=64, width=64, caption_tokens=32, negative_tokens=0, num_tokens=96)
+BIG = Bucket(height=128, width=128, caption_tokens=32, negative_tokens=0, num_tokens=288)
 
 
 class Line:
@@ -24,7 +24,6 @@ class Line:
             priority=priority,
             arrival=next(self._numbers),
             bucket=bucket,
-            num_step_tokens=TOKENS.get(bucket, 96),
             payload=name,
         )
         self.scheduler.add(entry)
@@ -40,27 +39,27 @@ def test_an_empty_line_has_no_step() -> None:
 
 
 def test_a_step_holds_one_bucket_in_order_of_arrival() -> None:
-    line = Line()
+    line = Line(max_step_tokens=600)
     for name, bucket in (("a", SMALL), ("B", BIG), ("c", SMALL), ("D", BIG), ("e", SMALL)):
         line.add(name, bucket)
-    assert line.step() == ["a", "c", "e"]
+    assert {"".join(line.step()) for _ in range(4)} == {"ace", "BD"}
     assert [entry.payload for entry in line.scheduler] == ["a", "B", "c", "D", "e"]
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        Bucket(height=96, width=64, caption_tokens=32, negative_tokens=0),
-        Bucket(height=64, width=96, caption_tokens=32, negative_tokens=0),
-        Bucket(height=64, width=64, caption_tokens=64, negative_tokens=0),
-        Bucket(height=64, width=64, caption_tokens=32, negative_tokens=32),
+        Bucket(height=96, width=64, caption_tokens=32, negative_tokens=0, num_tokens=96),
+        Bucket(height=64, width=96, caption_tokens=32, negative_tokens=0, num_tokens=96),
+        Bucket(height=64, width=64, caption_tokens=64, negative_tokens=0, num_tokens=96),
+        Bucket(height=64, width=64, caption_tokens=32, negative_tokens=32, num_tokens=96),
     ],
 )
 def test_what_would_need_a_mask_or_a_second_forward_never_shares_a_step(other: Bucket) -> None:
-    line = Line()
+    line = Line(max_step_tokens=191)
     line.add("a")
     line.add("b", other)
-    assert line.step() == ["a"]
+    assert sorted([line.step(), line.step()]) == [["a"], ["b"]]
 
 
 def test_a_step_is_bounded_by_tokens() -> None:
@@ -150,7 +149,7 @@ def test_a_long_line_of_lower_priority_takes_no_more_than_its_turn() -> None:
         line.add(f"batch {number}")
     line.add("!", BIG, ONLINE)
     steps = [line.step(after_s=1.0) for _ in range(100)]
-    # The turns go to the first in line, so that images end one after the other.
+    # They go to the first in line, so that images end one after the other.
     assert steps.count(["batch 0"]) == 9
     assert steps.count(["!"]) == 91
 
@@ -181,6 +180,69 @@ def test_the_aged_fill_their_step_by_priority() -> None:
     assert line.step() == ["!"]
     line.add("?", SMALL, ONLINE)
     assert line.step(after_s=10.0) == ["a", "?", "b"]
+
+
+def test_buckets_share_by_tokens() -> None:
+    """A full step each: ten small images, or three big ones."""
+    line = Line(max_step_tokens=960)
+    for number in range(20):
+        line.add(f"s{number}")
+        line.add(f"B{number}", BIG)
+    steps = [line.step() for _ in range(10)]
+    assert steps.count([f"s{number}" for number in range(10)]) == 5
+    assert steps.count(["B0", "B1", "B2"]) == 5
+
+
+def test_a_single_image_makes_as_many_steps_as_a_full_step_is_worth() -> None:
+    line = Line(max_step_tokens=960)
+    for number in range(3):
+        line.add(f"B{number}", BIG)
+    line.add("s")
+    steps = [line.step() for _ in range(18)]
+    assert steps.count(["s"]) == 16
+
+
+def test_a_new_request_joins_its_buckets_next_step() -> None:
+    line = Line(max_step_tokens=960)
+    line.add("a")
+    line.add("B", BIG)
+    assert line.step() == ["a"]
+    line.add("c")
+    assert next(step for step in (line.step() for _ in range(9)) if step != ["B"]) == ["a", "c"]
+
+
+def test_a_small_request_waits_for_one_turn_of_many_large_ones() -> None:
+    line = Line(max_step_tokens=288)
+    for number in range(20):
+        line.add(str(number), replace(BIG, caption_tokens=32 * number))
+    for _ in range(25):
+        line.step()
+    line.add("!")
+    assert ["!"] in [line.step(), line.step()]
+
+
+def test_sharing_is_no_preemption() -> None:
+    line = Line(max_step_tokens=288)
+    line.add("a", BIG)
+    line.add("b", SMALL)
+    steps = [line.step() for _ in range(8)]
+    assert ["a"] in steps
+    assert ["b"] in steps
+    assert line.scheduler.num_preemptions == 0
+    line.add("!", priority=ONLINE)
+    assert line.step() == ["!"]
+    assert line.scheduler.num_preemptions == 1
+
+
+def test_a_lower_priority_takes_turns_of_its_own() -> None:
+    line = Line(max_step_tokens=288)
+    for number in range(2):
+        line.add(f"batch {number}", (SMALL, BIG)[number])
+        line.add(f"online {number}", (SMALL, BIG)[number], ONLINE)
+    assert {name for step in (line.step() for _ in range(10)) for name in step} == {"online 0", "online 1"}
+    for entry in [entry for entry in line.scheduler if entry.priority == ONLINE]:
+        line.scheduler.remove(entry)
+    assert {name for step in (line.step() for _ in range(10)) for name in step} == {"batch 0", "batch 1"}
 
 
 def test_iteration_is_in_line_across_priorities_and_buckets() -> None:
