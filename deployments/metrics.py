@@ -19,7 +19,10 @@ _COUNTERS = {
     "num_cancelled": ("zimage_images_cancelled_total", "Images cancelled or past their deadline."),
     "num_steps": ("zimage_step_batches_total", "Denoising step batches run."),
     "num_item_steps": ("zimage_steps_total", "Denoising steps, summed over the images of each batch."),
-    "num_preemptions": ("zimage_preemptions_total", "Times a running image was left out of a step."),
+    "num_preemptions": (
+        "zimage_preemptions_total",
+        "Times a running image was left out for another priority.",
+    ),
     "num_caption_hits": ("zimage_caption_cache_hits_total", "Prompt embeddings found in the cache."),
     "num_rebuilds": ("zimage_rank_rebuilds_total", "Times an engine's lost ranks were replaced."),
     "num_caption_misses": ("zimage_caption_cache_misses_total", "Prompt embeddings computed."),
@@ -29,7 +32,7 @@ _GAUGES = {
     "num_online": ("zimage_open_online_requests", "Images of online requests waiting or running."),
     "queue_s": (
         "zimage_queue_estimate_seconds",
-        "Seconds until a new online request would start.",
+        "Seconds of online work that is left to do.",
     ),
     "step_s": ("zimage_step_seconds", "Mean time of the last step batches."),
     "images_per_s": ("zimage_images_per_second", "Speed while busy, over the last step batches."),

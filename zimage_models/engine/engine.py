@@ -11,36 +11,30 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import count
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
+from zimage_models.engine.engine_costs import EngineCosts
 from zimage_models.engine.engine_stats import EngineStats, StatsCollector
 from zimage_models.engine.job import Job, enter
-from zimage_models.engine.request_handle import PreviewCallback, PreviewEvent, RequestHandle
+from zimage_models.engine.request_handle import PreviewCallback, RequestHandle
+from zimage_models.engine.step_runner import StepRunner
 from zimage_models.engine.step_scheduler import Entry, StepScheduler
+from zimage_models.engine.work_left import WorkLeft
 from zimage_models.errors import (
     Cancelled,
     DeadlineExceeded,
     EngineDead,
     EngineOverloaded,
-    GenerationFailed,
     InvalidRequest,
-    OutOfMemory,
     ZImageError,
 )
 from zimage_models.model_spec import ModelSpec
-from zimage_models.models.device_memory import peak_bytes, release_cached
+from zimage_models.models.device_memory import peak_bytes
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.requests import ImageRequest, ImageResult, Priority
 
 logger = logging.getLogger(__name__)
-
-_ENCODE_AHEAD = 32
-"""Number of requests at the head of the line that have their prompts encoded together with a step's."""
 
 
 class Engine:
@@ -58,13 +52,17 @@ class Engine:
         max_step_tokens: int,
         max_queued: int,
         ageing_s: float,
+        scheduler_class: type[StepScheduler[Job]] = StepScheduler,
     ) -> None:
         self.spec = spec
         self._tokenizer = tokenizer
         self._runner = runner
-        self._scheduler: StepScheduler[Job] = StepScheduler(
-            max_step_tokens=max_step_tokens, ageing_s=ageing_s
+        costs = EngineCosts(width=runner.denoiser.width)
+        self._scheduler = scheduler_class(
+            max_step_tokens=max_step_tokens, ageing_s=ageing_s, step_cost=costs.step_s
         )
+        self._work = WorkLeft(costs, capacity=self._scheduler.capacity)
+        self._steps = StepRunner(runner, self._scheduler, costs, self._work)
         self._max_queued = max_queued
         self._arrivals: deque[Entry[Job]] = deque()
         self._arrival_numbers = count()
@@ -111,9 +109,10 @@ class Engine:
             if num_open >= self._max_queued:
                 raise EngineOverloaded(
                     f"{num_open} requests are queued; the limit is {self._max_queued}",
-                    retry_after_s=self._stats.seconds_for(num_open),
+                    retry_after_s=max(1.0, self._work.seconds(request.priority)),
                 )
             self._num_open[request.priority] += 1
+            self._work.add(entry)
             self._arrivals.append(entry)
             self._changed.notify()
         return handle
@@ -130,7 +129,12 @@ class Engine:
         if not batch:
             return False
         started_s = time.perf_counter()
-        stepped = self._denoise_step(batch)
+        stepped = []
+        for entry, error in self._steps.denoise(batch):
+            if error is None:
+                stepped.append(entry)
+            else:
+                self._drop(entry, error)
         self._finish([entry for entry in stepped if entry.payload.state.finished])
         step_counts = [entry.payload.state.request.num_steps for entry in stepped]
         self._stats.record_step(time.perf_counter() - started_s, step_counts)
@@ -158,6 +162,7 @@ class Engine:
         return self._stats.report(
             num_open=self._num_open.total(),
             num_online=self._num_open[Priority.ONLINE],
+            queue_s=self._work.seconds(Priority.ONLINE),
             num_preemptions=self._scheduler.num_preemptions,
             num_caption_hits=captions.num_hits,
             num_caption_misses=captions.num_misses,
@@ -216,100 +221,22 @@ class Engine:
                 deadline_s = entry.payload.handle.request.deadline_s
                 self._drop(entry, DeadlineExceeded(f"deadline_s: {deadline_s:g} s have passed"))
 
-    def _denoise_step(self, batch: Sequence[Entry[Job]], num_ahead: int = _ENCODE_AHEAD) -> list[Entry[Job]]:
-        """Step a batch, halving it when memory runs out; return the entries that stepped."""
-        problem = self._try_step(batch, num_ahead)
-        if problem is None:
-            for entry in batch:
-                self._preview(entry.payload)
-            return list(batch)
-        release_cached(self._runner.device)
-        if num_ahead and any(entry.payload.state.canvas is None for entry in batch):
-            # The prompts encoded ahead may have used the memory, not the step.
-            return self._denoise_step(batch, 0)
-        if len(batch) == 1:
-            job = batch[0].payload
-            self._drop(batch[0], OutOfMemory(f"out of memory on one {job.size} image ({problem})"))
-            return []
-        middle = len(batch) // 2
-        limit = (len(batch) - middle) * batch[0].bucket.num_tokens
-        if limit < self._scheduler.max_step_tokens:
-            size = batch[0].payload.size
-            logger.warning(
-                "out of memory at %d images of %s: steps now have at most %d tokens", len(batch), size, limit
-            )
-            self._scheduler.max_step_tokens = limit
-        halves = (batch[:middle], batch[middle:])
-        return [entry for half in halves for entry in self._denoise_step(half, 0)]
-
-    def _try_step(self, batch: Sequence[Entry[Job]], num_ahead: int) -> str | None:
-        """Step a batch; return why memory ran out, if it did (not the error, which holds the tensors)."""
-        try:
-            self._prepare(batch, num_ahead)
-            self._runner.denoise_step([entry.payload.state for entry in batch])
-        except torch.OutOfMemoryError as error:
-            return str(error)
-        return None
-
-    def _prepare(self, batch: Sequence[Entry[Job]], num_ahead: int) -> None:
-        now_s = time.monotonic()
-        for entry in batch:
-            if entry.payload.started_s is None:
-                entry.payload.started_s = now_s
-        if all(entry.payload.state.canvas for entry in batch):
-            return
-        # Encoding many prompts at once is far cheaper than one by one. But no request waits for prompts of a
-        # lower priority, or for other requests' pictures, which are encoded one by one.
-        ahead = (
-            e
-            for e in islice(self._scheduler, num_ahead)
-            if e.priority <= batch[0].priority and not e.payload.state.request.pictures
-        )
-        wanted = dict.fromkeys((*batch, *ahead))
-        self._runner.prepare([e.payload.state for e in wanted if e.payload.state.canvas is None])
-
-    def _preview(self, job: Job) -> None:
-        handle, state = job.handle, job.state
-        every = handle.request.preview_every
-        if not (handle.on_preview and every) or state.num_done % every or state.finished:
-            return
-        event = PreviewEvent(
-            step=state.num_done,
-            num_steps=handle.request.num_steps,
-            pixels_HWC=self._runner.preview(state),
-        )
-        try:
-            handle.on_preview(event)
-        except Exception:
-            # The caller's code failed, not ours: its image continues without previews.
-            logger.exception("a preview callback failed")
-            handle.on_preview = None
-
     def _finish(self, entries: Sequence[Entry[Job]]) -> None:
         """Decode finished images and hand them to their callers."""
         if not entries:
             return
         denoised_s = time.monotonic()
-        for entry, outcome in zip(entries, self._decode(entries), strict=True):
+        for entry, outcome in zip(entries, self._steps.decode(entries), strict=True):
             if isinstance(outcome, ZImageError):
                 self._drop(entry, outcome)
             else:
                 self._drop(entry, entry.payload.result(outcome, denoised_s=denoised_s))
 
-    def _decode(self, entries: Sequence[Entry[Job]]) -> list[npt.NDArray[np.uint8] | GenerationFailed]:
-        try:
-            return list(self._runner.decode([entry.payload.state for entry in entries]))
-        except torch.OutOfMemoryError as error:
-            problem = str(error)
-        release_cached(self._runner.device)
-        if len(entries) > 1:
-            return [outcome for entry in entries for outcome in self._decode([entry])]
-        return [OutOfMemory(f"out of memory decoding one {entries[0].payload.size} image ({problem})")]
-
     def _drop(self, entry: Entry[Job], outcome: ImageResult | ZImageError) -> None:
         """Remove a request and hand its caller the outcome."""
         handle = entry.payload.handle
         self._scheduler.remove(entry)
+        self._work.remove(entry)
         del self._entries[entry.arrival]
         with self._changed:
             self._num_open[handle.request.priority] -= 1

@@ -34,7 +34,7 @@ class EngineStats:
     images_per_s: float
     """Speed while busy, over the last step batches."""
     queue_s: float
-    """Estimated seconds until the current online requests are done; batch work waits for them."""
+    """Estimated seconds until the online requests of now are done: their work left, at the speed measured."""
     memory_bytes: int
     """Peak memory of the accelerator, or of the process if there is none; with several ranks, rank 0's."""
     num_rebuilds: int = 0
@@ -67,17 +67,12 @@ class StatsCollector:
             else:
                 self._num_failed += 1
 
-    def seconds_for(self, num_requests: int) -> float:
-        """Estimate how many seconds ``num_requests`` take at the current speed, at least one."""
-        with self._lock:
-            speed = self._images_per_s()
-        return max(1.0, num_requests / speed) if speed else 1.0
-
     def report(
         self,
         *,
         num_open: int,
         num_online: int,
+        queue_s: float,
         num_preemptions: int,
         num_caption_hits: int,
         num_caption_misses: int,
@@ -86,7 +81,6 @@ class StatsCollector:
     ) -> EngineStats:
         """Report what was recorded, together with the engine's own counts."""
         with self._lock:
-            speed = self._images_per_s()
             return EngineStats(
                 num_open=num_open,
                 num_online=num_online,
@@ -99,8 +93,8 @@ class StatsCollector:
                 num_caption_hits=num_caption_hits,
                 num_caption_misses=num_caption_misses,
                 step_s=self._busy_s() / len(self._steps) if self._steps else 0.0,
-                images_per_s=speed,
-                queue_s=num_online / speed if speed else 0.0,
+                images_per_s=self._images_per_s(),
+                queue_s=queue_s,
                 memory_bytes=memory_bytes,
                 num_rebuilds=num_rebuilds,
             )

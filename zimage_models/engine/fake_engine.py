@@ -67,6 +67,7 @@ class FakeEngine:
         return self._stats.report(
             num_open=0,
             num_online=0,
+            queue_s=0.0,
             num_preemptions=0,
             num_caption_hits=0,
             num_caption_misses=0,

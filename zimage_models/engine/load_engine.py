@@ -8,6 +8,8 @@ from zimage_models.checkpoints.components import load_components, load_controlne
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine import Engine
+from zimage_models.engine.job import Job
+from zimage_models.engine.step_scheduler import StepScheduler
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
@@ -23,12 +25,18 @@ CPU_STEP_TOKENS = 1024
 ACCELERATOR_STEP_TOKENS = 4 * 4224
 
 
-def load_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> Engine:
+def load_engine(
+    config: EngineConfig,
+    *,
+    launcher: RankLauncher | None = None,
+    scheduler_class: type[StepScheduler[Job]] = StepScheduler,
+) -> Engine:
     """Load a model into an engine that the caller starts or steps; ``config.fake`` is ignored.
 
     Args:
         config: the engine.
         launcher: starts the other ranks of a divided engine; None for local processes.
+        scheduler_class: picks the requests of each step; benchmarks compare it with others.
     """
     spec = resolve_model(config)
     limit_threads(config)
@@ -45,6 +53,7 @@ def load_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -
         max_step_tokens=config.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else ACCELERATOR_STEP_TOKENS),
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
+        scheduler_class=scheduler_class,
     )
 
 

@@ -84,6 +84,11 @@ class ImageState:
         return self.step - self.request.first_step
 
     @property
+    def num_left(self) -> int:
+        """Number of steps still to run."""
+        return self.request.num_inference_steps - self.step
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done."""
-        return self.step >= self.request.num_inference_steps
+        return self.num_left <= 0

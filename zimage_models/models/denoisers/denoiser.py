@@ -44,6 +44,7 @@ class Denoiser:
         self._predict_together = ranks.together(Verb.VELOCITY, self._predict)
         self._frequencies: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
         self.num_channels: int = transformer.in_channels
+        self.width: int = transformer.dim
         self.dtype: torch.dtype = transformer.x_pad_token.dtype
         self.device: torch.device = transformer.x_pad_token.device
 
