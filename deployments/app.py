@@ -24,21 +24,21 @@ def build_app(args: AppArgs) -> Application:
     """
     # A replica that is stopped has time to finish the requests it has accepted.
     drain_s = args.limits.timeout_s + _DRAIN_MARGIN_S
-    models = {model.id: _model(model, args, drain_s) for model in args.models}
     front: dict[str, Any] = {"label_selector": args.ingress.node_labels} if args.ingress.node_labels else {}
     desk = serve.deployment(ray_actor_options={"num_cpus": 0, **front}, max_ongoing_requests=100_000)(
         FrontDesk
-    )
+    ).bind(args, max_run_s=2 * drain_s)
+    models = {model.id: _model(model, args, drain_s, desk) for model in args.models}
     ingress = serve.deployment(
         num_replicas=args.ingress.num_replicas,
         ray_actor_options={"num_cpus": args.ingress.num_cpus, **front},
         max_ongoing_requests=args.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=drain_s,
     )(serve.ingress()(Ingress))
-    return ingress.bind(args, models, desk.bind(args, max_run_s=2 * drain_s))
+    return ingress.bind(args, models, desk)
 
 
-def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
+def _model(model: ModelArgs, args: AppArgs, drain_s: float, desk: Application) -> Application:
     scaling = model.scaling
     deployment = serve.deployment(
         name=model.id,
@@ -64,6 +64,7 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float) -> Application:
         model.engine_config(),
         max_queue_s=model.max_queue_s,
         placed_ranks=model.tensor_parallel_placement == "any_nodes",
+        desk=desk,
     )
 
 

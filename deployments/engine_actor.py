@@ -6,7 +6,7 @@ It is a plain class, so each host can make it an actor in its own way. It knows 
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,22 +25,35 @@ Outcome = ImageResult | ZImageError
 Event = PreviewEvent | Outcome
 """Any previews that a request asks for, then its outcome."""
 
+PHASES = FETCHING, LOADING, WARMING = "fetching", "loading", "warming up"
+"""What an engine goes through before it is ready."""
+
 
 class EngineActor:
     """Loads and warms up an engine, generates images, and reports health and stats."""
 
-    def __init__(self, config: EngineConfig, *, launcher: RankLauncher | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        launcher: RankLauncher | None = None,
+        on_phase: Callable[[str], None] | None = None,
+    ) -> None:
         """Load the engine and make a few images to warm it up.
 
         Args:
             config: the engine.
             launcher: starts the other ranks of a tensor-parallel engine; None starts local processes.
+            on_phase: told what is done next, one of ``PHASES``.
         """
         # OpenMP threads that spin while waiting would slow down Ray's other workers on the same cores.
         # torch reads this when it is imported, which happens below.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self._config = config
-        self._engine = build_engine(config, launcher=launcher)
+        enter = on_phase or _ignore
+        enter(FETCHING)
+        self._engine = build_engine(config, launcher=launcher, on_found=partial(enter, LOADING))
+        enter(WARMING)
         warm_up(self._engine)
         # The loaded objects stay; otherwise each full collection would walk them all and stop the engine.
         gc.freeze()
@@ -137,6 +150,10 @@ class EngineActor:
     def close(self) -> None:
         """Stop the engine and cancel unfinished requests."""
         self._engine.close()
+
+
+def _ignore(phase: str) -> None:
+    """Do nothing: nobody asks."""
 
 
 def _outcome(future: Future[ImageResult]) -> Outcome:

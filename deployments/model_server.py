@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import serve
@@ -35,7 +36,13 @@ class ModelServer:
     """One replica of one model."""
 
     def __init__(
-        self, model_id: str, config: EngineConfig, *, max_queue_s: float, placed_ranks: bool = False
+        self,
+        model_id: str,
+        config: EngineConfig,
+        *,
+        max_queue_s: float,
+        placed_ranks: bool = False,
+        desk: Any = None,
     ) -> None:
         """Load the engine.
 
@@ -44,16 +51,24 @@ class ModelServer:
             config: the engine's configuration.
             max_queue_s: seconds of queued online work above which requests are refused.
             placed_ranks: whether each rank has its own bundle in this replica's placement group.
+            desk: the front desk, which is told how far the engine is.
         """
         launcher = None
         if placed_ranks:
             group = ray.util.get_current_placement_group()
             assert group is not None, "Serve creates one for a replica with bundles"
             launcher = PlacedRankLauncher(group)
-        self._engine = EngineActor(config, launcher=launcher)
+        replica = serve.get_replica_context().replica_id.unique_id
+
+        def report(phase: str | None) -> None:
+            if desk is not None:
+                desk.report.remote(model_id, replica, phase)
+
+        self._engine = EngineActor(config, launcher=launcher, on_phase=report)
+        report(None)
         self._max_queue_s = max_queue_s
         self._ready_at = time.time()
-        self._metrics = EngineMetrics(model_id, replica=serve.get_replica_context().replica_id.unique_id)
+        self._metrics = EngineMetrics(model_id, replica=replica)
 
     async def generate(
         self, requests: Sequence[ImageRequest], *, wait: bool

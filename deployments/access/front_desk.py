@@ -1,4 +1,4 @@
-"""State that all HTTP replicas share: rate limits, answers kept for repeated requests, served models."""
+"""State that all replicas share: rate limits, answers kept for repeated requests, and what starts."""
 
 from deployments.access.idempotency import Answer, Claimed, IdempotencyStore
 from deployments.access.rate_limits import RateLimiter
@@ -7,10 +7,14 @@ from deployments.errors import IdempotencyKeyReused
 
 
 class FrontDesk:
-    """A deployment with one replica; HTTP replicas call it only for limited keys and repeatable requests."""
+    """A deployment with one replica.
+
+    HTTP replicas call it only for limited keys and repeatable requests, and engines while they start.
+    """
 
     def __init__(self, args: AppArgs, *, max_run_s: float) -> None:
         self._checkpoints = {model.id: model.model for model in args.models}
+        self._starting: dict[str, dict[str, str]] = {}
         self._limiter = RateLimiter(max_run_s=max_run_s)
         kept = args.idempotency
         self._answers = IdempotencyStore(
@@ -20,6 +24,17 @@ class FrontDesk:
     async def checkpoints(self) -> dict[str, str]:
         """Return each model's checkpoint by model ID."""
         return self._checkpoints
+
+    async def report(self, model_id: str, replica: str, phase: str | None) -> None:
+        """Note what a replica of a model that starts is doing, or None when it is ready."""
+        if phase is None:
+            self._starting.get(model_id, {}).pop(replica, None)
+        else:
+            self._starting.setdefault(model_id, {})[replica] = phase
+
+    async def starting(self) -> dict[str, list[str]]:
+        """Return what the replicas that are starting do, by model ID."""
+        return {model_id: list(phases.values()) for model_id, phases in self._starting.items() if phases}
 
     async def acquire(
         self, name: str, requests_per_minute: int | None, max_concurrent: int | None

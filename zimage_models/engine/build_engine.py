@@ -1,5 +1,6 @@
 """Build a running engine from an EngineConfig. Only a real engine imports torch."""
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any, Protocol
 
@@ -42,26 +43,32 @@ class EngineLike(Protocol):
         ...
 
 
-def build_engine(config: EngineConfig, *, launcher: RankLauncher | None = None) -> EngineLike:
+def build_engine(
+    config: EngineConfig, *, launcher: RankLauncher | None = None, on_found: Callable[[], None] | None = None
+) -> EngineLike:
     """Load a model and start its engine.
 
     Args:
         config: the engine.
         launcher: starts the other ranks of a divided engine; None for local processes.
+        on_found: called when the checkpoint is on this machine, before it is loaded.
 
     Raises:
         CheckpointError: the checkpoint cannot be found, fetched or loaded.
         InvalidRequest: the device is not available.
     """
-    engine = FakeEngine(resolve_model(config)) if config.fake else _load(config, launcher)
+    spec = resolve_model(config)
+    if on_found:
+        on_found()
+    engine = FakeEngine(spec) if config.fake else _load(config, spec, launcher)
     engine.start()
     return engine
 
 
-def _load(config: EngineConfig, launcher: RankLauncher | None) -> EngineLike:
+def _load(config: EngineConfig, spec: ModelSpec, launcher: RankLauncher | None) -> EngineLike:
     from zimage_models.engine.load_engine import load_engine
 
-    return load_engine(config, launcher=launcher)
+    return load_engine(config, spec=spec, launcher=launcher)
 
 
 def warm_up(engine: EngineLike) -> None:

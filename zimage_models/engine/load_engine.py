@@ -28,6 +28,7 @@ ACCELERATOR_STEP_TOKENS = 4 * 4224
 def load_engine(
     config: EngineConfig,
     *,
+    spec: ModelSpec | None = None,
     launcher: RankLauncher | None = None,
     scheduler_class: type[StepScheduler[Job]] = StepScheduler,
 ) -> Engine:
@@ -35,10 +36,11 @@ def load_engine(
 
     Args:
         config: the engine.
+        spec: what :func:`resolve_model` returns for it, if that has been called.
         launcher: starts the other ranks of a divided engine; None for local processes.
         scheduler_class: picks the requests of each step; benchmarks compare it with others.
     """
-    spec = resolve_model(config)
+    spec = spec or resolve_model(config)
     limit_threads(config)
     device = resolve_device(config)
     keep_freed(device)
