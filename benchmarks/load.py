@@ -3,7 +3,8 @@
     python -m benchmarks.load URL (--rate PER_S | --clients N) [--duration 10] [--size 64x64] [--stream]
 
 ``--rate`` is an open loop (Poisson arrivals, independent of the answers), ``--clients`` a closed one (each
-client sends its next request when it has its answer). Ctrl-C stops sending early, but waits for the answers.
+client sends its next request when it has its answer). Ctrl-C stops sending early, but waits for the answers;
+with ``--until-refused`` so does the first 503 or lost connection, as a load balancer does.
 """
 
 import argparse
@@ -116,12 +117,16 @@ class Load:
                 outcome = self._outcome(answer, await answer.read())
         except (aiohttp.ClientError, TimeoutError) as error:
             self.report.unanswered[type(error).__name__] += 1
+            if self._options.until_refused:
+                self.stop()
         else:
             self.report.latencies_s[outcome].append(time.monotonic() - start_s)
 
     def _outcome(self, answer: aiohttp.ClientResponse, content: bytes) -> str:
         if answer.status in (429, 503):
             self.report.retry_after[answer.headers.get("Retry-After", "missing")] += 1
+        if answer.status == 503 and self._options.until_refused:
+            self.stop()
         if answer.status != 200:
             self.report.codes[_error_code(content)] += 1
             return str(answer.status)
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--size", default="64x64")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--until-refused", action="store_true", help="stop at the first 503")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, image seeds and arrivals")
     print(json.dumps(asyncio.run(run(parser.parse_args()))))
 

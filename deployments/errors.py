@@ -7,7 +7,8 @@ ZImageError
 ├── Unauthorized               no API key, or an unknown one (HTTP 401)
 ├── RateLimited                the key's own limits are reached (HTTP 429 with Retry-After)
 ├── EngineOverloaded
-│   └── NoReplica              no replica took the request in time (HTTP 503 with Retry-After)
+│   ├── NoReplica              no replica took the request in time (HTTP 503 with Retry-After)
+│   └── ShuttingDown           the endpoint drains (HTTP 503 with Retry-After)
 ├── GenerationFailed
 │   ├── ReplicaLost            two replicas in a row died during the request (HTTP 500)
 │   └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
@@ -41,6 +42,10 @@ class RateLimited(ZImageError):
 
 class NoReplica(EngineOverloaded):
     """No replica took the request before its deadline."""
+
+
+class ShuttingDown(EngineOverloaded):
+    """The endpoint finishes the requests that it has accepted and takes no others."""
 
 
 class ReplicaLost(GenerationFailed):

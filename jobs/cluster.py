@@ -1,15 +1,19 @@
-"""``zimage cluster``: check the files that a cluster is started from, and keep them in sync."""
+"""``zimage cluster``: the files that a cluster is started from, and the end of an endpoint on it."""
 
+import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.option_values import duration_text, parse_duration
+from pipelines.exit_codes import ExitCode
 from zimage_models.errors import InvalidRequest
 
 app = typer.Typer(
     name="cluster",
-    help="Check the files that a cluster is started from.",
+    help="Check the files that a cluster is started from; drain an endpoint on it.",
     no_args_is_help=True,
 )
 
@@ -72,6 +76,34 @@ def sync() -> int:
     _SERVICE.write_text(head + key + block + "".join(lines[end:]), encoding="utf-8")
     print(f"{_SERVICE}: now matches {SERVE_YAML}")
     return 0
+
+
+@app.command("drain")
+def drain(
+    serve_app: Annotated[str, typer.Option(help="The endpoint: name of its Serve application.")] = "default",
+    drain_timeout: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long to wait for the accepted requests.")
+    ] = "60s",
+) -> int:
+    """Make an endpoint refuse requests, and wait until it has answered those that it has accepted.
+
+    Run this on the cluster, or with RAY_ADDRESS, before `serve shutdown` or the cluster's end, which would
+    cut them. A new deployment takes requests again. Exit code 4 if some are still open.
+    """
+    timeout_s = parse_duration(drain_timeout, field="drain_timeout")
+    import ray
+
+    from deployments.app_lifecycle import drain as counts
+    from jobs.ray_session import join_ray
+
+    if not ray.is_initialized():
+        join_ray(verbose=False)
+    deadline_s = time.monotonic() + timeout_s
+    for num_open in counts(serve_app):
+        if num_open and time.monotonic() > deadline_s:
+            print(f"{duration_text(timeout_s)} are over: {num_open} requests are still open", file=sys.stderr)
+            return ExitCode.STOPPED
+    return ExitCode.OK
 
 
 def files_of(checkout: Path) -> list[Path]:

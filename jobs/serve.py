@@ -4,12 +4,16 @@ import math
 import os
 import signal
 import sys
-from threading import Event
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.option_values import parse_range
+from jobs.option_values import duration_text, parse_duration, parse_range
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 APP_NAME = "default"
 """Application name, the same as ``serve run`` uses."""
+
+_LOOK_S = 0.5
+_REPEAT_S = 30.0
 
 
 def command(
@@ -58,20 +65,30 @@ def command(
             help="YAML file of all options (args of deployments/serve.yaml); other options override it."
         ),
     ] = None,
+    drain_timeout: Annotated[
+        str,
+        typer.Option(
+            metavar="DURATION", help="How long accepted requests may still take when the endpoint is stopped."
+        ),
+    ] = "60s",
     fake: Annotated[
         bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's and the replicas' logs.")] = False,
 ) -> int:
-    """Serve OpenAI's Images API over HTTP until interrupted."""
+    """Serve OpenAI's Images API over HTTP until interrupted; accepted requests are then finished."""
     from deployments.app_args import AppArgs
 
+    drain_timeout_s = parse_duration(drain_timeout, field="drain_timeout")
     values = _read(config) if config else {}
     if model or "models" not in values:
         values["models"] = [_model(text) for text in model or [f"z-image-turbo={DEFAULT_MODEL}"]]
     for entry in values["models"]:
         if replicas is not None:
             low, high = parse_range(replicas, field="replicas")
+            if high < max(low, 1):
+                message = f"replicas: {high}, the maximum of {replicas}, is below {max(low, 1)}"
+                raise InvalidRequest(message, field="replicas")
             entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
         if tp is not None:
             entry["tensor_parallel_size"] = tp
@@ -83,7 +100,13 @@ def command(
         values["playground"] = False
     args = AppArgs.model_validate(values)
     return _serve(
-        args, host=host, port=port, engine_cpus=engine_cpus, engine_gpus=engine_gpus, verbose=verbose
+        args,
+        host=host,
+        port=port,
+        engine_cpus=engine_cpus,
+        engine_gpus=engine_gpus,
+        drain_timeout_s=drain_timeout_s,
+        verbose=verbose,
     )
 
 
@@ -94,8 +117,10 @@ def _serve(
     port: int,
     engine_cpus: float | None,
     engine_gpus: float | None,
+    drain_timeout_s: float,
     verbose: bool,
 ) -> int:
+    start_s = time.monotonic()
     # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
     # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
@@ -105,6 +130,7 @@ def _serve(
     from ray import serve
 
     from deployments.app import build_app
+    from deployments.app_lifecycle import num_replicas
     from jobs.ray_session import STAGE_CPUS, join_ray, start_ray
 
     num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
@@ -115,16 +141,23 @@ def _serve(
     else:
         # Logical CPUs: engines and HTTP always hold theirs; batch jobs that join need some too.
         held = num_ranks * num_cpus + args.ingress.num_replicas * args.ingress.num_cpus
+        _tell("starting Ray")
         start_ray(num_cpus=math.ceil(held) + STAGE_CPUS, verbose=verbose)
     models = tuple(_with_resources(model, num_cpus, engine_gpus) for model in args.models)
     args = args.model_copy(update={"models": models})
-    stop = Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    # Ray has put its own handler here.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    drained = False
     try:
         # One proxy, at the printed address; others would keep idle engine nodes for half a minute.
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
-        serve.run(build_app(args), name=APP_NAME, route_prefix="/")
+        with _progress(start_s):
+            serve.run(build_app(args), name=APP_NAME, route_prefix="/")
+        engines = ", ".join(
+            f"{num_replicas(APP_NAME, model.id, 'RUNNING')} of {model.id}" for model in models
+        )
+        _tell(f"ready after {time.monotonic() - start_s:.0f} s; engines: {engines}")
+        stop = _stop_signal()
         print(f"serving {', '.join(model.id for model in models)} at http://{host}:{port}/v1", flush=True)
         if args.playground:
             print(f"playground: http://{host}:{port}/", flush=True)
@@ -133,14 +166,95 @@ def _serve(
             join = f"RAY_ADDRESS={where} RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'disabled')}"
             print(f"batch jobs: {join} zimage generate INPUT OUTPUT --engine serve", flush=True)
         stop.wait()
-        print("stopping: accepted requests are finished first", file=sys.stderr, flush=True)
+        _tell("stopping")
+        drained = _drain(None if joins else (host, port), drain_timeout_s)
     finally:
         if joins:
-            serve.delete(APP_NAME)
+            serve.delete(APP_NAME, _blocking=drained)
         else:
-            serve.shutdown()  # type: ignore[no-untyped-call]
-            ray.shutdown()
+            ray.shutdown()  # with all its processes
     return 0
+
+
+@contextmanager
+def _progress(start_s: float) -> Iterator[None]:
+    """Tell what the engines that start are doing: what is new, and twice a minute what still goes on."""
+    from deployments.app_lifecycle import starting
+
+    started = Event()
+
+    def tell() -> None:
+        told: dict[str, tuple[str, float]] = {}
+        while not started.wait(_LOOK_S):
+            now_s = time.monotonic()
+            for model_id, phases in starting(APP_NAME).items():
+                counts = Counter(phases).items()
+                line = ", ".join(
+                    f"{count} x {phase}" if len(phases) > 1 else phase for phase, count in counts
+                )
+                last, last_s = told.get(model_id, ("", 0.0))
+                if line != last or now_s > last_s + _REPEAT_S:
+                    told[model_id] = line, now_s
+                    _tell(f"{model_id}: {line} ({now_s - start_s:.0f} s)")
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        started.set()
+        thread.join(timeout=_LOOK_S)
+
+
+def _stop_signal() -> Event:
+    """Return an event that the first SIGINT or SIGTERM sets; the second interrupts the program."""
+    stop = Event()
+
+    def received(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, received)
+    return stop
+
+
+def _drain(proxy: tuple[str, int] | None, timeout_s: float) -> bool:
+    """Finish the accepted requests, and return whether that was done in time.
+
+    Args:
+        proxy: host and port of the proxy that ends with this process, if it does.
+        timeout_s: how long it may take.
+    """
+    from deployments.app_lifecycle import drain, undelivered
+
+    limit = duration_text(timeout_s)
+    deadline_s = time.monotonic() + timeout_s
+    open_requests = "{} accepted requests are finished first, for at most " + limit
+    num_left = _wait(drain(APP_NAME), deadline_s, f"{open_requests}; a second signal ends them at once")
+    if proxy and not num_left:
+        num_left = _wait(undelivered(*proxy), deadline_s, "{} clients have not taken their answers yet")
+    if num_left:
+        end = "cut" if proxy else "left to Ray Serve"
+        _tell(f"{limit} are over: {num_left} unfinished requests are {end}")
+    return not num_left
+
+
+def _wait(counts: Iterator[int], deadline_s: float, waiting: str) -> int:
+    """Wait until a count is 0, or return what it is at the deadline."""
+    told = False
+    for count in counts:
+        if count and time.monotonic() > deadline_s:
+            return count
+        if count and not told:
+            _tell(f"stopping: {waiting.format(count)}")
+            told = True
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _with_resources(model: "ModelArgs", num_cpus: float, num_gpus: float | None) -> "ModelArgs":

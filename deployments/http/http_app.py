@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from deployments.access.callers import Callers
 from deployments.app_args import AppArgs
+from deployments.http.drain_gate import DrainGate, OpenRequests
 from deployments.http.image_routes import image_router
 from deployments.http.model_routes import model_router
 from deployments.http.object_store import ObjectStore
@@ -30,13 +31,15 @@ _PAGE_HEADERS = {
 }
 
 
-def build_http_app(args: AppArgs, service: ImageService, callers: Callers) -> FastAPI:
+def build_http_app(
+    args: AppArgs, service: ImageService, callers: Callers, open_requests: OpenRequests
+) -> FastAPI:
     """Build the app with all its routes."""
     # No redirects: their target would come from the Host header, which any client can set.
     app = FastAPI(title="zimage-ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     store = ObjectStore(args.object_store) if args.object_store else None
     app.include_router(image_router(args, service, callers, store))
-    app.include_router(model_router(args, service, callers))
+    app.include_router(model_router(args, service, callers, open_requests))
     app.add_exception_handler(ApiError, _answer_with(lambda error: error))
     app.add_exception_handler(RequestValidationError, _answer_with(validation_error))
     app.add_exception_handler(HTTPException, _answer_with(_translated))
@@ -47,6 +50,7 @@ def build_http_app(args: AppArgs, service: ImageService, callers: Callers) -> Fa
         async def playground() -> Response:
             return HTMLResponse(PLAYGROUND.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
 
+    app.add_middleware(DrainGate, open_requests=open_requests)
     if args.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from deployments.access.api_keys import ApiKeys
 from deployments.access.callers import Callers
 from deployments.app_args import AppArgs
+from deployments.http.drain_gate import OpenRequests
 from deployments.http.http_app import build_http_app
 from deployments.image_service import ImageService
 
@@ -22,8 +23,13 @@ class Ingress:
             environment_variable=args.auth.keys_variable,
         )
         service = ImageService(models, timeout_s=args.limits.timeout_s)
-        self._app = build_http_app(args, service, Callers(keys, desk))
+        self._open_requests = OpenRequests()
+        self._app = build_http_app(args, service, Callers(keys, desk), self._open_requests)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app."""
         return self._app
+
+    async def drain(self) -> int:
+        """Take no further requests, and return how many accepted ones are not answered yet."""
+        return self._open_requests.drain()

@@ -9,12 +9,15 @@ from fastapi.responses import JSONResponse
 from deployments.access.callers import Callers
 from deployments.app_args import AppArgs
 from deployments.capabilities import capabilities
+from deployments.http.drain_gate import OpenRequests
 from deployments.http.openai_types import Health, Model, ModelList, error_responses
 from deployments.image_service import ImageService
 from zimage_models.model_spec import ModelSpec
 
 
-def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIRouter:
+def model_router(
+    args: AppArgs, service: ImageService, callers: Callers, open_requests: OpenRequests
+) -> APIRouter:
     """Return the routes that list models and report health."""
     router = APIRouter()
     created = int(time.time())
@@ -41,9 +44,9 @@ def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIR
         """Report that the HTTP server is alive."""
         return Health(status="ok")
 
-    @router.get("/ready", responses={503: {"model": Health, "description": "A model is still starting."}})
+    @router.get("/ready", responses={503: {"model": Health, "description": "Starting, or shutting down."}})
     async def ready() -> JSONResponse:
-        """Report whether every model that should be running has a warm replica."""
+        """Report whether requests are taken, and every model that should be running has a warm replica."""
         num_running = await service.num_running()
         states = {
             model.id: "ready"
@@ -51,9 +54,11 @@ def model_router(args: AppArgs, service: ImageService, callers: Callers) -> APIR
             else ("starting" if model.scaling.min_replicas else "cold")
             for model in args.models
         }
-        is_ready = "starting" not in states.values()
-        body = Health.model_validate({"status": "ok" if is_ready else "starting", "models": states})
-        return JSONResponse(body.model_dump(), status_code=200 if is_ready else 503)
+        status = "starting" if "starting" in states.values() else "ok"
+        if open_requests.draining:
+            status = "draining"
+        body = Health.model_validate({"status": status, "models": states})
+        return JSONResponse(body.model_dump(), status_code=200 if status == "ok" else 503)
 
     return router
 

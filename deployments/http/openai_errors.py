@@ -7,7 +7,14 @@ from http import HTTPStatus
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from deployments.errors import IdempotencyKeyReused, NoReplica, RateLimited, Unauthorized, UnknownModel
+from deployments.errors import (
+    IdempotencyKeyReused,
+    NoReplica,
+    RateLimited,
+    ShuttingDown,
+    Unauthorized,
+    UnknownModel,
+)
 from deployments.http.openai_types import ErrorBody, ErrorDetail
 from zimage_models.errors import (
     Cancelled,
@@ -22,6 +29,7 @@ from zimage_models.request_fields import in_outer_names
 # would cost the engine a whole image. They also retry a 409.
 NO_RETRY = {"x-should-retry": "false"}
 _CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_OVERLOADED = {NoReplica: "no_replica", ShuttingDown: "shutting_down"}
 _TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
 
 
@@ -77,7 +85,7 @@ def api_error(error: ZImageError) -> ApiError:
         return ApiError(429, str(error), code="rate_limit_exceeded", headers=headers)
     if isinstance(error, EngineOverloaded):
         # No work was done, so clients may retry.
-        code = "no_replica" if isinstance(error, NoReplica) else "engine_overloaded"
+        code = _OVERLOADED.get(type(error), "engine_overloaded")
         return ApiError(503, str(error), code=code, headers=retry_after(error.retry_after_s))
     if isinstance(error, DeadlineExceeded):
         return ApiError(504, str(error), code="deadline_exceeded", headers=NO_RETRY)

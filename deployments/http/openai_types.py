@@ -251,7 +251,7 @@ class ErrorBody(BaseModel):
 class Health(BaseModel):
     """``GET /health`` and ``GET /ready``."""
 
-    status: Literal["ok", "starting"]
+    status: Literal["ok", "starting", "draining"]
     models: dict[str, Literal["ready", "cold", "starting"]] = Field(default_factory=dict)
 
 

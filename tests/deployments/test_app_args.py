@@ -53,7 +53,9 @@ def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
     [
         (["--config", "/no/such/file.yaml"], "config: /no/such/file.yaml"),
         (["--replicas", "two"], "replicas: 'two'"),
-        (["--replicas", "2:1"], "max_replicas: 1 is below"),
+        (["--replicas", "3:1"], "zimage: error: replicas: 1, the maximum of 3:1, is below 3\n"),
+        (["--replicas", "0"], "zimage: error: replicas: 0, the maximum of 0, is below 1\n"),
+        (["--drain-timeout", "soon"], "drain_timeout: 'soon' is not a duration"),
         (["--model", "a=x", "--model", "a=y"], "'a' is given 2 times"),
     ],
 )
