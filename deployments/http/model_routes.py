@@ -1,17 +1,19 @@
 """``/v1/models``, ``/health`` and ``/ready``."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import JSONResponse
 
 from deployments.access.callers import Callers
-from deployments.app_args import AppArgs
+from deployments.app_args import AppArgs, LimitArgs
 from deployments.capabilities import capabilities
 from deployments.http.drain_gate import OpenRequests
 from deployments.http.openai_types import Health, Model, ModelList, error_responses
 from deployments.image_service import ImageService
+from zimage_models.image_files.image_codec import MIME_TYPES
+from zimage_models.image_files.image_inputs import ImageLimits
 from zimage_models.model_spec import ModelSpec
 
 
@@ -20,7 +22,7 @@ def model_router(
 ) -> APIRouter:
     """Return the routes that list models and report health."""
     router = APIRouter()
-    created = int(time.time())
+    of_all = _of_all_models(args.limits)
     needs_key = [Depends(callers.identify)]
 
     @router.get("/v1/models", dependencies=needs_key, responses=error_responses(401))
@@ -28,7 +30,7 @@ def model_router(
         """List the models; a model's limits are known once it has run."""
         return ModelList(
             data=[
-                _describe(model_id, created, await service.known_spec(model_id))
+                _describe(model_id, of_all, await service.known_spec(model_id))
                 for model_id in service.model_ids
             ]
         )
@@ -37,7 +39,7 @@ def model_router(
     async def retrieve_model(model_id: Annotated[str, Path(max_length=256)]) -> Model:
         """Describe one model."""
         model_id = service.choose(model_id)
-        return _describe(model_id, created, await service.known_spec(model_id))
+        return _describe(model_id, of_all, await service.known_spec(model_id))
 
     @router.get("/health")
     async def health() -> Health:
@@ -63,13 +65,21 @@ def model_router(
     return router
 
 
-def _describe(model_id: str, created: int, spec: ModelSpec | None) -> Model:
+def _of_all_models(limits: LimitArgs) -> dict[str, Any]:
+    return {
+        "created": int(time.time()),
+        "image_types": [MIME_TYPES[name] for name in ImageLimits().formats],
+        **limits.model_dump(include={"max_image_bytes", "max_image_pixels", "max_body_bytes"}),
+    }
+
+
+def _describe(model_id: str, of_all: dict[str, Any], spec: ModelSpec | None) -> Model:
     if spec is None:
-        return Model(id=model_id, created=created)
+        return Model(id=model_id, **of_all)
     variant = spec.variant
     return Model(
         id=model_id,
-        created=created,
+        **of_all,
         capabilities=capabilities(spec),
         max_reference_images=variant.max_reference_images,
         default_size=f"{spec.default_width}x{spec.default_height}",

@@ -203,7 +203,7 @@ class CompletedEvent(Settings):
 
 
 class Model(BaseModel):
-    """One model that clients can request; its limits are null until it has run."""
+    """One model that clients can request; what depends on its weights is null until it has run."""
 
     id: str
     object: Literal["model"] = "model"
@@ -224,6 +224,12 @@ class Model(BaseModel):
     default_guidance_scale: float | None = None
     max_guidance_scale: float | None = None
     max_prompt_tokens: int | None = None
+    image_types: list[str]
+    """Media types of the pictures that edits take."""
+    max_image_bytes: int
+    max_image_pixels: int
+    """Of all pictures of a request together."""
+    max_body_bytes: int
 
 
 class ModelList(BaseModel):

@@ -10,6 +10,7 @@ import pytest
 from openai.types import ImageGenCompletedEvent, ImageGenPartialImageEvent, ImagesResponse
 from PIL import Image
 
+from deployments.app_args import LimitArgs
 from tests.deployments.conftest import Endpoint
 from tests.deployments.open_endpoint.conftest import EngineOf, Make
 from tests.deployments.open_endpoint.pictures import (
@@ -191,6 +192,11 @@ def test_models_are_listed_with_what_they_take(client: openai.OpenAI, engine_of:
     assert base.model_extra == listed[BASE]
     assert listed[BASE]["default_size"] == "64x64"
     assert listed[BASE]["recommended_sizes"] == ["64x64"]
+    limits = LimitArgs()
+    assert listed[BASE]["image_types"] == ["image/png", "image/jpeg", "image/webp"]
+    assert listed[BASE]["max_image_bytes"] == limits.max_image_bytes
+    assert listed[BASE]["max_image_pixels"] == limits.max_image_pixels
+    assert listed[BASE]["max_body_bytes"] == limits.max_body_bytes
     assert listed[BASE]["max_guidance_scale"] == engine_of(BASE).spec.variant.max_guidance_scale
 
 
