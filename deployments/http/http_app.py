@@ -1,13 +1,12 @@
 """The HTTP app: FastAPI with OpenAI's routes, errors in OpenAI's format, and a playground page."""
 
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from deployments.access.callers import Callers
@@ -17,18 +16,10 @@ from deployments.http.image_routes import image_router
 from deployments.http.model_routes import model_router
 from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError, api_error, http_error, validation_error
+from deployments.http.playground_routes import playground_router
 from deployments.http.request_guard import RequestGuard
 from deployments.image_service import ImageService
 from zimage_models.errors import ZImageError
-
-PLAYGROUND = Path(__file__).with_name("playground.html")
-# The page runs its own script and shows the images it made; it loads nothing else.
-_PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
-    " img-src data: blob: https: http:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def build_http_app(
@@ -45,11 +36,7 @@ def build_http_app(
     app.add_exception_handler(HTTPException, _answer_with(_translated))
     app.add_exception_handler(ZImageError, _answer_with(api_error))
     if args.playground:
-
-        @app.get("/", include_in_schema=False)
-        async def playground() -> Response:
-            return HTMLResponse(PLAYGROUND.read_text(encoding="utf-8"), headers=_PAGE_HEADERS)
-
+        app.include_router(playground_router())
     app.add_middleware(DrainGate, open_requests=open_requests)
     if args.cors_origins:
         app.add_middleware(

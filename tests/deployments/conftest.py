@@ -24,6 +24,8 @@ class Endpoint(processes.Endpoint):
         return httpx.Client(**{"base_url": self.url, "timeout": 120, **options})
 
 
+HOST = "endpoint.test"
+"""A name of this machine in the browser, which trusts the pages of 127.0.0.1 more than those of others."""
 Serve = Callable[..., AbstractContextManager[Endpoint]]
 
 
@@ -59,6 +61,8 @@ def browser() -> Iterator[Browser]:
         pytest.skip("needs Debian's chromium, which is not installed")
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", f"--host-resolver-rules=MAP {HOST} 127.0.0.1"]
+        )
         yield browser
         browser.close()

@@ -7,6 +7,13 @@ from playwright.sync_api import Locator, Page, expect
 _CHOICES = ("Model", "Format", "Previews")
 
 
+def open_page(page: Page, url: str) -> Page:
+    """Go to the page, and wait until it knows the models."""
+    page.goto(url)
+    expect(control(page, "Size")).to_have_attribute("placeholder", "64x64")
+    return page
+
+
 def generate(page: Page, prompt: str, **settings: str) -> Locator:
     """Fill in the form, generate, and return the new image's card; settings go by their labels."""
     for label, value in {"Prompt": prompt, **settings}.items():

@@ -1,9 +1,11 @@
 """The page at ``/`` where keys are needed."""
 
+import numpy as np
 from playwright.sync_api import Browser, expect
 
 from tests.deployments.conftest import Endpoint
 from tests.deployments.locked_endpoint.attacks import KEY
+from tests.deployments.open_endpoint.pictures import png
 from tests.deployments.playground_page import done, generate
 
 
@@ -23,4 +25,21 @@ def test_key_is_asked_for_and_kept_in_the_tab(browser: Browser, endpoint: Endpoi
     done(generate(page, "panda"))
 
     expect(key).to_be_hidden()
+    page.close()
+
+
+def test_picture_above_the_endpoints_limit_is_not_sent(browser: Browser, endpoint: Endpoint) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (640, 640, 3), np.uint8)
+    page = browser.new_page()
+    page.goto(endpoint.url)
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key").press("Enter")
+    expect(page.get_by_label("API key")).to_be_hidden()
+
+    page.get_by_label("Add pictures").set_input_files(
+        {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise)}
+    )
+
+    expect(page.get_by_role("listitem")).to_have_text("noise.png: 1.2 MB; the limit is 1 MB")
+    expect(page.get_by_role("img", name="to edit")).to_have_count(0)
     page.close()

@@ -6,10 +6,12 @@ from typing import Any
 
 import openai
 import pytest
+from playwright.sync_api import Browser, Page
 
 from tests.controlnets import build_embedded_controlnet
 from tests.deployments.conftest import Endpoint, Serve
 from tests.deployments.open_endpoint.pictures import BASE, EDIT, TURBO, Pixels
+from tests.deployments.playground_page import open_page
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
@@ -79,3 +81,10 @@ def made_in_process(engine_of: EngineOf) -> Make:
 def apple(made_in_process: Make) -> Pixels:
     """Make a picture to start from."""
     return made_in_process(TURBO, prompt="a red apple", seed=3).pixels_HWC
+
+
+@pytest.fixture
+def page(browser: Browser, endpoint: Endpoint) -> Iterator[Page]:
+    """Open the page at ``/``, in a browser that nobody has used."""
+    with browser.new_context() as context:
+        yield open_page(context.new_page(), endpoint.url)
