@@ -17,7 +17,8 @@ from tests.jobs.test_kill import Command, assert_whole
 NUM_ROWS = 192
 """So many that the run is not over before the second node is there."""
 
-# Without the time that the cluster takes to start.
+# Nodes take half a minute to come and go.
+pytestmark = pytest.mark.soak
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,6 @@ def _on_two_nodes(cluster: FakeCluster, command: ClusterCommand) -> bool:
     return cluster.workers("MapWorker") == {"l40s": 2}
 
 
-@pytest.mark.soak
 def test_engine_that_fits_no_node_type_says_what_it_waits_for(cluster: FakeCluster, tmp_path: Path) -> None:
     source = table(tmp_path / "table.parquet", 8)
     command = ClusterCommand(
