@@ -1,5 +1,6 @@
 """Resolution of one input row to its units of work. It knows nothing about files or other rows' content."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS, fields_of
 from zimage_models.requests import ImageRequest, build_request
 
 _MAX_VARIANTS = 1000
+_SHOWN_SIZES = 3
 _SIZE_FIELDS = ("size", "height", "width")
 _PICTURE_SETTINGS = {
     field.name: REQUEST_FIELDS[field.needs] for field in fields_of(Way.OPTION) if field.needs
@@ -88,6 +90,7 @@ class RowResolver:
         )
         self._keys, self._rows, self._names, self._units = (SeenHashes() for _ in range(4))
         self._repetitions: dict[str, int] = {}
+        self._num_of_size: Counter[tuple[int, int]] = Counter()
         # Check the job's fields here, so that a bad one is not reported once per row.
         for pictures in self._kinds_of_pictures() or [{}]:
             build_request(spec, {"prompt": "any", "seed": 0, **self._with_job_values(pictures)})
@@ -116,6 +119,18 @@ class RowResolver:
                 return None
             used |= template.columns_used
         return frozenset(used & self._column_names)
+
+    @property
+    def hints(self) -> tuple[str, ...]:
+        """Sentences about the rows so far: sizes that the model was not trained on."""
+        warnings = {
+            size: f"{warning} ({number} images)"
+            for size, number in self._num_of_size.most_common()
+            if (warning := self._spec.trained_sizes.warning(*size)) is not None
+        }
+        more = len(warnings) - _SHOWN_SIZES
+        rest = [f"size: so are {more} other sizes"] if more > 0 else []
+        return (*list(warnings.values())[:_SHOWN_SIZES], *rest)
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
         """Return whether the row passes ``where``.
@@ -262,6 +277,7 @@ class RowResolver:
                     f"name: another image has the file name {file_name!r} too; give other names (--name)"
                 )
                 raise InvalidRequest(message, field="name")
+            self._num_of_size[request.width, request.height] += 1
             identity = derived.identity if derived else None
             yield ResolvedUnit(
                 unit_id=self._own_id(partial(make_id, request, variant=variant, seed_identity=identity), key),

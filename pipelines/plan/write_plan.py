@@ -163,7 +163,7 @@ class _Planner:
             appends_to=self._published.generation if self._published else None,
             columns=tuple(self._columns.lines()),
             notes=(*self._source.notes, *self._columns.notes),
-            hints=self._columns.hints,
+            hints=(*self._columns.hints, *self._resolver.hints),
         )
 
     def _limit_reached(self) -> bool:

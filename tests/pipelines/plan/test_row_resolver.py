@@ -278,3 +278,21 @@ def test_messages_can_name_a_row_without_a_usable_key() -> None:
     assert make_resolver("sku", "prompt").key({"sku": "../x", "prompt": "p"}) == "../x"
     assert make_resolver("sku", "prompt").key({"sku": None, "prompt": "p"}) is None
     assert make_resolver("prompt").key({"prompt": "p"}) is None
+
+
+def test_sizes_that_the_model_does_not_know_are_told() -> None:
+    resolver = make_resolver("prompt", "size", "variants")
+    for size in ("64x64", "1024x1024", "1024x1024", "32x32"):
+        resolver.resolve({"prompt": f"{size} {len(resolver.hints)}", "size": size, "variants": "2"})
+    large, small = resolver.hints
+    assert large.startswith("size: 1024x1024 is not a size that this model was trained on (64x64)")
+    assert large.endswith("(4 images)")
+    assert small.endswith("expect a poor picture (2 images)")
+
+
+def test_many_sizes_are_told_in_a_few_lines() -> None:
+    resolver = make_resolver("prompt", "size")
+    for number in range(10):
+        resolver.resolve({"prompt": "x", "size": f"64x{8 * (number + 9)}"})
+    assert len(resolver.hints) == 4
+    assert resolver.hints[-1] == "size: so are 7 other sizes"

@@ -419,3 +419,9 @@ def test_work_files_of_long_prompts_are_bounded_in_bytes(data_set: DataSet) -> N
     plan = data_set.plan(rows, variants=100, fields={"truncate_prompt": True})
     assert len(plan.work_files) == 2
     assert plan.counts.units == len(data_set.work(plan)) == 6_000
+
+
+def test_a_plan_tells_of_sizes_that_the_model_does_not_know(data_set: DataSet) -> None:
+    rows: list[Row] = [{"sku": size, "prompt": "x", "size": size} for size in ("64x64", "128x64")]
+    (hint,) = data_set.plan(rows, columns={"size": "size"}).hints
+    assert hint.startswith("size: 128x64 is not a size that this model was trained on (64x64)")
