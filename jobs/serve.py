@@ -124,6 +124,8 @@ def _serve(
     # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
     # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+    # gRPC's own limit is 4 MiB, which the pixels of 1536x1536 exceed.
+    os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
     # Serve kills and restarts a proxy that is not up within three times this: on a busy laptop, for ever.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     import ray

@@ -98,6 +98,19 @@ def test_images_by_address(endpoint: Endpoint) -> None:
     assert Path(httpx.URL(event["url"]).path).suffix == ".png"
 
 
+def test_the_largest_image_passes_between_processes(endpoint: Endpoint) -> None:
+    client = endpoint.client(api_key=KEY)
+    size: Any = "2048x2048"
+    once = {"Idempotency-Key": "the largest"}
+    file = io.BytesIO()
+    Image.new("RGB", (2048, 2048), "red").save(file, "png")
+    for ask in (
+        lambda: client.images.generate(prompt=PROMPT, size=size, extra_headers=once),
+        lambda: client.images.edit(prompt=PROMPT, size=size, image=file.getvalue()),
+    ):
+        assert ask().size == size
+
+
 def test_idempotency_key_of_another_request_is_a_conflict(endpoint: Endpoint) -> None:
     requests = Requests()
     with requests.client(endpoint) as client:
