@@ -10,6 +10,8 @@ from zimage_models.config import EngineConfig
 from zimage_models.model_spec import DEFAULT_MODEL
 
 MODEL_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+ALIAS_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
+"""Hub IDs, too: clients of other servers send them."""
 
 
 class _Args(BaseModel):
@@ -126,6 +128,14 @@ class ObjectStoreArgs(_Args):
     url_valid_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
 
 
+class LocalUrlArgs(_Args):
+    """How many images are kept in memory, by the front desk, for ``response_format="url"``, and how long."""
+
+    max_bytes: int = Field(default=512 * 2**20, ge=64 * 2**20)
+    """When there is no more room, the oldest images leave."""
+    valid_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
+
+
 class IdempotencyArgs(_Args):
     """How many answers are kept for repeated ``Idempotency-Key`` values, and how long."""
 
@@ -149,10 +159,18 @@ class AppArgs(_Args):
 
     models: tuple[ModelArgs, ...] = Field(default=(ModelArgs(id="z-image-turbo"),), min_length=1)
     """The first model answers requests that name none."""
+    aliases: dict[Annotated[str, Field(pattern=f"^{ALIAS_PATTERN}$")], str] = Field(default_factory=dict)
+    """Further names of models, such as ``gpt-image-1``, and the ID of the model that answers to each."""
     ingress: IngressArgs = IngressArgs()
     limits: LimitArgs = LimitArgs()
     auth: AuthArgs = AuthArgs()
     object_store: ObjectStoreArgs | None = None
+    local_urls: LocalUrlArgs | None = None
+    """Keep images for ``response_format="url"`` without an object store."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$")
+    """Address at which clients reach the endpoint, for the URLs of images; by default each request's own."""
+    strict_fields: bool = False
+    """Refuse fields that would be ignored, and other servers' names of fields."""
     idempotency: IdempotencyArgs = IdempotencyArgs()
     image_urls: Literal["refuse", "fetch"] = "refuse"
     """Whether the pictures of an edit may be given as http(s) URLs."""
@@ -166,4 +184,11 @@ class AppArgs(_Args):
         for model_id in ids:
             if ids.count(model_id) > 1:
                 raise ValueError(f"models: id {model_id!r} is given {ids.count(model_id)} times")
+        for alias, model_id in self.aliases.items():
+            if alias in ids:
+                raise ValueError(f"aliases: {alias!r} is a model's own id")
+            if model_id not in ids:
+                raise ValueError(f"aliases: {alias!r} is for {model_id!r}, but models are {', '.join(ids)}")
+        if self.local_urls and self.object_store:
+            raise ValueError("local_urls: has no effect with an object_store")
         return self

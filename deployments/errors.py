@@ -3,6 +3,8 @@
 ZImageError
 ├── InvalidRequest
 │   ├── UnknownModel           no model of that name is served (HTTP 404)
+│   ├── UnknownImage           no image was ever kept at that address (HTTP 404)
+│   ├── ImageGone              the image at that address is no longer kept (HTTP 410)
 │   └── IdempotencyKeyReused   the key was used with another request (HTTP 409)
 ├── Unauthorized               no API key, or an unknown one (HTTP 401)
 ├── RateLimited                the key's own limits are reached (HTTP 429 with Retry-After)
@@ -20,6 +22,14 @@ from zimage_models.errors import EngineOverloaded, GenerationFailed, InvalidRequ
 
 class UnknownModel(InvalidRequest):
     """The endpoint serves no model of that name."""
+
+
+class UnknownImage(InvalidRequest):
+    """An address that no kept image ever had."""
+
+
+class ImageGone(InvalidRequest):
+    """The address of an image that is no longer kept."""
 
 
 class IdempotencyKeyReused(InvalidRequest):

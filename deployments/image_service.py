@@ -41,6 +41,8 @@ class Order:
     """Unix time."""
     due_s: float
     """The deadline, on the monotonic clock."""
+    warning: str | None = None
+    """What may be wrong with the images, in a sentence."""
 
 
 class ImageService:
@@ -49,10 +51,14 @@ class ImageService:
     Args:
         handles: one Serve handle per model ID; the first is the default.
         timeout_s: the longest an order may take.
+        aliases: further names of models, and their IDs.
     """
 
-    def __init__(self, handles: Mapping[str, Any], *, timeout_s: float) -> None:
+    def __init__(
+        self, handles: Mapping[str, Any], *, timeout_s: float, aliases: Mapping[str, str] | None = None
+    ) -> None:
         self._handles = dict(handles)
+        self._aliases = dict(aliases or {})
         self._timeout_s = timeout_s
         self._specs: dict[str, ModelSpec] = {}
         self._num_running: dict[str, int] = {}
@@ -61,8 +67,13 @@ class ImageService:
 
     @property
     def model_ids(self) -> list[str]:
-        """The model IDs that clients can request."""
+        """The IDs of the models."""
         return list(self._handles)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """All names that clients can request, and the ID of the model that each stands for."""
+        return {model_id: model_id for model_id in self._handles} | self._aliases
 
     def choose(self, model_id: str | None) -> str:
         """Return the ID of a request's model; the default is the first.
@@ -72,11 +83,14 @@ class ImageService:
         """
         if model_id is None:
             return self.model_ids[0]
-        if model_id not in self._handles:
+        chosen = self.names.get(model_id)
+        if chosen is None:
             raise UnknownModel(
-                f"model: {model_id!r} is unknown; models are {', '.join(self._handles)}", field="model"
+                f"model: {model_id!r} is unknown; models are {', '.join(self.names)}"
+                f" (zimage serve --alias NAME={self.model_ids[0]} adds a name)",
+                field="model",
             )
-        return model_id
+        return chosen
 
     async def spec(self, model_id: str) -> ModelSpec:
         """Return a model's limits; the first call asks a replica, and starts one if there is none."""
@@ -157,7 +171,10 @@ class ImageService:
             every = max(1, request.num_steps // (partial_images + 1))
             request = replace(request, preview_every=every)
         requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
-        return Order(model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s)
+        warning = spec.trained_sizes.warning(request.width, request.height)
+        return Order(
+            model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s, warning=warning
+        )
 
     async def _with_models_that_can(
         self, error: InvalidRequest, spec: ModelSpec, values: Mapping[str, Any]

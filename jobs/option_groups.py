@@ -1,6 +1,7 @@
-"""Groups of options that several commands share: a command names a group, and users see its options.
+"""Groups of options: a command names a group, and users see its options.
 
-Each group converts its values to fields of :class:`pipelines.options.GenerateOptions`.
+Those that several commands share convert their values to fields of
+:class:`pipelines.options.GenerateOptions`.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 import typer
+
+from jobs.option_values import parse_pairs
 
 _RUN = "The run"
 
@@ -80,6 +83,45 @@ class DisplayOptions(OptionGroup):
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Ray's and the workers' logs.", rich_help_panel=_RUN)
     ] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions(OptionGroup):
+    """What the clients of an endpoint may ask for, and what they get."""
+
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=ID", help="Further name of a model, such as gpt-image-1=z-image-turbo; repeatable."
+        ),
+    ] = None
+    local_urls: Annotated[
+        bool,
+        typer.Option(
+            "--local-urls", help="Answer with URLs of images too, which are kept in memory for an hour."
+        ),
+    ] = False
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Address at which clients reach the endpoint, for these URLs; by default each request's own."
+        ),
+    ] = None
+    strict_fields: Annotated[
+        bool,
+        typer.Option("--strict-fields", help="Refuse request fields that would be accepted and ignored."),
+    ] = False
+
+    def update(self, args: dict[str, Any]) -> None:
+        """Change the ``args`` of a configuration file; what is not given stays."""
+        if self.alias:
+            args.setdefault("aliases", {}).update(parse_pairs(self.alias, field="alias", form="NAME=ID"))
+        if self.local_urls:
+            args["local_urls"] = args.get("local_urls") or {}
+        if self.public_url is not None:
+            args["public_url"] = self.public_url
+        if self.strict_fields:
+            args["strict_fields"] = True
 
 
 def with_groups(command: Callable[..., int]) -> Callable[..., int]:

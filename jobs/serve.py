@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jobs.option_groups import AnswerOptions, with_groups
 from jobs.option_values import duration_text, parse_duration, parse_range
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
@@ -28,7 +29,9 @@ _LOOK_S = 0.5
 _REPEAT_S = 30.0
 
 
+@with_groups
 def command(
+    *,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,6 +52,7 @@ def command(
     playground: Annotated[
         bool, typer.Option("--playground/--no-playground", help="Serve the page at /.")
     ] = True,
+    answers: AnswerOptions,
     tp: Annotated[
         int | None, typer.Option(metavar="N", help="Split each engine over N GPUs (tensor parallel).")
     ] = None,
@@ -94,6 +98,7 @@ def command(
             entry["tensor_parallel_size"] = tp
         if fake:
             entry.setdefault("engine", {})["fake"] = True
+    answers.update(values)
     if keys_file:
         values.setdefault("auth", {})["keys_file"] = keys_file
     if not playground:

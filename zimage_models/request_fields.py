@@ -41,14 +41,16 @@ REQUEST_FIELDS: dict[str, RequestField] = {
         RequestField(
             name="width",
             kind=FieldKind.INTEGER,
-            ways=_IN | Way.PART | Way.IMAGE_FILE,
+            ways=_IN | Way.HTTP | Way.PART | Way.IMAGE_FILE,
+            summary="Width in pixels, instead of size.",
             arrow_type="int32",
             low=1,
         ),
         RequestField(
             name="height",
             kind=FieldKind.INTEGER,
-            ways=_IN | Way.PART | Way.IMAGE_FILE,
+            ways=_IN | Way.HTTP | Way.PART | Way.IMAGE_FILE,
+            summary="Height in pixels, instead of size.",
             arrow_type="int32",
             low=1,
         ),

@@ -1,9 +1,10 @@
-"""State that all replicas share: rate limits, answers kept for repeated requests, and what starts."""
+"""State that all replicas share: rate limits, answers to repeat, images to fetch, and what starts."""
 
 from deployments.access.idempotency import Answer, Claimed, IdempotencyStore
+from deployments.access.kept_images import ImageTicket, KeptImage, KeptImages
 from deployments.access.rate_limits import RateLimiter
-from deployments.app_args import AppArgs
-from deployments.errors import IdempotencyKeyReused
+from deployments.app_args import AppArgs, LocalUrlArgs
+from deployments.errors import IdempotencyKeyReused, UnknownImage
 
 
 class FrontDesk:
@@ -20,6 +21,8 @@ class FrontDesk:
         self._answers = IdempotencyStore(
             max_entries=kept.max_answers, max_bytes=kept.max_bytes, ttl_s=kept.keep_s, claim_ttl_s=max_run_s
         )
+        images = args.local_urls or LocalUrlArgs()
+        self._images = KeptImages(max_bytes=images.max_bytes, keep_s=images.valid_s)
 
     async def checkpoints(self) -> dict[str, str]:
         """Return each model's checkpoint by model ID."""
@@ -60,3 +63,14 @@ class FrontDesk:
     async def abandon(self, key: str) -> None:
         """Give up a claim without an answer worth keeping."""
         self._answers.abandon(key)
+
+    async def keep_image(self, data: bytes, media_type: str, suffix: str) -> ImageTicket:
+        """Keep an image, and return what its address must say."""
+        return self._images.keep(data, media_type=media_type, suffix=suffix)
+
+    async def image(self, ticket: ImageTicket) -> KeptImage | UnknownImage | None:
+        """Return a kept image; None if it is no longer kept."""
+        try:
+            return self._images.find(ticket)
+        except UnknownImage as error:
+            return error

@@ -1,12 +1,11 @@
-"""Turns finished images into answers: encodes and marks them, counts tokens and uploads on request."""
+"""Turns finished images into answers: encodes and marks them, counts tokens and stores on request."""
 
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
-from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError
 from deployments.http.openai_types import (
     CompletedEvent,
@@ -28,6 +27,8 @@ from zimage_models.pictures import Picture
 from zimage_models.requests import ImageRequest, ImageResult
 
 Operation = Literal["image_generation", "image_edit"]
+Keep = Callable[[bytes, Encoding], Awaitable[str]]
+"""Stores an encoded image and returns its URL."""
 _PARTIAL: dict[Operation, Literal["image_generation.partial_image", "image_edit.partial_image"]] = {
     "image_generation": "image_generation.partial_image",
     "image_edit": "image_edit.partial_image",
@@ -58,11 +59,11 @@ def encoding_of(body: ImageBody) -> Encoding:
 class AnswerWriter:
     """Turns the events of one request into its answer."""
 
-    def __init__(self, body: ImageBody, order: Order, spec: ModelSpec, store: ObjectStore | None) -> None:
+    def __init__(self, body: ImageBody, order: Order, spec: ModelSpec, keep: Keep | None) -> None:
         self._body = body
         self._order = order
         self._spec = spec
-        self._store = store
+        self._keep = keep
         self._encoding = encoding_of(body)
         self._ingredients = ingredients_of(order.requests[0])
 
@@ -114,6 +115,7 @@ class AnswerWriter:
                     created_at=int(time.time()),
                     size=self._size,
                     output_format=self._body.output_format,
+                    warning=self._order.warning,
                 )
                 num_partial += 1
 
@@ -128,12 +130,9 @@ class AnswerWriter:
 
     async def _data(self, image: ImageResult) -> ImageData:
         encoded = await asyncio.to_thread(self._encode, image)
-        seed = image.request.seed
-        if self._body.response_format == "url":
-            assert self._store is not None, "checked before the order"
-            url = await asyncio.to_thread(self._store.put, encoded, self._encoding)
-            return ImageData(url=url, seed=seed)
-        return ImageData(b64_json=base64.b64encode(encoded).decode(), seed=seed)
+        url = await self._keep(encoded, self._encoding) if self._keep else None
+        text = None if self._body.response_format == "url" else base64.b64encode(encoded).decode()
+        return ImageData(b64_json=text, url=url, seed=image.request.seed)
 
     def _encode(self, image: ImageResult) -> bytes:
         parameters = image_parameters(image.request, model=self._spec.model_id)
@@ -168,6 +167,8 @@ class AnswerWriter:
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
             prompt_truncated=images[0].prompt_truncated,
+            ignored=self._body.ignored,
+            warning=self._order.warning,
             usage=Usage(
                 input_tokens=text_tokens + image_tokens,
                 input_tokens_details=TokenDetails(image_tokens=image_tokens, text_tokens=text_tokens),

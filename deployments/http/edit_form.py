@@ -1,27 +1,83 @@
-"""Reads the multipart form of ``POST /v1/images/edits``: checks its fields and decodes its pictures."""
+"""Reads ``POST /v1/images/edits``, a multipart form or JSON: checks its fields and decodes its pictures."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 
 from deployments.access.url_fetch import fetch_image
 from deployments.app_args import AppArgs
 from deployments.http.openai_errors import unsupported_media_type
-from deployments.http.openai_types import EditBody
+from deployments.http.openai_types import EditBody, JsonBody
 from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
 from zimage_models.pictures import Picture
 
 MAX_IMAGES = 16
+"""As in OpenAI's API."""
+# Commas and opening brackets in JSON. Its values may take 60 times the memory of their text, but a data URL
+# needs only one comma.
+_MAX_JSON_MARKS = 100_000
+# Clients that send no file, but a data URL, may send a plain form.
+_PLAIN_FORM = b"application/x-www-form-urlencoded"
+_FORMS = (b"multipart/form-data", _PLAIN_FORM)
+_MAX_FIELDS = 64
 _FETCH_TIMEOUT_S = 20.0
-_PICTURE_FIELDS = ("image", "image[]", "mask", "control_image")
+# OpenAI's names, and vLLM-Omni's for data URLs and addresses.
+_IMAGE_FIELDS = ("image", "image[]", "url", "url[]")
+_PICTURE_FIELDS = (*_IMAGE_FIELDS, "mask", "control_image")
+
+
+class PictureReference(BaseModel):
+    """A picture in JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image_url: str
+    """A data URL or, where the endpoint fetches pictures, an address."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_file(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("file_id") is not None:
+            raise InvalidRequest(
+                "file_id: no files are stored here; send the picture as image_url, a data URL",
+                field="file_id",
+            )
+        return values
+
+
+# In full, because references of a schema inside OpenAPI's do not lead to its own definitions.
+_Reference = Annotated[
+    PictureReference,
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {"image_url": {"type": "string", "description": "A data URL, or an address."}},
+            "required": ["image_url"],
+            "additionalProperties": False,
+        }
+    ),
+]
+
+
+class EditJson(JsonBody, EditBody):
+    """``POST /v1/images/edits`` as JSON."""
+
+    images: list[_Reference] = Field(default=[], min_length=1, max_length=MAX_IMAGES, exclude=True)
+    mask: _Reference | None = Field(default=None, exclude=True)
+    control_image: _Reference | None = Field(default=None, exclude=True)
+
+
+_Given = Mapping[str, Sequence[UploadFile | str]]
+Edit = TypeVar("Edit", bound=EditBody)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,15 +89,15 @@ class EditPictures:
     control_image: Picture | None
 
 
-async def read_edit_form(
+async def read_edit(
     request: Request, args: AppArgs, decoding: asyncio.Semaphore
 ) -> tuple[EditBody, EditPictures]:
-    """Read an edit's form; decode and fetch nothing before its other fields are valid.
+    """Read an edit; decode and fetch nothing before its other fields are valid.
 
     Args:
         request: the HTTP request.
         args: the endpoint's limits.
-        decoding: limits how many forms are decoded at once; a picture at the limit briefly takes 400 MB.
+        decoding: limits how many edits are decoded at once; a picture at the limit briefly takes 400 MB.
 
     Raises:
         ApiError: the media type is not supported.
@@ -52,25 +108,67 @@ async def read_edit_form(
     media_type, options = parse_options_header(content_type)
     # Some of Python's codecs raise errors that Starlette does not expect.
     charset = options.get(b"charset", b"utf-8").lower()
-    if media_type != b"multipart/form-data" or charset != b"utf-8":
-        raise unsupported_media_type(f"{content_type[:80]!r} is not multipart/form-data in UTF-8")
-    async with request.form(
-        max_files=MAX_IMAGES + 2, max_fields=64, max_part_size=args.limits.max_body_bytes
-    ) as form:
-        body = _fields(form)
-        given = {
-            "image": [*form.getlist("image"), *form.getlist("image[]")],
-            "mask": form.getlist("mask"),
-            "control_image": form.getlist("control_image"),
-        }
-        _check_numbers({field: len(values) for field, values in given.items()})
-        limits = ImageLimits(max_bytes=args.limits.max_image_bytes, max_pixels=args.limits.max_image_pixels)
-        files = {
-            field: [await _bytes(value, field, args, limits) for value in values]
-            for field, values in given.items()
-        }
+    limits = ImageLimits(max_bytes=args.limits.max_image_bytes, max_pixels=args.limits.max_image_pixels)
+    if media_type == b"application/json":
+        body, given = await _read_json(request)
+        files = await _files(given, args, limits)
+    elif media_type in _FORMS and charset == b"utf-8":
+        if media_type == _PLAIN_FORM:
+            await _check_plain_form(request)
+        async with request.form(
+            max_files=MAX_IMAGES + 2, max_fields=_MAX_FIELDS, max_part_size=args.limits.max_body_bytes
+        ) as form:
+            body = _fields(form)
+            # Files are read before the form closes them.
+            files = await _files(_form_pictures(form), args, limits)
+    else:
+        raise unsupported_media_type(
+            f"{content_type[:80]!r} is neither multipart/form-data in UTF-8 nor application/json"
+        )
     async with decoding:
         return body, await asyncio.to_thread(_decode, files, limits)
+
+
+async def _check_plain_form(request: Request) -> None:
+    """Limit the fields of a plain form, as Starlette does those of a multipart one."""
+    num_fields = (await request.body()).count(b"&") + 1
+    if num_fields > _MAX_FIELDS:
+        raise InvalidRequest(f"body: {num_fields} fields; the limit is {_MAX_FIELDS}", field="body")
+
+
+async def _read_json(request: Request) -> tuple[EditBody, _Given]:
+    text = await request.body()
+    num_marks = sum(text.count(mark) for mark in (b",", b"[", b"{"))
+    if num_marks > _MAX_JSON_MARKS:
+        raise InvalidRequest(
+            f"body: {num_marks} commas and brackets; the limit is {_MAX_JSON_MARKS}", field="body"
+        )
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "input": {}}]) from error
+    body = _validated(EditJson, values)
+    return body, {
+        "image": [reference.image_url for reference in body.images],
+        "mask": [body.mask.image_url] if body.mask else [],
+        "control_image": [body.control_image.image_url] if body.control_image else [],
+    }
+
+
+def _form_pictures(form: FormData) -> _Given:
+    return {
+        "image": [picture for name in _IMAGE_FIELDS for picture in form.getlist(name)],
+        "mask": form.getlist("mask"),
+        "control_image": form.getlist("control_image"),
+    }
+
+
+async def _files(given: _Given, args: AppArgs, limits: ImageLimits) -> dict[str, list[bytes]]:
+    _check_numbers({field: len(values) for field, values in given.items()})
+    return {
+        field: [await _bytes(value, field, args, limits) for value in values]
+        for field, values in given.items()
+    }
 
 
 def _check_numbers(numbers: Mapping[str, int]) -> None:
@@ -92,8 +190,12 @@ def _fields(form: FormData) -> EditBody:
         if name in values:
             raise InvalidRequest(f"{name[:64]}: given more than once", field=name[:64])
         values[name] = value
+    return _validated(EditBody, values)
+
+
+def _validated(kind: type[Edit], values: Any) -> Edit:
     try:
-        return EditBody.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise RequestValidationError(
             [{**problem, "loc": ("body", *problem["loc"])} for problem in error.errors()]
@@ -136,11 +238,11 @@ def _decode(files: Mapping[str, Sequence[bytes]], limits: ImageLimits) -> EditPi
     )
 
 
-def _form_schema() -> dict[str, Any]:
-    """Build the form's OpenAPI schema: the body's fields and the pictures."""
-    schema = EditBody.model_json_schema()
+def _body_schema() -> dict[str, Any]:
+    """Build the body's OpenAPI schema: the fields and the pictures, as a form or as JSON."""
+    form, json_body = EditBody.model_json_schema(), EditJson.model_json_schema()
     file = {"type": "string", "format": "binary"}
-    schema["properties"] |= {
+    form["properties"] |= {
         "image": {
             "description": "PNG, JPEG or WebP: one or more files or data URLs, as image or image[].",
             **file,
@@ -155,8 +257,13 @@ def _form_schema() -> dict[str, Any]:
             **file,
         },
     }
-    schema["anyOf"] = [{"required": ["image"]}, {"required": ["control_image"]}]
-    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    form["anyOf"] = [{"required": ["image"]}, {"required": ["control_image"]}]
+    json_body["anyOf"] = [{"required": ["images"]}, {"required": ["control_image"]}]
+    schemas = {"multipart/form-data": form, "application/json": json_body}
+    return {
+        "required": True,
+        "content": {media_type: {"schema": schema} for media_type, schema in schemas.items()},
+    }
 
 
-EDIT_FORM_SCHEMA = _form_schema()
+EDIT_BODY_SCHEMA = _body_schema()

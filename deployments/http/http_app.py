@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from deployments.access.callers import Callers
+from deployments.access.local_urls import LocalUrls
 from deployments.app_args import AppArgs
 from deployments.http.drain_gate import DrainGate, OpenRequests
 from deployments.http.image_routes import image_router
@@ -23,13 +24,16 @@ from zimage_models.errors import ZImageError
 
 
 def build_http_app(
-    args: AppArgs, service: ImageService, callers: Callers, open_requests: OpenRequests
+    args: AppArgs, service: ImageService, callers: Callers, desk: Any, open_requests: OpenRequests
 ) -> FastAPI:
-    """Build the app with all its routes."""
+    """Build the app with all its routes; ``desk`` is a Serve handle of the front desk."""
     # No redirects: their target would come from the Host header, which any client can set.
     app = FastAPI(title="zimage-ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     store = ObjectStore(args.object_store) if args.object_store else None
-    app.include_router(image_router(args, service, callers, store))
+    local_urls = LocalUrls(args, desk) if args.local_urls else None
+    app.include_router(image_router(args, service, callers, store, local_urls))
+    if local_urls:
+        app.include_router(local_urls.router())
     app.include_router(model_router(args, service, callers, open_requests))
     app.add_exception_handler(ApiError, _answer_with(lambda error: error))
     app.add_exception_handler(RequestValidationError, _answer_with(validation_error))

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -13,9 +14,10 @@ from starlette.types import Receive, Scope, Send
 from deployments.access.api_keys import ApiKey
 from deployments.access.callers import Callers, Claim
 from deployments.access.idempotency import Answer
+from deployments.access.local_urls import LocalUrls
 from deployments.app_args import AppArgs
-from deployments.http.answers import AnswerWriter, Operation, encoding_of
-from deployments.http.edit_form import EDIT_FORM_SCHEMA, read_edit_form
+from deployments.http.answers import AnswerWriter, Keep, Operation, encoding_of
+from deployments.http.edit_form import EDIT_BODY_SCHEMA, read_edit
 from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError, api_error
 from deployments.http.openai_types import (
@@ -29,10 +31,10 @@ from deployments.http.openai_types import (
 from deployments.image_service import ImageService, Order
 from deployments.model_server import Admitted
 from zimage_models.errors import ZImageError
-from zimage_models.request_fields import REQUEST_FIELDS
 
 _MAX_DECODING = 2
 COLD_START_HEADER = "x-zimage-cold-start-s"
+WARNING_HEADER = "x-zimage-warning"
 _STREAM = "text/event-stream"
 _JSON = "application/json"
 _ERRORS = error_responses(400, 401, 404, 409, 413, 415, 429, 500, 503, 504)
@@ -72,11 +74,15 @@ async def _headers(
 
 
 def image_router(
-    args: AppArgs, service: ImageService, callers: Callers, store: ObjectStore | None
+    args: AppArgs,
+    service: ImageService,
+    callers: Callers,
+    store: ObjectStore | None,
+    local_urls: LocalUrls | None,
 ) -> APIRouter:
     """Return the routes that make images."""
     router = APIRouter(responses=_ERRORS)
-    routes = _ImageRoutes(args, service, callers, store)
+    routes = _ImageRoutes(args, service, callers, store, local_urls)
     decoding = asyncio.Semaphore(_MAX_DECODING)
 
     @router.post("/v1/images/generations", response_model=ImagesResponse, responses=_ANSWER)
@@ -89,7 +95,7 @@ def image_router(
         """Make images from a prompt."""
 
         async def read() -> Call:
-            return Call("image_generation", body, _values(body), body.model_dump_json())
+            return Call("image_generation", body, body.request_values(), body.model_dump_json())
 
         return await routes.answer(request, key, read, headers)
 
@@ -97,7 +103,7 @@ def image_router(
         "/v1/images/edits",
         response_model=ImagesResponse,
         responses=_ANSWER,
-        openapi_extra={"requestBody": EDIT_FORM_SCHEMA},
+        openapi_extra={"requestBody": EDIT_BODY_SCHEMA},
     )
     async def edit(
         request: Request,
@@ -111,8 +117,8 @@ def image_router(
         """
 
         async def read() -> Call:
-            body, pictures = await read_edit_form(request, args, decoding)
-            values = _values(body) | {
+            body, pictures = await read_edit(request, args, decoding)
+            values = body.request_values() | {
                 "reference_images": pictures.images,
                 "mask": pictures.mask,
                 "control_image": pictures.control_image,
@@ -125,19 +131,20 @@ def image_router(
     return router
 
 
-def _values(body: ImageBody) -> dict[str, Any]:
-    values = body.model_dump(include={*REQUEST_FIELDS})
-    return values | {"size": None if body.size == "auto" else body.size}
-
-
 class _ImageRoutes:
     def __init__(
-        self, args: AppArgs, service: ImageService, callers: Callers, store: ObjectStore | None
+        self,
+        args: AppArgs,
+        service: ImageService,
+        callers: Callers,
+        store: ObjectStore | None,
+        local_urls: LocalUrls | None,
     ) -> None:
         self._args = args
         self._service = service
         self._callers = callers
         self._store = store
+        self._local_urls = local_urls
 
     async def answer(
         self, request: Request, key: ApiKey | None, read: Callable[[], Awaitable[Call]], headers: _Headers
@@ -148,6 +155,7 @@ class _ImageRoutes:
             call = await read()
             body = call.body
             self._check(body)
+            keep = self._keep(body, request)
             model_id = self._service.choose(body.model)
             request.state.model, request.state.num_images = model_id, body.n
             if self._args.log_prompts:
@@ -167,9 +175,12 @@ class _ImageRoutes:
                 partial_images=body.partial_images if body.stream else 0,
             )
             request.state.seed = order.requests[0].seed
-            writer = AnswerWriter(body, order, await self._service.spec(model_id), self._store)
+            writer = AnswerWriter(body, order, await self._service.spec(model_id), keep)
             events = await stack.enter_async_context(aclosing(self._service.events(order)))
             extra = _cold_start(order, await anext(events))
+            if order.warning is not None:
+                request.state.warning = order.warning
+                extra[WARNING_HEADER] = order.warning
             if not body.stream:
                 content = (await writer.response(events)).model_dump_json().encode()
                 if claim is not None:
@@ -187,11 +198,24 @@ class _ImageRoutes:
             raise _refused("n", f"n: {body.n} images can't be streamed; stream one, or leave stream out")
         if body.partial_images and not body.stream:
             raise _refused("partial_images", f"partial_images: {body.partial_images} needs stream=true")
-        if body.response_format == "url" and self._store is None:
-            raise _refused(
-                "response_format", "response_format: url needs an object store; none is configured here"
-            )
+        if self._args.strict_fields:
+            body.check_strictly()
         encoding_of(body)
+
+    def _keep(self, body: ImageBody, request: Request) -> Keep | None:
+        """Return what stores the images, if they are to have URLs."""
+        if body.response_format == "b64_json":
+            return None
+        if self._local_urls is not None:
+            return partial(self._local_urls.keep, self._local_urls.address(request))
+        if body.response_format is None:
+            return None
+        if self._store is None:
+            raise _refused(
+                "response_format",
+                "response_format: url needs zimage serve --local-urls, or an object store",
+            )
+        return self._store.keep
 
 
 async def _chunks(

@@ -22,9 +22,9 @@ class Ingress:
             path=Path(args.auth.keys_file) if args.auth.keys_file else None,
             environment_variable=args.auth.keys_variable,
         )
-        service = ImageService(models, timeout_s=args.limits.timeout_s)
+        service = ImageService(models, timeout_s=args.limits.timeout_s, aliases=args.aliases)
         self._open_requests = OpenRequests()
-        self._app = build_http_app(args, service, Callers(keys, desk), self._open_requests)
+        self._app = build_http_app(args, service, Callers(keys, desk), desk, self._open_requests)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app."""

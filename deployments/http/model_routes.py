@@ -25,21 +25,23 @@ def model_router(
     of_all = _of_all_models(args.limits)
     needs_key = [Depends(callers.identify)]
 
+    async def describe(name: str) -> Model:
+        model_id = service.choose(name)
+        spec = await service.known_spec(model_id)
+        alias_of = None if name == model_id else model_id
+        return Model(id=name, alias_of=alias_of, **of_all, **(_limits(spec) if spec else {}))
+
     @router.get("/v1/models", dependencies=needs_key, responses=error_responses(401))
     async def list_models() -> ModelList:
-        """List the models; a model's limits are known once it has run."""
-        return ModelList(
-            data=[
-                _describe(model_id, of_all, await service.known_spec(model_id))
-                for model_id in service.model_ids
-            ]
-        )
+        """List the models and their aliases; a model's limits are known once it has run."""
+        return ModelList(data=[await describe(name) for name in service.names])
 
-    @router.get("/v1/models/{model_id}", dependencies=needs_key, responses=error_responses(400, 401, 404))
+    @router.get(
+        "/v1/models/{model_id:path}", dependencies=needs_key, responses=error_responses(400, 401, 404)
+    )
     async def retrieve_model(model_id: Annotated[str, Path(max_length=256)]) -> Model:
         """Describe one model."""
-        model_id = service.choose(model_id)
-        return _describe(model_id, of_all, await service.known_spec(model_id))
+        return await describe(model_id)
 
     @router.get("/health")
     async def health() -> Health:
@@ -73,22 +75,18 @@ def _of_all_models(limits: LimitArgs) -> dict[str, Any]:
     }
 
 
-def _describe(model_id: str, of_all: dict[str, Any], spec: ModelSpec | None) -> Model:
-    if spec is None:
-        return Model(id=model_id, **of_all)
+def _limits(spec: ModelSpec) -> dict[str, Any]:
     variant = spec.variant
-    return Model(
-        id=model_id,
-        **of_all,
-        capabilities=capabilities(spec),
-        max_reference_images=variant.max_reference_images,
-        default_size=f"{spec.default_width}x{spec.default_height}",
-        recommended_sizes=[f"{width}x{height}" for width, height in spec.trained_sizes.best],
-        max_side=spec.max_side,
-        max_pixels=variant.max_pixels,
-        size_multiple=spec.size_multiple,
-        default_num_inference_steps=spec.default_num_inference_steps,
-        default_guidance_scale=spec.default_guidance_scale,
-        max_guidance_scale=variant.max_guidance_scale,
-        max_prompt_tokens=spec.max_prompt_tokens,
-    )
+    return {
+        "capabilities": capabilities(spec),
+        "max_reference_images": variant.max_reference_images,
+        "default_size": f"{spec.default_width}x{spec.default_height}",
+        "recommended_sizes": [f"{width}x{height}" for width, height in spec.trained_sizes.best],
+        "max_side": spec.max_side,
+        "max_pixels": variant.max_pixels,
+        "size_multiple": spec.size_multiple,
+        "default_num_inference_steps": spec.default_num_inference_steps,
+        "default_guidance_scale": spec.default_guidance_scale,
+        "max_guidance_scale": variant.max_guidance_scale,
+        "max_prompt_tokens": spec.max_prompt_tokens,
+    }

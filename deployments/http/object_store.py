@@ -1,5 +1,6 @@
 """Stores images for ``response_format="url"`` in an S3 bucket, read through presigned URLs."""
 
+import asyncio
 import logging
 import secrets
 from datetime import UTC, datetime
@@ -29,6 +30,10 @@ class ObjectStore:
             region_name=args.region,
             config=Config(signature_version="s3v4", retries={"mode": "standard", "max_attempts": 5}),
         )
+
+    async def keep(self, data: bytes, encoding: Encoding) -> str:
+        """Do the same as :meth:`put`, outside the event loop."""
+        return await asyncio.to_thread(self.put, data, encoding)
 
     def put(self, data: bytes, encoding: Encoding) -> str:
         """Upload one image under an unguessable name and return a URL that is valid for a limited time.

@@ -9,12 +9,15 @@ from fastapi.responses import JSONResponse
 
 from deployments.errors import (
     IdempotencyKeyReused,
+    ImageGone,
     NoReplica,
     RateLimited,
     ShuttingDown,
     Unauthorized,
+    UnknownImage,
     UnknownModel,
 )
+from deployments.http.client_fields import unknown_field
 from deployments.http.openai_types import ErrorBody, ErrorDetail
 from zimage_models.errors import (
     Cancelled,
@@ -30,7 +33,13 @@ from zimage_models.request_fields import in_outer_names
 NO_RETRY = {"x-should-retry": "false"}
 _CODES = {400: "invalid_body", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 _OVERLOADED = {NoReplica: "no_replica", ShuttingDown: "shutting_down"}
-_TYPES = {401: "authentication_error", 404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error"}
+_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    410: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class ApiError(Exception):
@@ -71,6 +80,10 @@ def api_error(error: ZImageError) -> ApiError:
     """Translate an error of this project; only this function maps errors to HTTP status codes."""
     if isinstance(error, UnknownModel):
         return ApiError(404, str(error), param=error.field, code="model_not_found")
+    if isinstance(error, UnknownImage):
+        return ApiError(404, str(error), code="image_not_found")
+    if isinstance(error, ImageGone):
+        return ApiError(410, str(error), code="image_gone")
     if isinstance(error, IdempotencyKeyReused):
         return ApiError(409, str(error), param=error.field, code="idempotency_key_reused", headers=NO_RETRY)
     if isinstance(error, InvalidRequest):
@@ -107,7 +120,7 @@ def validation_error(error: RequestValidationError) -> ApiError:
     # The first item is where it was found: body, path or header.
     field = ".".join(_name(item) for item in problem["loc"][1:]) or None
     if problem["type"] == "extra_forbidden":
-        message, code = f"{field}: unknown field", "unknown_parameter"
+        message, code = unknown_field(str(field)), "unknown_parameter"
     elif problem["type"] == "missing":
         message, code = f"{field or 'body'}: missing", "missing_required_parameter"
     elif problem["type"] == "json_invalid":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -17,43 +18,48 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.http.client_fields import RANDOM_SEED, ClientFields
 from zimage_models.field_spec import FieldKind, RequestField, Way
 from zimage_models.field_values import MAX_PROMPT_CHARS
-from zimage_models.request_fields import fields_of
+from zimage_models.request_fields import REQUEST_FIELDS, fields_of
 
 Body = TypeVar("Body", bound="ImageBody")
 
 MAX_PARTIAL_IMAGES = 3
 ImageFormat = Literal["png", "jpeg", "webp", "avif"]
+_Format = Annotated[
+    ImageFormat,
+    BeforeValidator(lambda value: "jpeg" if value == "jpg" else value),
+    WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "jpg", "webp", "avif"]}),
+]
 
 
-class ImageBody(BaseModel):
-    """The fields that generations and edits share; unknown fields are errors.
-
-    ``quality``, ``background`` and ``moderation`` accept only values that change nothing.
-    """
+class ImageBody(ClientFields):
+    """The fields that generations and edits share; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(min_length=1, max_length=MAX_PROMPT_CHARS)
     model: str | None = Field(default=None, max_length=256)
     """By default the endpoint's first model."""
-    n: int = Field(default=1, ge=1, le=10)
     size: Annotated[str, StringConstraints(max_length=64)] = "auto"
     """``auto`` or ``WIDTHxHEIGHT`` in pixels."""
-    output_format: ImageFormat = "png"
+    output_format: _Format = "png"
     output_compression: int | None = Field(default=None, ge=0, le=100)
     """Quality of jpeg, webp and avif; 100 is the best, and the default is good."""
-    response_format: Literal["b64_json", "url"] = "b64_json"
+    response_format: Literal["b64_json", "url"] | None = None
+    """By default ``b64_json``, with a ``url`` too where the endpoint keeps images (``local_urls``)."""
     stream: bool = False
     partial_images: int = Field(default=0, ge=0, le=MAX_PARTIAL_IMAGES)
-    user: str | None = Field(default=None, max_length=512)
-    """Accepted and ignored."""
-    quality: Literal["auto"] | None = None
-    background: Literal["auto", "opaque"] | None = None
-    moderation: Literal["auto", "low"] | None = None
-
     priority: Literal["online", "batch"] = "online"
+
+    def request_values(self) -> dict[str, Any]:
+        """Return its request fields; None where the endpoint decides."""
+        values = self.model_dump(include={*REQUEST_FIELDS})
+        return values | {
+            "size": None if self.size == "auto" else self.size,
+            "seed": None if self.seed == RANDOM_SEED else self.seed,
+        }
 
 
 def _allow_null(schema: dict[str, Any]) -> None:
@@ -62,8 +68,8 @@ def _allow_null(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [value, {"type": "null"}]}
 
 
-_DECLARED = ("prompt", "size")
-"""Request fields that OpenAI's API has as well: the bodies declare them as it does."""
+_DECLARED = ("prompt", "size", "seed")
+"""Request fields that the bodies declare themselves, as OpenAI's API does or with a meaning more."""
 
 
 def _with_request_fields(ways: Way) -> Callable[[type[Body]], type[Body]]:
@@ -112,9 +118,8 @@ _BODY_TYPES: dict[FieldKind, Any] = {
 _JSON_NUMBERS = {FieldKind.INTEGER: "integer", FieldKind.NUMBER: "number"}
 
 
-@_with_request_fields(Way.HTTP)
-class GenerateBody(ImageBody):
-    """``POST /v1/images/generations``: JSON; null counts as absent, and types are not converted."""
+class JsonBody(BaseModel):
+    """JSON: null counts as absent, and types are not converted."""
 
     model_config = ConfigDict(strict=True, json_schema_extra=_allow_null)
 
@@ -124,6 +129,11 @@ class GenerateBody(ImageBody):
         if not isinstance(values, dict):
             return values
         return {name: value for name, value in values.items() if value is not None}
+
+
+@_with_request_fields(Way.HTTP)
+class GenerateBody(JsonBody, ImageBody):
+    """``POST /v1/images/generations``: JSON."""
 
 
 @_with_request_fields(Way.HTTP | Way.HTTP_EDIT)
@@ -169,6 +179,10 @@ class Settings(BaseModel):
     guidance_scale: float
     prompt_truncated: bool
     usage: Usage
+    ignored: list[str]
+    """Fields of the request that were accepted and change nothing."""
+    warning: str | None
+    """What may be wrong with the images, in a sentence."""
 
 
 class ImagesResponse(Settings):
@@ -187,6 +201,7 @@ class PartialImageEvent(BaseModel):
     created_at: int
     size: str
     """Size of the final image; the preview is smaller."""
+    warning: str | None
     quality: Literal["auto"] = "auto"
     background: Literal["opaque"] = "opaque"
     output_format: ImageFormat
@@ -206,6 +221,8 @@ class Model(BaseModel):
     """One model that clients can request; what depends on its weights is null until it has run."""
 
     id: str
+    alias_of: str | None = None
+    """The model that answers requests for this one, if that is another."""
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "zimage-ray"
@@ -216,7 +233,7 @@ class Model(BaseModel):
     """Reference images of one edit; 0 for a model that starts from a picture instead."""
     default_size: str | None = None
     recommended_sizes: list[str] | None = None
-    """Sizes that the model was trained on, the best first."""
+    """Sizes that the model was trained on, the best first; images of others carry a ``warning``."""
     max_side: int | None = None
     max_pixels: int | None = None
     size_multiple: int | None = None

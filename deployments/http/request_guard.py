@@ -17,7 +17,7 @@ logger = logging.getLogger("ray.serve")
 CLIENT_LEFT = 499
 # Two prompts of 16,384 characters, each character written as two \uXXXX, take 384 KiB.
 MAX_JSON_BYTES = 2**20
-_LOGGED = ("model", "caller", "num_images", "seed", "prompt")
+_LOGGED = ("model", "caller", "num_images", "seed", "warning", "prompt")
 
 
 class RequestGuard:
@@ -53,7 +53,9 @@ class RequestGuard:
 
         try:
             limit = self._max_body_bytes
-            if not headers.get("content-type", "").lower().startswith("multipart/"):
+            is_form = headers.get("content-type", "").lower().startswith("multipart/")
+            # Edits may hold pictures, as JSON too.
+            if not is_form and not scope["path"].endswith("/images/edits"):
                 limit = min(limit, MAX_JSON_BYTES)
             length = headers.get("content-length", "0")
             if not length.isdecimal() or int(length) > limit:

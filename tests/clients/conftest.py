@@ -33,7 +33,8 @@ def site() -> Iterator[str]:
 @pytest.fixture(scope="package")
 def endpoint(serve_endpoint: Serve, site: str) -> Iterator[Endpoint]:
     models = [{"id": TURBO, "model": "tiny-zimage-turbo"}, {"id": EDIT, "model": "tiny-zimage-edit"}]
-    with serve_endpoint(models=models, cors_origins=[site]) as running:
+    aliases = dict.fromkeys(("default", "dall-e-3", "gpt-image-1"), TURBO)
+    with serve_endpoint(models=models, aliases=aliases, local_urls={}, cors_origins=[site]) as running:
         yield running
 
 

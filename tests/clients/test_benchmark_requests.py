@@ -186,24 +186,7 @@ SHAPES = {
 }
 
 
-LATER = [
-    "sglang bench_serving: generation by its default model",
-    "vllm-omni diffusion_benchmark_serving: edit",
-    "vllm bench serve --omni: generation",
-    "vllm bench serve --omni: edit",
-    "vllm bench serve --omni: edit of a data URL",
-]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=pytest.mark.xfail(name in LATER, strict=True, reason="its fields are refused")
-        )
-        for name in SHAPES
-    ],
-)
+@pytest.mark.parametrize("name", SHAPES)
 def test_request_of_a_benchmark_is_answered(endpoint: Endpoint, name: str) -> None:
     shape = SHAPES[name]
     answer = asyncio.run(send(endpoint, shape))

@@ -20,7 +20,6 @@ INSTRUCTION = {"model": EDIT, "prompt": "make the background red", "seed": 5}
 WITH_IMAGES = [name for name in PROGRAMS if name != "langchain"]
 STREAMING = ["openai-python", "openai-node", "openai-browser", "jdk", "curl"]
 _H2C = "the body of a request that offers HTTP/2 is lost"
-_URLS = "addresses of images need an object store"
 LATER = {
     "jdk": _H2C,
     "curl": _H2C,
@@ -52,10 +51,10 @@ def assert_images(said: Said, expected: list[Pixels]) -> None:
         assert_same(pixels(image), other)
 
 
-def clients(*names: str, later: str | None = None) -> Any:
+def clients(*names: str) -> Any:
     params = []
     for name in names:
-        reason = LATER.get(name, later)
+        reason = LATER.get(name)
         params.append(
             pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=reason)] if reason else [])
         )
@@ -116,12 +115,12 @@ def test_user_reads_that_a_model_is_unknown(ask: Ask, client: str) -> None:
     assert TURBO in (said.message or "")
 
 
-@clients("openai-python", "openai-node", "openai-browser", later="quality and style are refused")
+@clients("openai-python", "openai-node", "openai-browser")
 def test_fields_that_change_nothing_are_taken(ask: Ask, made: Made, client: str) -> None:
     assert_images(ask(client)["neutral_fields"], made(**WHOLE))
 
 
-@clients("openai-python", "openai-node", "openai-browser", "litellm", "langchain", later=_URLS)
+@clients("openai-python", "openai-node", "openai-browser", "litellm", "langchain")
 def test_address_of_an_image_leads_to_it(ask: Ask, endpoint: Endpoint, made: Made, client: str) -> None:
     said = ask(client)["url"]
     assert len(said.urls) == 1, said.message
@@ -133,7 +132,6 @@ def test_address_of_an_image_leads_to_it(ask: Ask, endpoint: Endpoint, made: Mad
         assert_same(pixels(file), *made(**WHOLE))
 
 
-@pytest.mark.xfail(strict=True, reason=_URLS)
 def test_langchain_reads_several_addresses(ask: Ask, endpoint: Endpoint) -> None:
     urls = ask("langchain")["several_urls"].urls
     assert len(set(urls)) == 2
@@ -141,7 +139,6 @@ def test_langchain_reads_several_addresses(ask: Ask, endpoint: Endpoint) -> None
         assert [pixels(http.get(url).content).shape for url in urls] == [(64, 96, 3)] * 2
 
 
-@pytest.mark.xfail(strict=True, reason=_URLS)
 def test_ai_sdk_follows_the_address_of_an_image(ask: Ask, made: Made) -> None:
     assert_images(ask("ai-sdk")["url"], made(**WHOLE))
 
@@ -154,12 +151,10 @@ def test_ai_sdk_works_by_its_provider_for_openai(ask: Ask, case: str, size: tupl
     assert pixels(image).shape == (*size, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="models have no aliases")
 def test_ai_sdk_may_use_the_name_of_a_model_of_openai(ask: Ask) -> None:
     (image,) = ask("ai-sdk")["openai_name"].images
     assert pixels(image).shape == (64, 96, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="models have no aliases")
 def test_langchain_may_use_the_name_of_a_model_of_openai(ask: Ask) -> None:
     assert len(ask("langchain")["openai_name"].urls) == 1

@@ -41,6 +41,12 @@ def test_the_default_is_the_embedded_turbo() -> None:
         ({"limits": {"timeout_s": 0}}, "timeout_s"),
         ({"object_store": {"address": "/tmp/x"}}, "address"),
         ({"image_urls": "perhaps"}, "image_urls"),
+        ({"aliases": {"a b": "z-image-turbo"}}, "aliases"),
+        ({"aliases": {"gpt-image-1": "none"}}, "'gpt-image-1' is for 'none', but models are z-image-turbo"),
+        ({"aliases": {"z-image-turbo": "z-image-turbo"}}, "'z-image-turbo' is a model's own id"),
+        ({"local_urls": {}, "object_store": {"address": "s3://bucket"}}, "local_urls: has no effect"),
+        ({"local_urls": {"max_bytes": 1}}, "max_bytes"),
+        ({"public_url": "example.com"}, "public_url"),
     ],
 )
 def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
@@ -56,6 +62,8 @@ def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
         (["--replicas", "3:1"], "zimage: error: replicas: 1, the maximum of 3:1, is below 3\n"),
         (["--replicas", "0"], "zimage: error: replicas: 0, the maximum of 0, is below 1\n"),
         (["--drain-timeout", "soon"], "drain_timeout: 'soon' is not a duration"),
+        (["--alias", "gpt-image-1"], "alias: 'gpt-image-1' is not of the form NAME=ID"),
+        (["--alias", "gpt-image-1=flux"], "'gpt-image-1' is for 'flux', but models are z-image-turbo"),
         (["--model", "a=x", "--model", "a=y"], "'a' is given 2 times"),
     ],
 )

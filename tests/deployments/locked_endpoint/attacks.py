@@ -124,6 +124,11 @@ def _form(name: str, named: str, content: Any, media_type: str, *, status: int =
     )
 
 
+def _json_edit(name: str, image_url: str) -> Attack:
+    body = json.dumps({"prompt": PROMPT, "images": [{"image_url": image_url}]})
+    return _form(name, "image", body.encode(), "application/json")
+
+
 def _locked(name: str, authorization: str | bytes | None, **attack: Any) -> Attack:
     options = {"json": {"prompt": PROMPT}}
     return Attack(
@@ -191,7 +196,10 @@ ATTACKS = (
     _field("n", "1"),
     _field("n", True),
     _field("n", 1.5),
-    _field("seed", -1),
+    _field("seed", -2),
+    _field("num_images", 11),
+    _field("width", -64),
+    _field("metadata", [PROMPT]),
     _field("seed", 2**63),
     _field("seed", int("9" * 4000)),
     _field("guidance_scale", float("nan")),
@@ -226,18 +234,30 @@ ATTACKS = (
     _lost("documentation", "GET", "/docs"),
     _lost("another method", "GET", GENERATIONS, status=405),
     _lost("preflight", "OPTIONS", GENERATIONS, status=405),
-    _lost("trailing slash", "GET", "/v1/models/"),
-    _lost("traversal", "GET", "/v1/models/..%2f..%2f..%2fetc%2fpasswd"),
+    _lost("trailing slash", "GET", "/v1/models/", named="model"),
+    _lost("traversal", "GET", "/v1/models/..%2f..%2f..%2fetc%2fpasswd", named="model"),
     _lost("traversal from the page", "GET", "/%2e%2e/%2e%2e/etc/passwd"),
     _lost("model ..", "GET", "/v1/models/%2e%2e", named="model"),
-    _lost("model of control characters", "GET", "/v1/models/a%0d%0aX:%20y%00%ff", named="model"),
+    _lost("model of control characters", "GET", "/v1/models/a%0d%0aX:%20y%00%ff"),
     _lost("long model", "GET", f"/v1/models/{FILLER * 5000}", status=400, named="model_id"),
     # Forms.
     _form("form too large", "body", _PART + _HUGE, "multipart/form-data; boundary=b", status=413),
     _form(
         "form too large, in pieces", "body", [_PART, *_PIECES], "multipart/form-data; boundary=b", status=413
     ),
-    _form("no form", "Content-Type", b"{}", "application/json", status=415),
+    _form("no form", "Content-Type", b"<x/>", "text/xml", status=415),
+    _form("plain form of many fields", "body", b"n=1&" * 400_000, "application/x-www-form-urlencoded"),
+    _form("plain form of no picture", "image", b"prompt=x&image=y", "application/x-www-form-urlencoded"),
+    _form("no form but JSON", "prompt", b"{}", "application/json"),
+    _form("JSON too large", "body", b'{"prompt": "' + _HUGE + b'"}', "application/json", status=413),
+    _form("JSON list for an edit", "body", b"[1]", "application/json"),
+    _form("deep JSON for an edit", "body", b"[" * 90_000, "application/json"),
+    _form("JSON of many values", "body", b"[" + b"{}," * 300_000 + b"{}]", "application/json"),
+    _form("broken JSON for an edit", "body", b'{"prompt": "\xff', "application/json"),
+    *(
+        _json_edit(f"JSON: {url}", url)
+        for url in (LOOPBACK_URLS[0], LOOPBACK_URLS[19], "data:image/png;base64,AAA", "x", FILLER * 70_000)
+    ),
     _form("no media type", "Content-Type", b"{}", "", status=415),
     _form("no boundary", "body", b"x", "multipart/form-data"),
     _form("rubbish", "body", b"x", "multipart/form-data; boundary=b"),
@@ -246,7 +266,7 @@ ATTACKS = (
     _edit("too many files", "body", *[("image[]", ("x", b"x"))] * 30),
     _edit("no picture", "image", ("mask", ("x", _png()))),
     _edit("field twice", "n", ("image", ("x", _png())), ("n", (None, "1")), ("n", (None, "2"))),
-    _edit("unknown field", "input_fidelity", ("image", ("x", _png())), ("input_fidelity", (None, "high"))),
+    _edit("unknown field", "markup", ("image", ("x", _png())), ("markup", (None, "high"))),
     _edit("file for a field", "seed", ("image", ("x", _png())), ("seed", ("../7", b"7"))),
     _edit("NaN", "strength", ("image", ("x", _png())), ("strength", (None, "nan"))),
     _edit("strength 0", "strength", ("image", ("x", _png())), ("strength", (None, "0"))),

@@ -17,6 +17,7 @@ from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
 from zimage_models.requests import ImageResult, build_request
 
+ALIASES = {"Tongyi-MAI/Z-Image-Turbo": TURBO, "gpt-image-1": TURBO}
 Make = Callable[..., ImageResult]
 EngineOf = Callable[[str], Engine]
 Checkpoints = dict[str, dict[str, str]]
@@ -35,7 +36,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 @pytest.fixture(scope="package")
 def endpoint(serve_endpoint: Serve, checkpoints: Checkpoints) -> Iterator[Endpoint]:
-    """Run one engine of each model."""
+    """Run one engine of each model behind two HTTP replicas."""
     models = [
         {
             "id": model_id,
@@ -44,7 +45,9 @@ def endpoint(serve_endpoint: Serve, checkpoints: Checkpoints) -> Iterator[Endpoi
         }
         for model_id, config in checkpoints.items()
     ]
-    with serve_endpoint(models=models) as running:
+    with serve_endpoint(
+        models=models, aliases=ALIASES, local_urls={}, ingress={"num_replicas": 2}
+    ) as running:
         yield running
 
 

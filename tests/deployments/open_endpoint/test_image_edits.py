@@ -340,8 +340,8 @@ def test_refusal_names_the_models_that_take_what_this_one_does_not(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_fidelity": "high"}, "input_fidelity: unknown field"),
-        ({"quality": "high"}, "quality: Input should be 'auto'"),
+        ({"input_fidelity": "exact"}, "input_fidelity: Input should be 'low' or 'high'"),
+        ({"quality": "ultra"}, "quality: Input should be 'auto'"),
         ({"background": "transparent"}, "background: Input should be 'auto' or 'opaque'"),
         ({"size": "63x64"}, "size: 63x64 is not a multiple of 8 px: use 64x64 or 56x64"),
     ],
