@@ -11,11 +11,11 @@ from starlette.exceptions import HTTPException
 
 from deployments.access.callers import Callers
 from deployments.access.local_urls import LocalUrls
+from deployments.access.object_store import ObjectStore
 from deployments.app_args import AppArgs
 from deployments.http.drain_gate import DrainGate, OpenRequests
 from deployments.http.image_routes import image_router
 from deployments.http.model_routes import model_router
-from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError, api_error, http_error, validation_error
 from deployments.http.playground_routes import playground_router
 from deployments.http.request_guard import RequestGuard

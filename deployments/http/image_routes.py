@@ -15,10 +15,10 @@ from deployments.access.api_keys import ApiKey
 from deployments.access.callers import Callers, Claim
 from deployments.access.idempotency import Answer
 from deployments.access.local_urls import LocalUrls
+from deployments.access.object_store import ObjectStore
 from deployments.app_args import AppArgs
 from deployments.http.answers import AnswerWriter, Keep, Operation, encoding_of
 from deployments.http.edit_form import EDIT_BODY_SCHEMA, read_edit
-from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import ApiError, api_error
 from deployments.http.openai_types import (
     CompletedEvent,

@@ -20,7 +20,7 @@ export const readSettings = () => Object.fromEntries([...new FormData(form)].fil
 export async function loadModels() {
   const notice = element("notice");
   try {
-    models = await listModels();
+    models = (await listModels()).filter((model) => !model.alias_of);
     const chosen = field.model.value;
     field.model.replaceChildren(...models.map(({ id }) => new Option(id, id, false, id === chosen)));
     element("access").hidden = notice.hidden = true;

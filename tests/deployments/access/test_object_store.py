@@ -2,9 +2,9 @@ import uuid
 
 import pytest
 
+from deployments.access.object_store import ObjectStore
 from deployments.app_args import ObjectStoreArgs
 from deployments.errors import ObjectStoreFailed
-from deployments.http.object_store import ObjectStore
 from deployments.http.openai_errors import api_error
 from tests.s3_server import S3Server
 from zimage_models.image_files.image_codec import Encoding
