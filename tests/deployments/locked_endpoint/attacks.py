@@ -247,6 +247,13 @@ ATTACKS = (
     ),
     _form("no form", "Content-Type", b"<x/>", "text/xml", status=415),
     _form("plain form of many fields", "body", b"n=1&" * 400_000, "application/x-www-form-urlencoded"),
+    _form(
+        "plain form of escapes",
+        "body",
+        b"prompt=" + b"%41" * 210_000,
+        "application/x-www-form-urlencoded",
+        status=413,
+    ),
     _form("plain form of no picture", "image", b"prompt=x&image=y", "application/x-www-form-urlencoded"),
     _form("no form but JSON", "prompt", b"{}", "application/json"),
     _form("JSON too large", "body", b'{"prompt": "' + _HUGE + b'"}', "application/json", status=413),
