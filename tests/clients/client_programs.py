@@ -44,6 +44,8 @@ class Said:
     status: int | None = None
     message: str | None = None
     """Of an error."""
+    request_id: str | None = None
+    """Of an error, in clients that tell it."""
 
 
 Answers = dict[str, Said]
@@ -64,6 +66,7 @@ def _said(line: dict[str, Any]) -> Said:
         urls=line.get("urls", []),
         status=error.get("status", line.get("status")),
         message=error.get("message"),
+        request_id=error.get("request_id"),
     )
 
 

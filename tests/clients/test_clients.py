@@ -116,6 +116,11 @@ def test_user_reads_that_a_model_is_unknown(ask: Ask, client: str) -> None:
 
 
 @clients("openai-python", "openai-node", "openai-browser")
+def test_error_names_its_request(ask: Ask, client: str) -> None:
+    assert ask(client)["refused"].request_id
+
+
+@clients("openai-python", "openai-node", "openai-browser")
 def test_fields_that_change_nothing_are_taken(ask: Ask, made: Made, client: str) -> None:
     assert_images(ask(client)["neutral_fields"], made(**WHOLE))
 

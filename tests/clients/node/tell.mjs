@@ -5,7 +5,8 @@ export async function tell(cases, say = (line) => console.log(JSON.stringify(lin
     try {
       say({ case: name, ...(await run()) });
     } catch (error) {
-      say({ case: name, error: { status: error.status ?? error.statusCode ?? null, message: error.message } });
+      const status = error.status ?? error.statusCode ?? null;
+      say({ case: name, error: { status, message: error.message, request_id: error.requestID ?? null } });
     }
   }
 }

@@ -12,5 +12,7 @@ def tell(cases: Cases) -> None:
         try:
             said = run()
         except Exception as error:
-            said = {"error": {"status": getattr(error, "status_code", None), "message": str(error)}}
+            attributes = {"status": "status_code", "request_id": "request_id"}
+            error_of = {name: getattr(error, attribute, None) for name, attribute in attributes.items()}
+            said = {"error": {**error_of, "message": str(error)}}
         print(json.dumps({"case": name, **said}), flush=True)
