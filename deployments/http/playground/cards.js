@@ -52,6 +52,7 @@ export class Card {
     const timer = setInterval(() => this.showTime(), 100);
     try {
       const response = await requestImage(this.settings, this.pictures, this.abort.signal);
+      this.part("warning").textContent = response.headers.get("x-zimage-warning") ?? ""; // in time to cancel
       this.say("making the image");
       for await (const event of serverEvents(response)) {
         if (event.type.endsWith(".completed")) this.finish(event, response.headers);
@@ -127,7 +128,7 @@ export class Card {
       `${answer.output_format}, ${(image.size / 1000).toFixed(0)} kB`,
       coldStartS && `waited ${coldStartS} s for the model to start`,
     ].filter(Boolean).join(" · ");
-    this.part("warning").textContent = [answer.warning ?? answer.warnings ?? []].flat().join(" ");
+    this.part("warning").textContent = answer.warning ?? "";
     this.part("pin").textContent = `Pin seed ${seed}`;
     this.part("pin").onclick = () => {
       field.seed.value = seed;
