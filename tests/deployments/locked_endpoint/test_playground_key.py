@@ -31,10 +31,11 @@ def test_key_is_asked_for_and_kept_in_the_tab(browser: Browser, endpoint: Endpoi
 def test_picture_above_the_endpoints_limit_is_not_sent(browser: Browser, endpoint: Endpoint) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (640, 640, 3), np.uint8)
     page = browser.new_page()
-    page.goto(endpoint.url)
+    page.goto(f"{endpoint.url}/#prompt=owl")
     page.get_by_label("API key").fill(KEY)
     page.get_by_label("API key").press("Enter")
     expect(page.get_by_label("API key")).to_be_hidden()
+    expect(page.get_by_label("Prompt")).to_have_value("owl")
 
     page.get_by_label("Add pictures").set_input_files(
         {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise)}
