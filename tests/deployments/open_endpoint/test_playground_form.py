@@ -84,6 +84,20 @@ def test_sizes_that_the_model_was_trained_on_come_first(page: Page, endpoint: En
     expect(page.get_by_text(f"Best at {trained[0]}")).to_be_visible()
 
 
+def test_image_of_another_size_carries_the_warning_from_the_start(page: Page) -> None:
+    warning = "128x96 is not a size that this model was trained on"
+    slow = generate(page, "fox", Model=BASE, Size="128x96", Steps="200")
+    expect(slow).to_contain_text(warning)
+    slow.get_by_role("button", name="Cancel").click()
+    expect(slow).to_contain_text("cancelled")
+
+    done(generate(page, "owl", Steps="1"))
+    page.reload()
+
+    expect(card_of(page, "owl")).to_contain_text(warning)
+    expect(done(generate(page, "panda", Size=""))).not_to_contain_text("trained")
+
+
 def test_link_fills_the_form_and_runs_nothing(page: Page) -> None:
     settings = {
         "Model": BASE,
