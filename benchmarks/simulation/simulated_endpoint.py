@@ -19,7 +19,7 @@ class SimulatedReplica:
     start_s: float = 60.0
     crashes_per_h: float = 0.0
 
-    def batch_s(self, num_images: int) -> float:
+    def batch_s(self, num_images: float) -> float:
         """Return the time of one step of a batch."""
         return self.step_s * (self.batch_gain + (1 - self.batch_gain) * num_images)
 

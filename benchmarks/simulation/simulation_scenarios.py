@@ -40,10 +40,10 @@ SCALING = SimulatedScaling(
 )
 SCALINGS = {
     "defaults": SCALING,
-    "target 2 s": replace(SCALING, target_queue_s=2.0),
     "target 1 s": replace(SCALING, target_queue_s=1.0),
-    "target 1 s, down after 30 min": replace(SCALING, target_queue_s=1.0, downscale_delay_s=1800),
-    "target 1 s, 8 kept": replace(SCALING, target_queue_s=1.0, min_replicas=8),
+    "target 0.5 s": replace(SCALING, target_queue_s=0.5),
+    "target 0.5 s, down after 30 min": replace(SCALING, target_queue_s=0.5, downscale_delay_s=1800),
+    "target 0.5 s, 8 kept": replace(SCALING, target_queue_s=0.5, min_replicas=8),
     "8, never scaled": replace(SCALING, min_replicas=8, max_replicas=8),
     "16, never scaled": replace(SCALING, min_replicas=16, max_replicas=16),
 }

@@ -28,8 +28,6 @@ _RECORD_S = 2.0
 _PUSHED_EVERY = 5
 _WINDOW = 15
 """Samples in Serve's window of 30 s."""
-_SPEED_STEPS = 64
-"""Steps over which an engine's speed is taken (zimage_models.engine.engine_stats)."""
 
 
 class _Event(IntEnum):
@@ -57,25 +55,18 @@ class _Replica:
     worked_s: float = 0.0
     open: deque[_Request] = field(default_factory=deque)
     batch: list[_Request] = field(default_factory=list)
-    steps: deque[tuple[float, float]] = field(default_factory=deque)
-    busy_s: float = 0.0
-    images: float = 0.0
+    num_item_steps: int = 0
+    """Steps left, over all open requests."""
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     pushed: tuple[float, float] = (0.0, 0.0)
 
-    def record_step(self, duration_s: float, images: float) -> None:
-        """Update the sums over the last steps."""
-        if len(self.steps) == _SPEED_STEPS:
-            old_s, old_images = self.steps.popleft()
-            self.busy_s -= old_s
-            self.images -= old_images
-        self.steps.append((duration_s, images))
-        self.busy_s += duration_s
-        self.images += images
-
-    def queue_s(self) -> float:
-        """Estimate, as the engine does, how long its open requests take."""
-        return len(self.open) * self.busy_s / self.images if self.steps else 0.0
+    def queue_s(self, speed: SimulatedReplica) -> float:
+        """Estimate, as the engine does (zimage_models.engine.work_left), how long its open requests take."""
+        if not self.open:
+            return 0.0
+        # The last to come has the most steps left.
+        num_steps = max(self.open[-1].steps_left, -(-self.num_item_steps // speed.max_batch))
+        return num_steps * speed.batch_s(self.num_item_steps / num_steps) + len(self.open) * speed.finish_s
 
 
 def simulate_traffic(
@@ -188,10 +179,11 @@ class _TrafficSimulation:
         # Serve's router: the less busy of two.
         some = self._up if len(self._up) < 3 else self._random.sample(self._up, 2)
         replica = min(some, key=lambda one: len(one.open))
-        if replica.queue_s() > self._replica.max_queue_s:
+        if replica.queue_s(self._replica) > self._replica.max_queue_s:
             self._num_rejected += 1
             return
         replica.open.append(request)
+        replica.num_item_steps += request.steps_left
         if not replica.batch:
             self._step(replica)
 
@@ -201,7 +193,6 @@ class _TrafficSimulation:
         replica.batch = [replica.open[index] for index in range(size)]
         num_ending = sum(request.steps_left == 1 for request in replica.batch)
         duration_s = self._replica.batch_s(size) + num_ending * self._replica.finish_s
-        replica.record_step(duration_s, size / self._replica.num_steps)
         replica.worked_s += duration_s
         self._at(self._now_s + duration_s, _Event.STEP_ENDED, replica)
 
@@ -210,6 +201,7 @@ class _TrafficSimulation:
             return
         for request in replica.batch:
             request.steps_left -= 1
+        replica.num_item_steps -= len(replica.batch)
         # The oldest requests have done the most steps.
         while replica.open and not replica.open[0].steps_left:
             self._latencies.append(self._now_s - replica.open.popleft().arrived_s)
@@ -277,7 +269,7 @@ class _TrafficSimulation:
         """Record metrics and ask the policy."""
         self._num_ticks += 1
         for replica in self._up:
-            replica.samples.append((replica.queue_s(), len(replica.open)))
+            replica.samples.append((replica.queue_s(self._replica), len(replica.open)))
             if self._num_ticks % _PUSHED_EVERY == 0:
                 number = len(replica.samples)
                 replica.pushed = (

@@ -1,5 +1,7 @@
 """The seconds of the work left: of steps, encoding and decoding, by priority."""
 
+import random
+import statistics
 import time
 from collections.abc import Callable
 from itertools import count
@@ -7,12 +9,12 @@ from itertools import count
 import pytest
 
 from tests.conditions import eventually
-from tests.zimage_models.engine.conftest import Ask, MakeEngine, run
+from tests.zimage_models.engine.conftest import IMAGE_TOKENS, Ask, MakeEngine, run
 from tests.zimage_models.engine_parts import tokenizer_of
 from zimage_models.engine.engine_costs import EngineCosts
 from zimage_models.engine.job import Job, enter
 from zimage_models.engine.request_handle import RequestHandle
-from zimage_models.engine.step_scheduler import Bucket, Entry
+from zimage_models.engine.step_scheduler import Bucket, Entry, StepScheduler
 from zimage_models.engine.work_left import WorkLeft
 from zimage_models.errors import EngineOverloaded
 from zimage_models.model_spec import ModelSpec
@@ -175,3 +177,42 @@ def test_a_full_queue_says_how_long_its_work_takes(make_engine: MakeEngine, ask:
     with pytest.raises(EngineOverloaded) as caught:
         engine.submit(ask(3, priority=ONLINE))
     assert caught.value.retry_after_s == pytest.approx(engine.stats().queue_s)
+
+
+class TokenCosts(KnownCosts):
+    """Costs by tokens: a full step of 16 small images takes twice as long as that of one."""
+
+    def step_s(self, bucket: Bucket, num_images: int) -> float:
+        return 1.0 + bucket.num_tokens * num_images / (16 * IMAGE_TOKENS)
+
+
+def test_an_estimate_for_mixed_sizes_and_steps_comes_true(entry_of: EntryOf) -> None:
+    chance = random.Random(0)
+    costs = TokenCosts()
+    errors = []
+    for _ in range(20):
+        scheduler: StepScheduler[Job] = StepScheduler(
+            max_step_tokens=16 * IMAGE_TOKENS, ageing_s=1e9, step_cost=costs.step_s
+        )
+        work = WorkLeft(costs, capacity=scheduler.capacity)
+        for _ in range(chance.randint(1, 60)):
+            size = chance.choice(("64x64", "64x64", "128x64", "128x128"))
+            entry = entry_of(chance.choice((1, 4, 8, 8, 20, 50)), size=size)
+            scheduler.add(entry)
+            add(work, entry)
+        expected_s = work.seconds(ONLINE)
+        actual_s = 0.0
+        while batch := scheduler.schedule(0.0):
+            actual_s += costs.step_s(batch[0].bucket, len(batch))
+            for entry in batch:
+                entry.payload.state.step += 1
+            work.stepped(batch)
+            for entry in batch:
+                if entry.payload.state.finished:
+                    scheduler.remove(entry)
+                    work.remove(entry)
+                    actual_s += DECODING_S
+        assert work.seconds(ONLINE) == 0.0
+        errors.append(abs(expected_s - actual_s) / actual_s)
+    assert statistics.median(errors) < 0.05
+    assert max(errors) < 0.15
