@@ -39,6 +39,7 @@ class Order:
     requests: tuple[ImageRequest, ...]
     arrived_at: float
     """Unix time."""
+    timeout_s: float
     due_s: float
     """The deadline, on the monotonic clock."""
     warning: str | None = None
@@ -171,9 +172,13 @@ class ImageService:
             every = max(1, request.num_steps // (partial_images + 1))
             request = replace(request, preview_every=every)
         requests = tuple(replace(request, seed=seed + index) for index in range(num_images))
-        warning = spec.trained_sizes.warning(request.width, request.height)
         return Order(
-            model_id=model_id, requests=requests, arrived_at=arrived_at, due_s=due_s, warning=warning
+            model_id=model_id,
+            requests=requests,
+            arrived_at=arrived_at,
+            timeout_s=timeout_s,
+            due_s=due_s,
+            warning=spec.trained_sizes.warning(request.width, request.height),
         )
 
     async def _with_models_that_can(
@@ -211,6 +216,9 @@ class ImageService:
                             yield item
                         continue
                     index, event = item
+                    if isinstance(event, DeadlineExceeded):
+                        # The engine's deadline is what was left of the request's.
+                        raise DeadlineExceeded.of(order.timeout_s, has_started=event.has_started)
                     if isinstance(event, ZImageError):
                         raise event
                     if isinstance(event, ImageResult):
@@ -226,12 +234,12 @@ class ImageService:
     ) -> AsyncGenerator[Admitted | tuple[int, Event]]:
         timeout_s = order.due_s - time.monotonic()
         if timeout_s <= 0:
-            raise DeadlineExceeded("the deadline has passed")
+            raise DeadlineExceeded.of(order.timeout_s, has_started=False)
         requests = [replace(order.requests[index], deadline_s=timeout_s) for index in indices]
         handle = self._handles[order.model_id].options(stream=True)
         responses = handle.generate.remote(requests, wait=order.requests[0].priority is Priority.BATCH)
         try:
-            async with _deadline(order.due_s, timeout_s):
+            async with _deadline(order.due_s, order.timeout_s):
                 first = await anext(aiter(responses))
             if isinstance(first, EngineOverloaded):
                 self._last_wait_s = first.retry_after_s
@@ -254,5 +262,5 @@ async def _deadline(due_s: float, timeout_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(due_s - time.monotonic()):
             yield
     except TimeoutError as error:
-        message = f"no replica took the request within its deadline of {timeout_s:g} s"
-        raise NoReplica(message, retry_after_s=timeout_s) from error
+        late = DeadlineExceeded.of(timeout_s, has_started=False)
+        raise NoReplica(f"{late}: no replica took it", retry_after_s=timeout_s) from error

@@ -62,8 +62,8 @@ def webp_of_canvas(size: tuple[int, int]) -> bytes:
 
 
 HOSTILE_FILES: list[tuple[bytes, str]] = [
-    (b"", "not a readable png or jpeg or webp image"),
-    (b"<html>not an image</html>", "not a readable png or jpeg or webp image"),
+    (b"", "not a readable PNG, JPEG or WebP image"),
+    (b"<html>not an image</html>", "not a readable PNG, JPEG or WebP image"),
     (
         b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
         "not a readable",

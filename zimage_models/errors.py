@@ -73,6 +73,19 @@ class Cancelled(ZImageError):
 class DeadlineExceeded(Cancelled):
     """The request's deadline passed before its image was finished."""
 
+    details = ("has_started",)
+
+    def __init__(self, message: str, *, has_started: bool) -> None:
+        super().__init__(message)
+        self.has_started = has_started
+
+    @classmethod
+    def of(cls, deadline_s: float, *, has_started: bool) -> "DeadlineExceeded":
+        """Make the error of a request, for the deadline that it was given."""
+        deadline = f"{1000 * deadline_s:g} ms" if deadline_s < 1 else f"{deadline_s:g} s"
+        when = "passed before its image was finished" if has_started else "had passed before it started"
+        return cls(f"the request's deadline of {deadline} {when}", has_started=has_started)
+
 
 class GenerationFailed(ZImageError):
     """This one image could not be made; the engine continues."""

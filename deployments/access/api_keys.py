@@ -3,6 +3,7 @@
 import hmac
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +12,16 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from zimage_models.errors import InvalidRequest
 
@@ -19,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _FIELD = "api_keys"
 _CHECK_INTERVAL_S = 1.0
+_SHA256 = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +113,18 @@ class ApiKeys:
         return keys
 
 
+def _sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise ValueError("not a sha256 of 64 hexadecimal digits")
+    return text
+
+
 class _FileEntry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1)
     key: SecretStr | None = Field(default=None, min_length=1)
-    key_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    key_sha256: Annotated[str, AfterValidator(_sha256)] | None = None
     requests_per_minute: int | None = Field(default=None, ge=1)
     max_concurrent: int | None = Field(default=None, ge=1)
 
@@ -144,7 +161,7 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_input=False, include_context=False, include_url=False)[0]
     # An unknown field name may be a misplaced key.
     place = [str(part) for part in problem["loc"] if isinstance(part, int) or part in _FileEntry.model_fields]
-    return ": ".join([*place, problem["msg"]])
+    return ": ".join([*place, problem["msg"].removeprefix("Value error, ")])
 
 
 def _environment_keys(variable: str | None) -> tuple[ApiKey, ...]:

@@ -178,7 +178,13 @@ def _manifest_schemas() -> dict[str, Any]:
 
 def _schema_problems(document: Document, schema: dict[str, Any]) -> list[Problem]:
     errors = jsonschema.Draft7Validator(schema).iter_errors(document.data)
-    return [document.problem(_place_of(error), error.message) for error in errors]
+    return [document.problem(_place_of(error), _message_of(error)) for error in errors]
+
+
+def _message_of(error: jsonschema.ValidationError) -> str:
+    if error.validator == "pattern":  # jsonschema would quote the regular expression
+        return f"{error.instance!r} is not {error.schema['description']}"
+    return str(error.message)
 
 
 def _place_of(error: jsonschema.ValidationError) -> Place:

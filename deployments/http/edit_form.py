@@ -17,7 +17,13 @@ from deployments.app_args import AppArgs
 from deployments.http.openai_errors import http_error, unsupported_media_type
 from deployments.http.openai_types import EditBody, JsonBody
 from zimage_models.errors import InvalidRequest
-from zimage_models.image_files.image_inputs import ImageLimits, data_url_bytes, read_image, read_mask
+from zimage_models.image_files.image_inputs import (
+    ImageLimits,
+    data_url_bytes,
+    format_names,
+    read_image,
+    read_mask,
+)
 from zimage_models.pictures import Picture
 
 MAX_IMAGES = 16
@@ -251,9 +257,10 @@ def _body_schema() -> dict[str, Any]:
     """Build the body's OpenAPI schema: the fields and the pictures, as a form or as JSON."""
     form, json_body = EditBody.model_json_schema(), EditJson.model_json_schema()
     file = {"type": "string", "format": "binary"}
+    readable = format_names()
     form["properties"] |= {
         "image": {
-            "description": "PNG, JPEG or WebP: one or more files or data URLs, as image or image[].",
+            "description": f"{readable}: one or more files or data URLs, as image or image[].",
             **file,
         },
         "mask": {
@@ -261,7 +268,7 @@ def _body_schema() -> dict[str, Any]:
             **file,
         },
         "control_image": {
-            "description": "PNG, JPEG or WebP of edges, depth or a pose, which the image follows; for models"
+            "description": f"{readable} of edges, depth or a pose, which the image follows; for models"
             " with a ControlNet. Without an image, or with an image and a mask to paint the masked area.",
             **file,
         },

@@ -105,6 +105,13 @@ MISTAKES = {
         at="kind",
         says="RayJobs cannot be checked; these can: RayCluster,",
     ),
+    "number_that_is_no_quantity": Mistake(
+        file=CLUSTER,
+        old="limits: {cpu: 8, memory: 28Gi}",
+        new="limits: {cpu: 8, memory: 28 GB}",
+        at="spec.headGroupSpec.template.spec.containers.0.resources.limits.memory",
+        says="'28 GB' is not a quantity such as 2, 500m or 28Gi",
+    ),
     # Serve
     "unknown_field_of_serve": Mistake(
         file=SERVE,

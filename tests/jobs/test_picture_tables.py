@@ -99,7 +99,7 @@ def test_bad_pictures_of_a_table_that_has_no_others_are_told(zimage: Zimage, tmp
     done = zimage("generate", tmp_path / "table.parquet", tmp_path / "out", *FAKE)
     assert done.code == 3, done.err
     told = zimage("status", tmp_path / "out")
-    assert "bad_input: 1, such as row 0: image: not a readable png or jpeg or webp image" in told.out
+    assert "bad_input: 1, such as row 0: image: not a readable PNG, JPEG or WebP image" in told.out
 
 
 def test_dry_run_and_plan_read_the_pictures(zimage: Zimage, tmp_path: Path) -> None:

@@ -218,8 +218,10 @@ class Engine:
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             entry = self._entries.get(heappop(self._deadlines)[1])
             if entry is not None:
-                deadline_s = entry.payload.handle.request.deadline_s
-                self._drop(entry, DeadlineExceeded(f"deadline_s: {deadline_s:g} s have passed"))
+                job = entry.payload
+                deadline_s = job.handle.request.deadline_s
+                assert deadline_s is not None, "it has a place in the heap"
+                self._drop(entry, DeadlineExceeded.of(deadline_s, has_started=job.started_s is not None))
 
     def _finish(self, entries: Sequence[Entry[Job]]) -> None:
         """Decode finished images and hand them to their callers."""

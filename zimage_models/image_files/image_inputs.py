@@ -7,7 +7,7 @@ been checked. Decoding takes up to seconds of CPU time: call it outside the even
 import binascii
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,10 @@ from zimage_models.pictures import Picture, stand_in
 # 6.5 s of one core (Pillow 13), and 50 MiB hold a million of them. Encoders write about ten.
 _MAX_JPEG_SCANS = 100
 _LONGEST_DATA_URL_HEAD = 64
+READABLE_FORMATS = ("png", "jpeg", "webp")
+"""Formats that are read from anyone. AVIF is only for trusted senders, because its header bounds nothing: a
+file of 1.2 kB that declares 64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own
+limit is 16384x16384."""
 # EXIF orientations that swap width and height (EXIF 2.32, 4.6.4).
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -37,10 +41,7 @@ class ImageLimits:
     """Limit on pixels; decoding briefly holds up to 16 bytes for each."""
     min_side: int = 16
     max_aspect_ratio: float = 8.0
-    formats: tuple[str, ...] = ("png", "jpeg", "webp")
-    """Accepted formats. AVIF is only for trusted senders, because its header bounds nothing: a file of 1.2 kB
-    that declares 64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own limit is
-    16384x16384."""
+    formats: tuple[str, ...] = READABLE_FORMATS
 
 
 def read_outline(data: bytes, *, field: str, limits: ImageLimits, is_mask: bool = False) -> Picture:
@@ -111,6 +112,12 @@ def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, 
     return Picture(pixels=np.where(painted, np.uint8(255), np.uint8(0)))
 
 
+def format_names(formats: Sequence[str] = READABLE_FORMATS) -> str:
+    """Return the names of formats as text: ``PNG, JPEG or WebP``."""
+    *others, last = ("WebP" if name == "webp" else name.upper() for name in formats)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
     """Decode a ``data:image/...;base64,`` URL, after checking its length.
 
@@ -118,9 +125,11 @@ def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
         InvalidRequest: it is another kind of URL, has more than ``max_bytes``, or is not strict base64.
     """
     head, comma, _ = text[:_LONGEST_DATA_URL_HEAD].partition(",")
-    if not comma or head.lower() not in {f"data:{mime_type};base64" for mime_type in MIME_TYPES.values()}:
-        types = ", ".join(MIME_TYPES.values())
-        raise InvalidRequest(f"{field}: not a data URL 'data:TYPE;base64,...' of {types}", field=field)
+    if not comma or head.lower() not in {f"data:{MIME_TYPES[name]};base64" for name in READABLE_FORMATS}:
+        kinds = format_names()
+        raise InvalidRequest(
+            f"{field}: not a data URL 'data:image/...;base64,...' of a {kinds} image", field=field
+        )
     start = len(head) + 1
     num_bytes = (len(text) - start) // 4 * 3 - text.count("=", -2)
     _check_num_bytes(num_bytes, max_bytes, field)
@@ -171,7 +180,7 @@ def _translated_errors(field: str, limits: ImageLimits) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
-        kinds = " or ".join(limits.formats)
+        kinds = format_names(limits.formats)
         raise InvalidRequest(f"{field}: not a readable {kinds} image", field=field) from None
     except Image.DecompressionBombError as error:
         raise InvalidRequest(f"{field}: more than {limits.max_pixels} pixels", field=field) from error

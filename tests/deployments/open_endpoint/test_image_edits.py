@@ -132,7 +132,7 @@ PLASMA = png(plasma(64, 64, seed=0))
         (EDIT, {}, f"control_image: this edit engine has no ControlNet; models that take this: {BASE}"),
         (BASE, {"image": PLASMA}, "image: with control_image, a mask of where to paint is required"),
         (BASE, {"mask": PLASMA}, "mask: has no effect without image"),
-        (BASE, {"control_image": b"<svg/>"}, "control_image: not a readable png or jpeg or webp image"),
+        (BASE, {"control_image": b"<svg/>"}, "control_image: not a readable PNG, JPEG or WebP image"),
         (
             BASE,
             {"control_image": png(plasma(64, 8, seed=0))},

@@ -230,7 +230,7 @@ def test_bad_control_images_are_row_errors(controlled: DataSet, tmp_path: Path) 
     assert messages(plan) == {
         "two": "bad_input: control_image: 2 given; the limit is 1",
         "gone": "fetch_failed: control_image: 'none.png' cannot be read (No such file or directory)",
-        "foreign": "bad_input: control_image: not a readable png or jpeg or webp image",
+        "foreign": "bad_input: control_image: not a readable PNG, JPEG or WebP image",
         "no mask": "bad_input: image: with control_image, a mask of where to paint is required",
         "started": "bad_input: strength: 0.5 has no effect with control_image: painting starts from noise",
         "scale": "bad_input: controlnet_conditioning_scale: 3 is outside 0..2",

@@ -240,7 +240,7 @@ def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
         (file_of(plain("L", 255, (32, 48)), "png"), "mask: 32x48 is not the image's size, 48x32"),
         (file_of(plain("L", 0), "png"), "mask: marks nothing to paint"),
         (file_of(plain("RGBA", (255, 255, 255, 255)), "png"), "mask: marks nothing to paint"),
-        (b"junk", "mask: not a readable png or jpeg or webp image"),
+        (b"junk", "mask: not a readable PNG, JPEG or WebP image"),
         (png_of((9000, 9000)), "mask: 9000x9000 has more than 25000000 pixels"),
     ],
     ids=without_bytes,
