@@ -1,15 +1,25 @@
-"""The endpoint's Prometheus metrics, exported by Ray, which adds the prefix ``ray_`` to each name."""
+"""The endpoint's Prometheus metrics, exported by Ray, which adds the prefix ``ray_`` to each name.
 
+The Ray agent of a node has the metrics of its processes; :func:`gathered_metrics` has those of all nodes.
+"""
+
+import asyncio
 from collections.abc import Iterable
 from typing import TypeVar
 
+import aiohttp
+import ray
 from ray.util.metrics import Counter, Gauge, Histogram
+from yarl import URL
 
 from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.requests import ImageResult
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
+# With Serve's two about replicas, they are all that deployments/grafana/dashboard.json shows.
+_GATHERED = ("ray_zimage_", "ray_serve_deployment_replica_healthy", "ray_serve_autoscaling_target_replicas")
+_GATHER_TIMEOUT_S = 5.0
 _SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0]
 
 # EngineStats field -> counter; the engine counts from its start.
@@ -90,3 +100,45 @@ def seconds_histogram(name: str, text: str, tag_keys: Iterable[str]) -> Histogra
 def _tagged(metric: Metric, tags: dict[str, str]) -> Metric:
     metric.set_default_tags(tags)
     return metric
+
+
+async def gathered_metrics() -> str:
+    """Return the endpoint's metrics from all nodes in Prometheus' text format, as Ray's agents have them now.
+
+    A comment names each node whose agent does not answer.
+    """
+    nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+    timeout = aiohttp.ClientTimeout(total=_GATHER_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        addresses = [(str(node["NodeManagerAddress"]), int(node["MetricsExportPort"])) for node in nodes]
+        texts = await asyncio.gather(*(_node_metrics(session, *address) for address in addresses))
+    return await asyncio.to_thread(merged_metrics, texts)
+
+
+async def _node_metrics(session: aiohttp.ClientSession, host: str, port: int) -> str:
+    try:
+        async with session.get(URL.build(scheme="http", host=host, port=port, path="/metrics")) as answer:
+            answer.raise_for_status()
+            return await answer.text()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        return f"# no metrics of the node at {host}: {type(error).__name__}\n"
+
+
+def merged_metrics(texts: Iterable[str]) -> str:
+    """Join the endpoint's metrics of several nodes: those of one name follow one description."""
+    comments: list[str] = []
+    # The lines of each name: its description, by "# HELP" and "# TYPE", and its samples.
+    metrics: dict[str, dict[str, str]] = {}
+    for text in texts:
+        name = ""
+        for line in text.splitlines():
+            if line.startswith(("# HELP ", "# TYPE ")):
+                name = line.split(" ", 3)[2]
+            elif line.startswith("#"):
+                comments.append(line)
+                continue
+            if name.startswith(_GATHERED):
+                key = line[:6] if line.startswith("# ") else line
+                metrics.setdefault(name, {}).setdefault(key, line)
+    lines = [*comments, *(line for metric in metrics.values() for line in metric.values())]
+    return "".join(f"{line}\n" for line in lines)

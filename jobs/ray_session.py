@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from deployments.autoscaler import has_autoscaler
 from deployments.engine_resources import EngineResources
@@ -57,6 +58,7 @@ def join_ray(*, verbose: bool) -> None:
         InvalidRequest: it can't be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
+    _keep_to_loopback()
     try:
         _init(address=address or "auto", verbose=verbose)
     except ConnectionError as error:
@@ -65,7 +67,7 @@ def join_ray(*, verbose: bool) -> None:
 
 
 def start_ray(*, num_cpus: int, verbose: bool) -> None:
-    """Start a Ray on this machine, which ends with this process.
+    """Start a Ray on this machine, which ends with this process and which other machines can't reach.
 
     Args:
         num_cpus: logical CPUs.
@@ -77,6 +79,7 @@ def start_ray(*, num_cpus: int, verbose: bool) -> None:
     if not verbose:
         # Ray's start-up prints a warning for every few workers.
         os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(num_cpus))
+    _keep_to_loopback()
     try:
         _init(address="local", num_cpus=num_cpus, include_dashboard=False, verbose=verbose)
     except Exception as error:
@@ -87,6 +90,14 @@ def start_ray(*, num_cpus: int, verbose: bool) -> None:
             " /dev/shm, and for disk space in /tmp; if the machine is busy, try again later; --verbose shows"
             " Ray's own messages"
         ) from error
+
+
+def _keep_to_loopback() -> None:
+    """Make Ray use the loopback address: a Ray that starts listens there only, as on Windows and macOS.
+
+    Else Ray (2.60) takes the address of the machine instead, for what it starts and for what it joins.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _init(*, verbose: bool, **how: Any) -> None:

@@ -1,10 +1,10 @@
-"""``/v1/models``, ``/health`` and ``/ready``."""
+"""``/v1/models``, ``/health``, ``/ready`` and ``/metrics``."""
 
 import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from deployments.access.callers import Callers
 from deployments.app_args import AppArgs, LimitArgs
@@ -12,6 +12,7 @@ from deployments.capabilities import capabilities
 from deployments.http.drain_gate import OpenRequests
 from deployments.http.openai_types import Health, Model, ModelList, error_responses
 from deployments.image_service import ImageService
+from deployments.metrics import gathered_metrics
 from zimage_models.image_files.image_codec import MIME_TYPES
 from zimage_models.image_files.image_inputs import ImageLimits
 from zimage_models.model_spec import ModelSpec
@@ -20,7 +21,7 @@ from zimage_models.model_spec import ModelSpec
 def model_router(
     args: AppArgs, service: ImageService, callers: Callers, open_requests: OpenRequests
 ) -> APIRouter:
-    """Return the routes that list models and report health."""
+    """Return the routes that list models and report health and metrics."""
     router = APIRouter()
     of_all = _of_all_models(args.limits)
     needs_key = [Depends(callers.identify)]
@@ -63,6 +64,12 @@ def model_router(
             status = "draining"
         body = Health.model_validate({"status": status, "models": states})
         return JSONResponse(body.model_dump(), status_code=200 if status == "ok" else 503)
+
+    # Not of the API that clients see: it is for the operator's Prometheus.
+    @router.get("/metrics", dependencies=needs_key, include_in_schema=False)
+    async def metrics() -> PlainTextResponse:
+        """Return the endpoint's metrics from all nodes."""
+        return PlainTextResponse(await gathered_metrics(), media_type="text/plain; version=0.0.4")
 
     return router
 

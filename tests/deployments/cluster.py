@@ -58,9 +58,14 @@ class Cluster:
         """Sum a metric; 0 while there is none."""
         return sum(self.samples(name, **labels))
 
-    def metric_names(self) -> set[str]:
-        """Name all samples in the text for Prometheus."""
-        return set(re.findall(r"^(\w+)[{ ]", self._metrics(), re.MULTILINE))
+    def listeners(self) -> set[tuple[str, str]]:
+        """Find who listens for connections: titles of processes, and their addresses."""
+        return {
+            (title, connection.laddr.ip)
+            for process, title in self._titles()
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
 
     def log(self) -> str:
         """Read the logs of Serve and of all replicas."""
@@ -77,7 +82,8 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "RAY_AUTH_MODE": "token"},
+            # As jobs/ray_session.py does: else Ray would use this machine's other address.
+            env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},
         ) as process:
             yield Driver(process)
             process.communicate()
