@@ -7,6 +7,8 @@ FROM rayproject/ray:2.60.0-py311-gpu
 ENV RAY_SERVE_USE_GRPC_BY_DEFAULT=1
 # gRPC's own limit is 4 MiB, which the pixels of 1536x1536 exceed.
 ENV RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=2147483647
+# Its HTTP servers answer clients that offer HTTP/2 (`Upgrade: h2c`).
+ENV RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deployments.http.server_protocol:ignore_upgrades
 
 WORKDIR /home/ray/zimage-ray
 COPY --chown=ray:users pyproject.toml constraints.txt LICENSE NOTICE ./

@@ -24,8 +24,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# Set as in `zimage serve`; Serve reads it when it is imported.
+from deployments.http.server_protocol import CALLBACK
+
+# Set as in `zimage serve`; Serve reads them when it is imported.
 os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
 import ray
 from ray import serve
 

@@ -1,5 +1,6 @@
 """The online endpoint's settings: the ``args`` of ``serve.yaml`` or of ``zimage serve``."""
 
+import re
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
@@ -9,9 +10,39 @@ from deployments.engine_resources import EngineResources
 from zimage_models.config import EngineConfig
 from zimage_models.model_spec import DEFAULT_MODEL
 
-MODEL_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
-ALIAS_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}"
-"""Hub IDs, too: clients of other servers send them."""
+
+def _text(pattern: str, wanted: str) -> AfterValidator:
+    """Check a text by a regular expression, and say in words what is wanted."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"not {wanted}")
+        return text
+
+    return AfterValidator(check)
+
+
+_MODEL_ID = _text(
+    "[A-Za-z0-9][A-Za-z0-9._-]{0,62}",
+    "up to 63 letters, digits, '.', '_' and '-' that begin with a letter or a digit",
+)
+# Hub IDs, too: clients of other servers send them.
+_ALIAS = _text(
+    "[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}",
+    "up to 128 letters, digits, '.', '_', ':', '/' and '-' that begin with a letter or a digit",
+)
+_ORIGIN = _text(
+    r"[*]|null|[a-z][a-z0-9+.-]*://[^/?#\sA-Z*]+",
+    "an origin as browsers send it: 'https://shop.example', in lower case and without a path; 'null' (pages"
+    " of no site); or '*' for all",
+)
+_ROOT_PATH = _text(
+    "(?!/v1(/|$))(/[A-Za-z0-9._~-]+)*",
+    "a path such as /images: with a '/' at its beginning and none at its end, and not in /v1, where the"
+    " endpoint's own routes are",
+)
+_S3_ADDRESS = _text("s3://[^/]+(/.*)?", "an address such as s3://bucket/prefix")
+_PUBLIC_URL = _text(r"https?://[^/?#\s]+(/[^?#\s]*)?", "an address such as https://images.example/x")
 
 
 class _Args(BaseModel):
@@ -50,7 +81,7 @@ def _known_engine_options(values: dict[str, Any]) -> dict[str, Any]:
 class ModelArgs(_Args):
     """One model that clients can request by ``id``."""
 
-    id: str = Field(pattern=f"^{MODEL_ID_PATTERN}$")
+    id: Annotated[str, _MODEL_ID]
     model: str = DEFAULT_MODEL
     """An embedded model's name, a folder in diffusers layout, a hub id, or ``s3://bucket/prefix``."""
     engine: Annotated[dict[str, Any], AfterValidator(_known_engine_options)] = Field(default_factory=dict)
@@ -122,7 +153,7 @@ class AuthArgs(_Args):
 class ObjectStoreArgs(_Args):
     """Where images are stored for ``response_format="url"``."""
 
-    address: str = Field(pattern=r"^s3://[^/]+(/.*)?$")
+    address: Annotated[str, _S3_ADDRESS]
     endpoint_url: str | None = None
     region: str | None = None
     url_valid_s: int = Field(default=3600, ge=1, le=7 * 24 * 3600)
@@ -159,7 +190,7 @@ class AppArgs(_Args):
 
     models: tuple[ModelArgs, ...] = Field(default=(ModelArgs(id="z-image-turbo"),), min_length=1)
     """The first model answers requests that name none."""
-    aliases: dict[Annotated[str, Field(pattern=f"^{ALIAS_PATTERN}$")], str] = Field(default_factory=dict)
+    aliases: dict[Annotated[str, _ALIAS], str] = Field(default_factory=dict)
     """Further names of models, such as ``gpt-image-1``, and the ID of the model that answers to each."""
     ingress: IngressArgs = IngressArgs()
     limits: LimitArgs = LimitArgs()
@@ -167,14 +198,17 @@ class AppArgs(_Args):
     object_store: ObjectStoreArgs | None = None
     local_urls: LocalUrlArgs | None = None
     """Keep images for ``response_format="url"`` without an object store."""
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^/?#\s]+(/[^?#\s]*)?$")
+    public_url: Annotated[str, _PUBLIC_URL] | None = None
     """Address at which clients reach the endpoint, for the URLs of images; by default each request's own."""
     strict_fields: bool = False
     """Refuse fields that would be ignored, and other servers' names of fields."""
     idempotency: IdempotencyArgs = IdempotencyArgs()
     image_urls: Literal["refuse", "fetch"] = "refuse"
     """Whether the pictures of an edit may be given as http(s) URLs."""
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Annotated[str, _ORIGIN], ...] = ()
+    """Origins of web pages that may send requests, such as ``https://shop.example``; ``*`` for all."""
+    root_path: Annotated[str, _ROOT_PATH] = ""
+    """Path at which a proxy offers the endpoint, such as ``/images``, whether it removes it or not."""
     playground: bool = True
     log_prompts: bool = False
 

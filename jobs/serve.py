@@ -63,6 +63,10 @@ def command(
         float | None,
         typer.Option(help="GPUs per engine, or per rank with --tp; by default 1 if the machine has any."),
     ] = None,
+    root_path: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Path at which a proxy offers the endpoint, such as /images."),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +107,8 @@ def command(
         values.setdefault("auth", {})["keys_file"] = keys_file
     if not playground:
         values["playground"] = False
+    if root_path is not None:
+        values["root_path"] = root_path
     args = AppArgs.model_validate(values)
     return _serve(
         args,
@@ -125,6 +131,8 @@ def _serve(
     drain_timeout_s: float,
     verbose: bool,
 ) -> int:
+    from deployments.http.server_protocol import CALLBACK
+
     start_s = time.monotonic()
     # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
     # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
@@ -133,6 +141,7 @@ def _serve(
     os.environ.setdefault("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", str(2**31 - 1))
     # Serve kills and restarts a proxy that is not up within three times this: on a busy laptop, for ever.
     os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", CALLBACK)
     import ray
     from ray import serve
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from deployments.access.api_keys import ApiKey, ApiKeys
 from deployments.access.idempotency import Answer
@@ -15,6 +15,11 @@ from deployments.errors import IdempotencyKeyReused, RateLimited, Unauthorized
 
 ANYONE = "anyone"
 _bearer = HTTPBearer(auto_error=False, description="An API key; open endpoints need none.")
+# As Anthropic's clients and many gateways send keys, and as Azure's do.
+_x_api_key, _api_key = (
+    APIKeyHeader(name=name, scheme_name=name, auto_error=False, description="The same, in another header.")
+    for name in ("x-api-key", "api-key")
+)
 
 
 class Callers:
@@ -28,17 +33,25 @@ class Callers:
         self,
         request: Request,
         credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        x_api_key: Annotated[str | None, Depends(_x_api_key)],
+        api_key: Annotated[str | None, Depends(_api_key)],
     ) -> ApiKey | None:
         """Return the key that came with a request, or None if no keys are needed.
+
+        Of several headers one with a known key is enough: a client may have to send something in each.
 
         Raises:
             Unauthorized: a key is needed, but it is missing or unknown.
         """
         if not self._keys.enabled:
             return None
-        if credentials is None:
-            raise Unauthorized("Authorization: missing; send 'Bearer' and an API key")
-        key = self._keys.identify(credentials.credentials)
+        given = [credentials.credentials if credentials else None, x_api_key, api_key]
+        presented = [text for text in given if text]
+        if not presented:
+            raise Unauthorized(
+                "Authorization: missing; send 'Bearer' and an API key, or the key as x-api-key or api-key"
+            )
+        key = next((key for text in presented if (key := self._keys.identify(text))), None)
         if key is None:
             raise Unauthorized("Authorization: this API key is not known")
         request.state.caller = key.name

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from deployments.access.callers import Callers
@@ -37,20 +37,25 @@ def build_http_app(
     app.include_router(model_router(args, service, callers, open_requests))
     app.add_exception_handler(ApiError, _answer_with(lambda error: error))
     app.add_exception_handler(RequestValidationError, _answer_with(validation_error))
-    app.add_exception_handler(HTTPException, _answer_with(_translated))
+    app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(ZImageError, _answer_with(api_error))
     if args.playground:
         app.include_router(playground_router())
     app.add_middleware(DrainGate, open_requests=open_requests)
+    app.add_middleware(RequestGuard, max_body_bytes=args.limits.max_body_bytes)
     if args.cors_origins:
+        # Around the guard: a page can read its errors too.
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=list(args.cors_origins),
-            allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-timeout"],
-            expose_headers=["x-request-id", "retry-after"],
+            allow_origins=args.cors_origins,
+            allow_methods=["GET", "HEAD", "POST"],
+            # Clients have headers of their own (x-stainless-*). Cookies are not let in, so a page can send
+            # only keys that it knows.
+            allow_headers=["*"],
+            expose_headers=["*"],
+            # With "*", any web page could ask an endpoint that only a visitor's own network reaches.
+            allow_private_network="*" not in args.cors_origins,
         )
-    app.add_middleware(RequestGuard, max_body_bytes=args.limits.max_body_bytes)
     app.openapi = _without_default_errors(app.openapi)  # type: ignore[method-assign]
     return app
 
@@ -62,8 +67,15 @@ def _answer_with(translate: Callable[[Any], ApiError]) -> Callable[[Request, Any
     return answer
 
 
-def _translated(error: HTTPException) -> ApiError:
-    return http_error(error.status_code, error.detail, error.headers)
+async def _answer_http_error(request: Request, error: Any) -> Response:
+    headers = error.headers
+    if error.status_code == 405:
+        methods = set(headers["Allow"].split(", "))
+        allow = sorted({*methods, "OPTIONS"} | ({"HEAD"} if "GET" in methods else set()))
+        headers = {**headers, "Allow": ", ".join(allow)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    return http_error(error.status_code, error.detail, headers).response()
 
 
 def _without_default_errors(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

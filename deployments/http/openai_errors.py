@@ -72,8 +72,14 @@ class ApiError(Exception):
 
 
 def retry_after(seconds: float) -> dict[str, str]:
-    """Return the Retry-After header for some seconds, rounded up to a whole number of at least 1."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+    """Return the headers that say after how many seconds to try again.
+
+    OpenAI's clients read the milliseconds first; ``Retry-After`` is a whole number of at least 1.
+    """
+    return {
+        "Retry-After": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(max(1, math.ceil(1000 * seconds))),
+    }
 
 
 def api_error(error: ZImageError) -> ApiError:
@@ -152,6 +158,8 @@ def unsupported_media_type(problem: str) -> ApiError:
 def http_error(status: int, detail: str | None, headers: Mapping[str, str] | None = None) -> ApiError:
     """Return a plain HTTP error, such as that of an unknown route."""
     message = detail or HTTPStatus(status).phrase
+    if status == 405 and headers:
+        message = f"{message}: use {headers['Allow']}"
     if status == 400:  # from a framework that could not read the body
         message = f"body: {message}"
     return ApiError(status, message, code=_CODES.get(status), headers=headers)

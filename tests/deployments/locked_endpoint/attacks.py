@@ -99,6 +99,10 @@ def _generation(name: str, named: str, body: Any, *, status: int = 400, **attack
     return Attack(name=name, field=named, status=status, options=options, **attack)
 
 
+def _compressed(name: str, named: str, body: Any, *, coding: str = "gzip", status: int = 400) -> Attack:
+    return _generation(name, named, body, status=status, headers={"Content-Encoding": coding})
+
+
 def _field(name: str, value: Any, *, status: int = 400) -> Attack:
     body = {"prompt": PROMPT, name: value}
     return _generation(f"{name[:30]}={str(value)[:30]!r}", name[:64], body, status=status)
@@ -177,7 +181,13 @@ ATTACKS = (
     _generation("lone surrogate", "prompt", b'{"prompt": "\\ud800"}'),
     _generation("surrogate for a name", "body", b'{"prompt": "x", "\\ud800": 1}'),
     _generation("number of 6000 digits", "body", b'{"prompt":"x","seed":' + b"9" * 6000 + b"}"),
-    _generation("compressed", "body", gzip.compress(b"{}"), headers={"Content-Encoding": "gzip"}),
+    _compressed("no gzip", "body", b"{}"),
+    _compressed("half gzip", "body", gzip.compress(_HUGE)[:-20]),
+    _compressed("gzip and more", "body", gzip.compress(b"{}") + b"{}"),
+    _compressed("gzip bomb", "body", gzip.compress(bytes(10**8)), status=413),
+    _compressed("gzip bomb, in pieces", "body", [gzip.compress(bytes(10**8))], status=413),
+    _compressed("compressed twice", "Content-Encoding", b"{}", coding="gzip, gzip", status=415),
+    _compressed("another compression", "Content-Encoding", b"{}", coding="br", status=415),
     _generation(
         "another media type", "Content-Type", b"<x/>", status=415, headers={"Content-Type": "text/xml"}
     ),
@@ -233,7 +243,8 @@ ATTACKS = (
     _lost("unknown route", "GET", "/v1/engines"),
     _lost("documentation", "GET", "/docs"),
     _lost("another method", "GET", GENERATIONS, status=405),
-    _lost("preflight", "OPTIONS", GENERATIONS, status=405),
+    _lost("another method, edit", "PUT", EDITS, status=405),
+    _lost("options of an unknown route", "OPTIONS", "/v1/engines"),
     _lost("trailing slash", "GET", "/v1/models/", named="model"),
     _lost("traversal", "GET", "/v1/models/..%2f..%2f..%2fetc%2fpasswd", named="model"),
     _lost("traversal from the page", "GET", "/%2e%2e/%2e%2e/etc/passwd"),

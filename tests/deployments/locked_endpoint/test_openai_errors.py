@@ -38,6 +38,51 @@ def test_wrong_key_is_an_authentication_error(endpoint: Endpoint, key: str) -> N
         assert key not in error.message
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": KEY},
+        {"api-key": KEY},
+        {"Authorization": f"bearer {KEY}"},
+        # A client may have to send something as its own key.
+        {"Authorization": "Bearer none", "x-api-key": KEY},
+        {"x-api-key": "sk-wrong", "api-key": KEY},
+    ],
+)
+def test_key_comes_in_any_header_of_clients(endpoint: Endpoint, headers: dict[str, str]) -> None:
+    with endpoint.http(headers=headers) as http:
+        assert http.get("/v1/models").status_code == 200
+        assert http.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200
+        answer = http.get("/v1/models", headers=dict.fromkeys(headers, "Bearer sk-wrong"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_description_names_the_headers_of_keys(endpoint: Endpoint) -> None:
+    with endpoint.http() as http:
+        description = http.get("/openapi.json").json()
+    schemes = description["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme.get("name")) for scheme in schemes.values()} == {
+        ("http", None),
+        ("apiKey", "x-api-key"),
+        ("apiKey", "api-key"),
+    }
+    # Each of them is enough.
+    alternatives = [[name] for name in schemes]
+    for route, method in (("/v1/models", "get"), ("/v1/images/edits", "post")):
+        security = description["paths"][route][method]["security"]
+        assert sorted(map(list, security)) == sorted(alternatives)
+
+
+def test_metrics_need_a_key(endpoint: Endpoint) -> None:
+    with endpoint.http() as http:
+        assert http.get("/metrics").status_code == 401
+        answer = http.get("/metrics", headers={"Authorization": f"Bearer {KEY}"})
+    assert (answer.status_code, answer.headers["content-type"]) == (
+        200,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )
+
+
 def test_too_many_requests_are_a_rate_limit_error(endpoint: Endpoint) -> None:
     client = endpoint.client(api_key=SLOW_KEY)
     client.images.generate(prompt="x")
@@ -45,7 +90,9 @@ def test_too_many_requests_are_a_rate_limit_error(endpoint: Endpoint) -> None:
         client.images.generate(prompt="x")
     error = raised.value
     assert (error.code, error.type, error.param) == ("rate_limit_exceeded", "rate_limit_error", None)
-    assert 1 <= int(error.response.headers["retry-after"]) <= 60
+    headers = error.response.headers
+    assert 1 <= int(headers["retry-after"]) <= 60
+    assert 0 < int(headers["retry-after-ms"]) <= 1000 * int(headers["retry-after"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ Make = Callable[..., ImageResult]
 EngineOf = Callable[[str], Engine]
 Checkpoints = dict[str, dict[str, str]]
 
+ORIGIN, ROOT_PATH = "https://shop.example", "/images"
+"""Whose pages may ask, and where a proxy would offer the endpoint."""
+
 
 @pytest.fixture(scope="package")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
@@ -46,7 +49,12 @@ def endpoint(serve_endpoint: Serve, checkpoints: Checkpoints) -> Iterator[Endpoi
         for model_id, config in checkpoints.items()
     ]
     with serve_endpoint(
-        models=models, aliases=ALIASES, local_urls={}, ingress={"num_replicas": 2}
+        models=models,
+        aliases=ALIASES,
+        local_urls={},
+        ingress={"num_replicas": 2},
+        cors_origins=[ORIGIN, "null"],
+        root_path=ROOT_PATH,
     ) as running:
         yield running
 
