@@ -1,6 +1,6 @@
 """Compare the engine's estimate of its queued seconds with what they then take.
 
-    python -m benchmarks.queue_prediction [--rounds 24]
+    python -m benchmarks.queue_prediction [--rounds 10]
 
 It uses the embedded Turbo, warmed up as a replica is. Each round, up to 40 online requests of mixed sizes and
 steps come within a second; then the estimate is read every 50 ms until all are done. An error is relative to
@@ -111,7 +111,7 @@ def measure(num_rounds: int) -> dict[str, Any]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=10)
     result = measure(parser.parse_args().rounds)
     print(json.dumps(result, indent=2))
     write_result("queue_prediction", result)
