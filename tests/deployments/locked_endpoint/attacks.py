@@ -182,7 +182,7 @@ ATTACKS = (
     _generation("surrogate for a name", "body", b'{"prompt": "x", "\\ud800": 1}'),
     _generation("number of 6000 digits", "body", b'{"prompt":"x","seed":' + b"9" * 6000 + b"}"),
     _compressed("no gzip", "body", b"{}"),
-    _compressed("half gzip", "body", gzip.compress(_HUGE)[:-20]),
+    _compressed("half gzip", "body", gzip.compress(_HUGE[:100_000])[:-20]),
     _compressed("gzip and more", "body", gzip.compress(b"{}") + b"{}"),
     _compressed("gzip bomb", "body", gzip.compress(bytes(10**8)), status=413),
     _compressed("gzip bomb, in pieces", "body", [gzip.compress(bytes(10**8))], status=413),
