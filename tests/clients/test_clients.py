@@ -19,12 +19,6 @@ INSTRUCTION = {"model": EDIT, "prompt": "make the background red", "seed": 5}
 # LangChain's wrapper takes neither a seed nor pictures, and reads only addresses.
 WITH_IMAGES = [name for name in PROGRAMS if name != "langchain"]
 STREAMING = ["openai-python", "openai-node", "openai-browser", "jdk", "curl"]
-_H2C = "the body of a request that offers HTTP/2 is lost"
-LATER = {
-    "jdk": _H2C,
-    "curl": _H2C,
-    "openai-browser": "CORS refuses the headers of OpenAI's client",
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +46,7 @@ def assert_images(said: Said, expected: list[Pixels]) -> None:
 
 
 def clients(*names: str) -> Any:
-    params = []
-    for name in names:
-        reason = LATER.get(name)
-        params.append(
-            pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=reason)] if reason else [])
-        )
-    return pytest.mark.parametrize("client", params)
+    return pytest.mark.parametrize("client", names)
 
 
 @clients(*WITH_IMAGES)
