@@ -4,7 +4,7 @@
 
 ``--rate`` is an open loop (Poisson arrivals, independent of the answers), ``--clients`` a closed one (each
 client sends its next request when it has its answer). Ctrl-C stops sending early, but waits for the answers;
-with ``--until-refused`` so does the first 503 or lost connection, as a load balancer does.
+with ``--until-refused`` so does the first answer but 200, as a load balancer does.
 """
 
 import argparse
@@ -125,9 +125,9 @@ class Load:
     def _outcome(self, answer: aiohttp.ClientResponse, content: bytes) -> str:
         if answer.status in (429, 503):
             self.report.retry_after[answer.headers.get("Retry-After", "missing")] += 1
-        if answer.status == 503 and self._options.until_refused:
-            self.stop()
         if answer.status != 200:
+            if self._options.until_refused:
+                self.stop()
             self.report.codes[_error_code(content)] += 1
             return str(answer.status)
         if not self._options.stream:
@@ -151,7 +151,9 @@ def _error_code(content: bytes) -> str:
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Send the load and return its summary."""
     timeout = aiohttp.ClientTimeout(total=options.timeout)
-    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+    # A kept connection that a stopped server closes looks like one that breaks.
+    connector = aiohttp.TCPConnector(limit=0, force_close=options.until_refused)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         load = Load(session, options)
         loop = asyncio.get_running_loop()
         loop.call_later(options.duration, load.stop)
@@ -175,7 +177,7 @@ def main() -> None:
     parser.add_argument("--size", default="64x64")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--until-refused", action="store_true", help="stop at the first 503")
+    parser.add_argument("--until-refused", action="store_true", help="stop at the first answer but 200")
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, image seeds and arrivals")
     print(json.dumps(asyncio.run(run(parser.parse_args()))))
 

@@ -4,9 +4,10 @@ import http.client
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from typing import Any
 
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from deployments.access.front_desk import FrontDesk
@@ -19,12 +20,21 @@ _LISTENING = "0A"
 
 def starting(app_name: str) -> dict[str, list[str]]:
     """Return what the engines that are starting do, by model ID; nothing before the front desk is up."""
+    return _ask(app_name, "starting")
+
+
+def failed(app_name: str) -> dict[str, str]:
+    """Return why engines could not start, by model ID."""
+    return _ask(app_name, "failed")
+
+
+def _ask(app_name: str, method: str) -> dict[str, Any]:
     try:
-        desk = serve.get_deployment_handle(FrontDesk.__name__, app_name)
-        phases: dict[str, list[str]] = desk.starting.remote().result(timeout_s=_ANSWER_S)
-    except (RayServeException, TimeoutError, RayActorError):
+        desk = serve.get_deployment_handle(FrontDesk.__name__, app_name).options(method_name=method)
+        answer: dict[str, Any] = desk.remote().result(timeout_s=_ANSWER_S)
+    except (KeyError, RayServeException, RayError, TimeoutError):  # KeyError: there is no desk yet
         return {}
-    return phases
+    return answer
 
 
 def num_replicas(app_name: str, deployment: str, state: str) -> int:
@@ -36,8 +46,8 @@ def num_replicas(app_name: str, deployment: str, state: str) -> int:
 def drain(app_name: str) -> Iterator[int]:
     """Make an app refuse requests; report several times a second how many accepted ones are open, down to 0.
 
-    Serve can't do this itself (2.60): `serve.shutdown` kills the proxies at once, whatever they are sending,
-    and after `serve.delete` the HTTP replicas no longer reach the engines.
+    Serve can't do this itself (2.60): `serve.shutdown` kills the proxies at once, whatever they are sending.
+    `serve.delete` finishes what engines have, but answers 404 at once, also to requests on their way to one.
 
     Raises:
         InvalidRequest: no such app is running.

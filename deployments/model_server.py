@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,13 @@ from deployments.placed_ranks import PlacedRankLauncher
 from deployments.queue_seconds_policy import NUM_ONLINE, QUEUE_S
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine_stats import EngineStats
-from zimage_models.errors import EngineDead, EngineOverloaded
+from zimage_models.errors import EngineDead, EngineOverloaded, ZImageError
 from zimage_models.model_spec import ModelSpec
 from zimage_models.requests import ImageRequest, ImageResult
 
 logger = logging.getLogger("ray.serve")
+
+_TELL_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +63,22 @@ class ModelServer:
             launcher = PlacedRankLauncher(group)
         replica = serve.get_replica_context().replica_id.unique_id
 
-        def report(phase: str | None) -> None:
-            if desk is not None:
-                desk.report.remote(model_id, replica, phase)
+        def tell(phase: str | None, failure: str | None) -> None:
+            desk.report.remote(model_id, replica, phase, failure=failure).result(timeout_s=_TELL_S)
 
-        self._engine = EngineActor(config, launcher=launcher, on_phase=report)
-        report(None)
+        # A thread, so that the reports arrive in order and loading does not wait for them.
+        with ThreadPoolExecutor(1) as telling:
+
+            def report(phase: str | None, failure: str | None = None) -> None:
+                if desk is not None:
+                    telling.submit(tell, phase, failure)
+
+            try:
+                self._engine = EngineActor(config, launcher=launcher, on_phase=report)
+            except ZImageError as error:
+                report(None, str(error))
+                raise
+            report(None)
         self._max_queue_s = max_queue_s
         self._ready_at = time.time()
         self._metrics = EngineMetrics(model_id, replica=replica)

@@ -194,8 +194,12 @@ def _serve(
 
 @contextmanager
 def _progress(start_s: float) -> Iterator[None]:
-    """Tell what the engines that start are doing: what is new, and twice a minute what still goes on."""
-    from deployments.app_lifecycle import starting
+    """Tell what the engines that start are doing: what is new, and twice a minute what still goes on.
+
+    Raises:
+        InvalidRequest: an engine can't start, with its own words.
+    """
+    from deployments.app_lifecycle import failed, starting
 
     started = Event()
 
@@ -217,6 +221,11 @@ def _progress(start_s: float) -> Iterator[None]:
     thread.start()
     try:
         yield
+    except RuntimeError as error:  # Serve's, which only names the model
+        problems = [f"{model_id}: {reason}" for model_id, reason in failed(APP_NAME).items()]
+        if not problems:
+            raise
+        raise InvalidRequest("; ".join(problems)) from error
     finally:
         started.set()
         thread.join(timeout=_LOOK_S)

@@ -16,6 +16,7 @@ class FrontDesk:
     def __init__(self, args: AppArgs, *, max_run_s: float) -> None:
         self._checkpoints = {model.id: model.model for model in args.models}
         self._starting: dict[str, dict[str, str]] = {}
+        self._failed: dict[str, str] = {}
         self._limiter = RateLimiter(max_run_s=max_run_s)
         kept = args.idempotency
         self._answers = IdempotencyStore(
@@ -28,16 +29,26 @@ class FrontDesk:
         """Return each model's checkpoint by model ID."""
         return self._checkpoints
 
-    async def report(self, model_id: str, replica: str, phase: str | None) -> None:
-        """Note what a replica of a model that starts is doing, or None when it is ready."""
-        if phase is None:
-            self._starting.get(model_id, {}).pop(replica, None)
+    async def report(
+        self, model_id: str, replica: str, phase: str | None, *, failure: str | None = None
+    ) -> None:
+        """Note what a replica of a model that starts is doing, None when it is ready, or why it could not."""
+        phases = self._starting.setdefault(model_id, {})
+        phases.pop(replica, None)
+        if phase is not None:
+            phases[replica] = phase
+        elif failure is None:
+            self._failed.pop(model_id, None)
         else:
-            self._starting.setdefault(model_id, {})[replica] = phase
+            self._failed[model_id] = failure
 
     async def starting(self) -> dict[str, list[str]]:
         """Return what the replicas that are starting do, by model ID."""
         return {model_id: list(phases.values()) for model_id, phases in self._starting.items() if phases}
+
+    async def failed(self) -> dict[str, str]:
+        """Return why replicas could not start, by model ID, as long as no later one could."""
+        return self._failed
 
     async def acquire(
         self, name: str, requests_per_minute: int | None, max_concurrent: int | None

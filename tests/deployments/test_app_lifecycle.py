@@ -10,6 +10,7 @@ import pytest
 
 from tests.deployments.cluster import load
 from tests.deployments.conftest import Serve
+from tests.deployments.failing_endpoint.test_shutdown import NOBODY_THERE
 from tests.fake_cluster import fake_cluster
 
 pytestmark = pytest.mark.soak
@@ -40,7 +41,8 @@ def test_no_accepted_request_is_lost_whenever_the_signal_comes(
             os.killpg(endpoint.process.pid, signal.SIGINT)  # as Ctrl-C in a terminal
         for sent in loads:
             summary = sent.summary()
-            assert summary["outcomes"].keys() <= {"200", "503"}
-            assert summary["codes"].keys() == {"shutting_down"}
-            assert summary["unanswered"] == {}
+            # A cluster's proxy outlives the app, and answers what comes then.
+            assert summary["outcomes"].keys() <= {"200", "503", "404"}
+            assert summary["codes"].keys() <= {"shutting_down", "shapeless"}
+            assert summary["unanswered"].keys() <= NOBODY_THERE
         assert endpoint.process.wait(timeout=60) == 0

@@ -22,6 +22,7 @@ KEYS: list[dict[str, Any]] = [
     {"name": "slow form", "key": SLOW_FORM_KEY, "requests_per_minute": 1},
     {"name": "busy", "key": BUSY_KEY, "max_concurrent": 1},
 ]
+DRAIN_TIMEOUT = "0.01"
 LIMITS = {"max_body_bytes": 2_000_000, "max_image_bytes": 1_000_000}
 
 
@@ -51,6 +52,7 @@ def endpoint(serve_endpoint: Serve, s3: S3Server, keys_file: Path, folder: Path)
     s3.make_bucket(bucket)
     with contextlib.chdir(folder):
         running = serve_endpoint(
+            *("--drain-timeout", DRAIN_TIMEOUT),
             models=[{"id": FAKE, "engine": {"fake": True}}, {"id": SMALL, "engine": {"max_queued": 4}}],
             auth={"keys_file": str(keys_file)},
             limits=LIMITS,
