@@ -29,6 +29,7 @@ export async function loadModels() {
   } catch (error) {
     notice.textContent = `The models can't be listed: ${error.message}`;
     notice.hidden = error.status === 401 && !hasKey(); // the form for a key says enough
+    if (error.status === 401) element("api-key").focus();
     return false;
   }
 }

@@ -6,13 +6,14 @@ from playwright.sync_api import Browser, expect
 from tests.deployments.conftest import Endpoint
 from tests.deployments.locked_endpoint.attacks import KEY
 from tests.deployments.open_endpoint.pictures import png
-from tests.deployments.playground_page import done, generate
+from tests.deployments.playground_page import control, done, generate
 
 
 def test_key_is_asked_for_and_kept_in_the_tab(browser: Browser, endpoint: Endpoint) -> None:
     page = browser.new_page()
     page.goto(endpoint.url)
     key = page.get_by_label("API key")
+    expect(key).to_be_focused()
     key.fill("sk-wrong-0123456789abcdef")
     key.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("this API key is not known")
@@ -35,7 +36,7 @@ def test_picture_above_the_endpoints_limit_is_not_sent(browser: Browser, endpoin
     page.get_by_label("API key").fill(KEY)
     page.get_by_label("API key").press("Enter")
     expect(page.get_by_label("API key")).to_be_hidden()
-    expect(page.get_by_label("Prompt")).to_have_value("owl")
+    expect(control(page, "Prompt")).to_have_value("owl")
 
     page.get_by_label("Add pictures").set_input_files(
         {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise)}
