@@ -9,6 +9,7 @@ from typing import Any
 from ray import serve
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from deployments.access.front_desk import FrontDesk
 from zimage_models.errors import InvalidRequest
@@ -46,30 +47,45 @@ def num_replicas(app_name: str, deployment: str, state: str) -> int:
 def drain(app_name: str) -> Iterator[int]:
     """Make an app refuse requests; report several times a second how many accepted ones are open, down to 0.
 
+    The count is at least 1 while a replica does not answer, or one that an update has replaced still finishes.
+
     Serve can't do this itself (2.60): `serve.shutdown` kills the proxies at once, whatever they are sending.
     `serve.delete` finishes what engines have, but answers 404 at once, also to requests on their way to one.
 
     Raises:
         InvalidRequest: no such app is running.
     """
-    try:
-        ingress = serve.get_app_handle(app_name)
-    except RayServeException as error:
-        message = f"serve_app: no Serve application {app_name!r} is running here"
-        raise InvalidRequest(message, field="serve_app") from error
-    num_open, done = 0, False
-    while not done:
+    ingress = _ingress(app_name)
+    num_open = 1
+    while num_open:
         try:
             # All are told again each time, because Serve replaces replicas that die. Those that an update has
             # replaced can't be called, but finish their requests.
             num_open = sum(ingress.broadcast("drain").results(timeout_s=_ANSWER_S))
-            done = not num_open and not num_replicas(app_name, ingress.deployment_name, "STOPPING")
-        except DeploymentUnavailableError:
-            num_open, done = 0, True
+            num_open = num_open or num_replicas(app_name, ingress.deployment_name, "STOPPING")
+        except (DeploymentUnavailableError, KeyError):  # KeyError: the app has gone
+            num_open = 0
         except (TimeoutError, RayActorError):
             pass  # the next time
         yield num_open
-        time.sleep(_POLL_S * (not done))
+        time.sleep(_POLL_S * bool(num_open))
+
+
+def accept(app_name: str) -> None:
+    """Let an app that drains take requests again.
+
+    Raises:
+        InvalidRequest: no such app is running.
+    """
+    _ingress(app_name).broadcast("accept").results(timeout_s=_ANSWER_S)
+
+
+def _ingress(app_name: str) -> DeploymentHandle[Any]:
+    try:
+        return serve.get_app_handle(app_name)
+    except RayServeException as error:
+        message = f"serve_app: no Serve application {app_name!r} is running here"
+        raise InvalidRequest(message, field="serve_app") from error
 
 
 def undelivered(host: str, port: int) -> Iterator[int]:

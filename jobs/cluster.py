@@ -84,24 +84,30 @@ def drain(
     drain_timeout: Annotated[
         str, typer.Option(metavar="DURATION", help="How long to wait for the accepted requests.")
     ] = "60s",
+    undo: Annotated[bool, typer.Option("--undo", help="Let the endpoint take requests again.")] = False,
 ) -> int:
     """Make an endpoint refuse requests, and wait until it has answered those that it has accepted.
 
     Run this on the cluster, or with RAY_ADDRESS, before `serve shutdown` or the cluster's end, which would
-    cut them. A new deployment takes requests again. Exit code 4 if some are still open.
+    cut them. A `serve deploy` of the same settings changes nothing of this; --undo does. Exit code 4 if some
+    requests are still open.
     """
     timeout_s = parse_duration(drain_timeout, field="drain_timeout")
     import ray
 
+    from deployments.app_lifecycle import accept
     from deployments.app_lifecycle import drain as counts
     from jobs.ray_session import join_ray
 
     if not ray.is_initialized():
         join_ray(verbose=False)
+    if undo:
+        accept(serve_app)
+        return ExitCode.OK
     deadline_s = time.monotonic() + timeout_s
     for num_open in counts(serve_app):
         if num_open and time.monotonic() > deadline_s:
-            print(f"{duration_text(timeout_s)} are over: {num_open} requests are still open", file=sys.stderr)
+            print(f"{duration_text(timeout_s)} are over; requests still open: {num_open}", file=sys.stderr)
             return ExitCode.STOPPED
     return ExitCode.OK
 

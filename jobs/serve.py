@@ -256,13 +256,13 @@ def _drain(proxy: tuple[str, int] | None, timeout_s: float) -> bool:
 
     limit = duration_text(timeout_s)
     deadline_s = time.monotonic() + timeout_s
-    open_requests = "{} accepted requests are finished first, for at most " + limit
-    num_left = _wait(drain(APP_NAME), deadline_s, f"{open_requests}; a second signal ends them at once")
+    first = f"accepted requests are finished first, for at most {limit}; a second signal ends them at once"
+    num_left = _wait(drain(APP_NAME), deadline_s, first)
     if proxy and not num_left:
-        num_left = _wait(undelivered(*proxy), deadline_s, "{} clients have not taken their answers yet")
+        num_left = _wait(undelivered(*proxy), deadline_s, "clients that have not taken their answers yet")
     if num_left:
         end = "cut" if proxy else "left to Ray Serve"
-        _tell(f"{limit} are over: {num_left} unfinished requests are {end}")
+        _tell(f"{limit} are over; requests that are {end}: {num_left}")
     return not num_left
 
 
@@ -273,7 +273,7 @@ def _wait(counts: Iterator[int], deadline_s: float, waiting: str) -> int:
         if count and time.monotonic() > deadline_s:
             return count
         if count and not told:
-            _tell(f"stopping: {waiting.format(count)}")
+            _tell(f"stopping: {waiting} ({count})")
             told = True
     return 0
 

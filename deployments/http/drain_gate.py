@@ -23,6 +23,10 @@ class OpenRequests:
         self.draining = True
         return self._num_open
 
+    def accept(self) -> None:
+        """Take requests again."""
+        self.draining = False
+
     @contextmanager
     def accepted(self) -> Iterator[None]:
         """Count a request until its answer has ended.

@@ -38,6 +38,10 @@ class Ingress:
         """Take no further requests, and return how many accepted ones are not answered yet."""
         return self._open_requests.drain()
 
+    async def accept(self) -> None:
+        """Take requests again."""
+        self._open_requests.accept()
+
 
 class _RootPath:
     """ASGI middleware for an endpoint at a path of a proxy, which removes the path from requests or not."""

@@ -49,7 +49,7 @@ const asNumbers = (name, value) => NUMBERS.includes(name) ? Number(value) : valu
 
 /** Ask for an image, from pictures (blobs) if there are any; the answer is a stream of events. */
 export function requestImage(settings, pictures, signal) {
-  const values = { ...settings, stream: true };
+  const values = { ...settings, stream: true, response_format: "b64_json" };
   if (!pictures.length) {
     const headers = { "Content-Type": "application/json" };
     return call("v1/images/generations", { method: "POST", headers, body: JSON.stringify(values, asNumbers), signal });

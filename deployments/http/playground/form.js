@@ -9,6 +9,7 @@ export const form = element("settings");
 export const field = form.elements;
 const MAX_SEED = 2 ** 32 - 1;
 let models = []; // as GET /v1/models describes them
+let aliases = {}; // the model that each other name means
 let pictures = []; // for the next image, each { blob, name, width, height }
 
 export const modelOf = (id) => models.find((model) => model.id === id) ?? {};
@@ -20,7 +21,9 @@ export const readSettings = () => Object.fromEntries([...new FormData(form)].fil
 export async function loadModels() {
   const notice = element("notice");
   try {
-    models = (await listModels()).filter((model) => !model.alias_of);
+    const listed = await listModels();
+    models = listed.filter((model) => !model.alias_of);
+    aliases = Object.fromEntries(listed.map((model) => [model.id, model.alias_of ?? model.id]));
     const chosen = field.model.value;
     field.model.replaceChildren(...models.map(({ id }) => new Option(id, id, false, id === chosen)));
     element("access").hidden = notice.hidden = true;
@@ -140,7 +143,7 @@ const initial = (control) => control.defaultValue ?? [...control.options].find((
 export function fill(settings, chosen, unknown = []) {
   const { model = models[0]?.id, ...others } = settings;
   const refused = [...unknown];
-  if (modelOf(model).id) field.model.value = model;
+  if (aliases[model]) field.model.value = aliases[model];
   else refused.push(`model: ${model} is not served here`);
   choose(chosen);
   for (const control of field) {

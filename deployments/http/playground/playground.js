@@ -23,7 +23,7 @@ element("clear").onclick = clear;
 element("access").onsubmit = async (event) => {
   event.preventDefault();
   useKey(element("api-key").value);
-  if (await loadModels()) followLink();
+  await start();
 };
 
 // Keys
@@ -41,6 +41,7 @@ function cancelImage(target) {
 }
 
 function moveFocus(event, card) {
+  if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own, such as back
   const numColumns = getComputedStyle(element("images")).gridTemplateColumns.split(" ").length;
   const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -numColumns, ArrowDown: numColumns }[event.key];
   const next = allCards()[allCards().indexOf(card) + step];
@@ -83,6 +84,15 @@ document.onpaste = ({ clipboardData }) => {
   if (images.length) addPictures(images);
 };
 
+let started = false;
+
+/** List the models and, the first time that they are known, follow the link that opened the page. */
+async function start() {
+  if (!await loadModels() || started) return;
+  started = true;
+  followLink();
+}
+
 addEventListener("hashchange", followLink);
 showKept();
-if (await loadModels()) followLink();
+await start();

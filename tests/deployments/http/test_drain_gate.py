@@ -25,7 +25,7 @@ async def test_a_gate_that_drains_finishes_what_it_let_in_and_refuses_the_rest()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         accepted = asyncio.create_task(client.post("/make"))
         while not open_requests.drain():
-            open_requests.draining = False
+            open_requests.accept()
             await asyncio.sleep(0)
         refused = await client.post("/make")
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")

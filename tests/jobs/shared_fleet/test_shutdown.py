@@ -25,9 +25,11 @@ def test_a_drained_endpoint_has_answered_what_it_accepted(zimage: Zimage, online
     )
     assert next(events).type == "image_generation.partial_image"
     done = zimage(*DRAIN, "--drain-timeout", "0.01")
-    assert (done.code, done.err) == (4, "0.01 s are over: 1 requests are still open\n")
+    assert (done.code, done.err) == (4, "0.01 s are over; requests still open: 1\n")
     with pytest.raises(openai.InternalServerError) as refused:
         online.images.generate(prompt="owl")
     assert (refused.value.status_code, refused.value.code) == (503, "shutting_down")
     assert zimage(*DRAIN).code == 0
     assert list(events)[-1].type == "image_generation.completed"
+    assert zimage(*DRAIN, "--undo").code == 0
+    assert online.images.generate(prompt="owl").data
