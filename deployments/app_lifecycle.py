@@ -47,7 +47,7 @@ def num_replicas(app_name: str, deployment: str, state: str) -> int:
 def drain(app_name: str) -> Iterator[int]:
     """Make an app refuse requests; report several times a second how many accepted ones are open, down to 0.
 
-    The count is at least 1 while a replica does not answer, or one that an update has replaced still finishes.
+    It is at least 1 while a replica does not answer, or one that an update has replaced still finishes.
 
     Serve can't do this itself (2.60): `serve.shutdown` kills the proxies at once, whatever they are sending.
     `serve.delete` finishes what engines have, but answers 404 at once, also to requests on their way to one.
