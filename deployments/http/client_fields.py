@@ -4,9 +4,10 @@ Those that change nothing here are accepted and named in the answer's ``ignored`
 changes. Only values that leave the picture as it is are accepted; ``background="transparent"`` is refused.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from zimage_models.errors import InvalidRequest
@@ -14,6 +15,10 @@ from zimage_models.request_fields import MAX_SEED, REQUEST_FIELDS
 
 RANDOM_SEED = -1
 """The seed that other servers' clients send for a random one."""
+# As in OpenAI's API.
+_MAX_ENTRIES, _MAX_KEY_CHARS, _MAX_VALUE_CHARS = 16, 64, 512
+# Of the entries as JSON: a character takes up to 12, as two \uXXXX.
+_MAX_ENTRIES_CHARS = 2**18
 
 
 def _off(value: bool) -> bool:
@@ -22,9 +27,18 @@ def _off(value: bool) -> bool:
     return value
 
 
-def _object(value: Any) -> Any:
-    if not isinstance(value, dict | str):
-        raise PydanticCustomError("object", "is not an object")
+def _entries(value: Any) -> Any:
+    """Read the entries of a form, which are JSON text."""
+    if isinstance(value, str) and len(value) <= _MAX_ENTRIES_CHARS:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise PydanticCustomError(
+            "entries",
+            f"is not an object of up to {_MAX_ENTRIES} texts of up to {_MAX_VALUE_CHARS} characters",
+        )
     return value
 
 
@@ -38,8 +52,13 @@ def _number() -> Any:
 
 _Text = Annotated[str, Field(max_length=512)]
 _Seed = Annotated[int, WithJsonSchema({"type": "integer", "minimum": RANDOM_SEED, "maximum": MAX_SEED})]
-# A form has it as text.
-_Object = Annotated[Any, AfterValidator(_object), WithJsonSchema({"type": ["object", "string"]})]
+_Entries = Annotated[
+    dict[
+        Annotated[str, Field(max_length=_MAX_KEY_CHARS)], Annotated[str, Field(max_length=_MAX_VALUE_CHARS)]
+    ],
+    Field(max_length=_MAX_ENTRIES),
+    BeforeValidator(_entries),
+]
 _Off = Annotated[bool, AfterValidator(_off)]
 
 
@@ -49,7 +68,7 @@ class NeutralFields(BaseModel):
     # OpenAI's Images API (openai-python 3.54), with the fields that it has retired.
     user: _Text | None = _ignored()
     safety_identifier: _Text | None = _ignored()
-    metadata: _Object | None = _ignored()
+    metadata: _Entries | None = _ignored()
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = _ignored()
     style: Literal["vivid", "natural"] | None = _ignored()
     background: Literal["auto", "opaque"] | None = _ignored()
@@ -143,6 +162,7 @@ _REASONS = {
     "frame_duration_ms": "only still images are made",
     "guidance": "use guidance_scale",
     "guidance_scale_2": "use guidance_scale",
+    "image": 'edits in JSON have images: [{"image_url": "data:..."}]',
     "lora": "LoRAs are not chosen by request",
     "mask_image": "use mask",
     "num_steps": "use num_inference_steps",

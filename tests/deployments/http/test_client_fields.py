@@ -1,5 +1,6 @@
 """Fields that clients of other servers send, by the bodies alone."""
 
+import json
 from typing import Any
 
 import pytest
@@ -45,8 +46,42 @@ def test_what_changes_nothing_is_told(name: str, value: Any) -> None:
     given = body(**{name: value})
     assert given.ignored == [name]
     assert given.request_values() == body().request_values()
-    form = EditBody.model_validate({"prompt": "a red apple", name: str(value)})
+    form = EditBody.model_validate(
+        {"prompt": "a red apple", name: json.dumps(value) if isinstance(value, dict) else str(value)}
+    )
     assert form.ignored == [name]
+
+
+DEEP: dict[str, Any] = {}
+for _ in range(300):
+    DEEP = {"a": DEEP}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"a": "\ud800"},
+        {"\ud800": "a"},
+        DEEP,
+        {"a": 1},
+        {"a": "x" * 513},
+        {"a" * 65: "x"},
+        dict.fromkeys(map(str, range(17)), "x"),
+        ["a"],
+        "a",
+        "[" * 100_000,
+        '{"a": "\\ud800"}',
+    ],
+    ids=range(11),
+)
+def test_metadata_are_a_few_short_texts(metadata: Any) -> None:
+    for kind in (GenerateBody, EditBody):
+        with pytest.raises(ValidationError) as raised:
+            kind.model_validate({"prompt": "a red apple", "metadata": metadata})
+        assert raised.value.errors()[0]["loc"][0] == "metadata"
+    largest = {str(number).zfill(64): "\N{LARGE RED CIRCLE}" * 512 for number in range(16)}
+    for given in (largest, json.dumps(largest)):
+        assert EditBody.model_validate({"prompt": "x", "metadata": given}).metadata == largest
 
 
 def test_null_is_not_told() -> None:
@@ -65,6 +100,7 @@ def test_null_is_not_told() -> None:
         ({"true_cfg_scale": 4.0}, "true_cfg_scale: unknown field; use guidance_scale"),
         ({"flow_shift": 3.0}, "flow_shift: unknown field; the checkpoint's own scheduler sets it"),
         ({"colour": "red"}, "colour: unknown field"),
+        ({"image": "data:"}, 'image: unknown field; edits in JSON have images: [{"image_url": "data:..."}]'),
     ],
 )
 def test_what_would_change_the_picture_is_refused(fields: dict[str, Any], message: str) -> None:

@@ -82,6 +82,11 @@ def _png_of(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + _chunk(b"IEND", b"")
 
 
+def png_of_bytes(num_bytes: int) -> bytes:
+    """Return a picture with so many bytes that nobody reads."""
+    return _png_of(64, 64, _PIXELS, _chunk(b"prVt", bytes(num_bytes)))
+
+
 def _scan_bomb() -> bytes:
     jpeg = _file("jpeg", progressive=True)
     scan = jpeg.rindex(b"\xff\xda")
@@ -210,6 +215,10 @@ ATTACKS = (
     _field("num_images", 11),
     _field("width", -64),
     _field("metadata", [PROMPT]),
+    _generation("metadata of no text", "metadata.a", b'{"prompt":"x","metadata":{"a":"\\ud800"}}'),
+    _generation(
+        "deep metadata", "metadata.a", b'{"prompt":"x","metadata":' + b'{"a":' * 300 + b"1" + b"}" * 301
+    ),
     _field("seed", 2**63),
     _field("seed", int("9" * 4000)),
     _field("guidance_scale", float("nan")),
@@ -299,7 +308,7 @@ ATTACKS = (
     _image("PNG cut off", _png()[:-30]),
     _image("JPEG cut off", _file("jpeg")[:-100]),
     _image("pixels cut off", _png_of(64, 64, _chunk(b"IDAT", zlib.compress(b"")))),
-    _image("file too large", _png_of(64, 64, _PIXELS, _chunk(b"prVt", bytes(1_200_000)))),
+    _image("file too large", png_of_bytes(1_200_000)),
     _image("PNG of 3600 million pixels", _png_of(60_000, 60_000, _PIXELS)),
     _image("PNG of 36 million pixels", _png(6000, 6000)),
     _image("PNG whose text unpacks to 10 MB", _png_of(64, 64, _TEXT, _PIXELS)),
