@@ -68,6 +68,7 @@ async def fetch_image(
     timeout_s: float,
     max_redirects: int = 3,
     policy: UrlPolicy = PUBLIC_WEB,
+    too_large: str | None = None,
 ) -> bytes:
     """Fetch the bytes behind an http(s) URL, following redirects under the same policy.
 
@@ -78,13 +79,15 @@ async def fetch_image(
         timeout_s: limit for everything, including name resolution and redirects.
         max_redirects: redirects to follow before giving up.
         policy: ports and addresses that may be connected to.
+        too_large: why a body above ``max_bytes`` is refused, if that is not the limit of one file.
 
     Raises:
         InvalidRequest: the URL is refused, or the body is too large.
         FetchFailed: no usable body came back. The message contains nothing of the answer, and is the same for
             a forbidden address as for an unreachable one.
     """
-    fetch = _Fetch(field=field, max_bytes=max_bytes, policy=policy)
+    too_large = too_large or f"more than {max_bytes} bytes"
+    fetch = _Fetch(field=field, max_bytes=max_bytes, policy=policy, too_large=too_large)
     try:
         async with asyncio.timeout(timeout_s):
             return await fetch.follow(url, max_redirects)
@@ -106,6 +109,7 @@ class _Fetch:
     field: str
     max_bytes: int
     policy: UrlPolicy
+    too_large: str
 
     def refusal(self, reason: str) -> InvalidRequest:
         return InvalidRequest(f"{self.field}: {reason}", field=self.field)
@@ -163,14 +167,13 @@ class _Fetch:
             raise self.failure(reason, is_transient=response.status in _TRANSIENT)
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise self.failure("the host sent a compressed body though none was asked for")
-        too_large = f"more than {self.max_bytes} bytes"
         if (response.content_length or 0) > self.max_bytes:
-            raise self.refusal(too_large)
+            raise self.refusal(self.too_large)
         body = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             body += chunk
             if len(body) > self.max_bytes:
-                raise self.refusal(too_large)
+                raise self.refusal(self.too_large)
         return bytes(body)
 
 
