@@ -225,4 +225,6 @@ class AppArgs(_Args):
                 raise ValueError(f"aliases: {alias!r} is for {model_id!r}, but models are {', '.join(ids)}")
         if self.local_urls and self.object_store:
             raise ValueError("local_urls: has no effect with an object_store")
+        if self.public_url and not self.local_urls:
+            raise ValueError("public_url: has no effect without local_urls")
         return self

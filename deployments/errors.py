@@ -13,7 +13,7 @@ ZImageError
 │   └── ShuttingDown           the endpoint drains (HTTP 503 with Retry-After)
 ├── GenerationFailed
 │   ├── ReplicaLost            two replicas in a row died during the request (HTTP 500)
-│   └── ObjectStoreFailed      the image was made, but could not be stored (HTTP 500)
+│   └── ObjectStoreFailed      the image was made, but could not be kept for its URL (HTTP 500)
 └── RayNotStarted              there is no Ray to host engines; before any request
 """
 
@@ -65,7 +65,7 @@ class ReplicaLost(GenerationFailed):
 
 
 class ObjectStoreFailed(GenerationFailed):
-    """The image was made, but the object store did not accept it."""
+    """The image was made, but neither the object store nor the front desk has kept it."""
 
     error_class = "object_store_failed"
 

@@ -74,7 +74,9 @@ class KeptImages:
         """
         proof = self._sign(ticket.name, ticket.expires_at)
         if not hmac.compare_digest(ticket.signature.encode(), proof.encode()):
-            raise UnknownImage("image: this address was not given out here", field="image")
+            raise UnknownImage(
+                "image: this address was not given out here, or before a restart", field="image"
+            )
         self._make_room()
         return self._images.get(ticket.name)
 

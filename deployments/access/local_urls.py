@@ -6,11 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from deployments.access.kept_images import ImageTicket
 from deployments.app_args import AppArgs
-from deployments.errors import ImageGone, UnknownImage
-from zimage_models.errors import InvalidRequest
+from deployments.errors import ImageGone, ObjectStoreFailed, UnknownImage
 from zimage_models.image_files.image_codec import Encoding
 
 _PATH = "/v1/images/files"
@@ -24,23 +25,27 @@ class LocalUrls:
         self._public_url = args.public_url
         self._desk = desk
 
-    def address(self, request: Request) -> str:
-        """Return the address at which a request's client reaches the endpoint.
-
-        Raises:
-            InvalidRequest: the request's own address is none.
-        """
+    def address(self, request: Request) -> str | None:
+        """Return the address at which a request's client reaches the endpoint; None if it says none."""
         if self._public_url is not None:
             return self._public_url.rstrip("/")
-        # A wrong one misleads only the client that has sent it.
+        # Any client can send a wrong one. It is part of what a repeated request must have in common with the
+        # first, so that nobody gets another's.
         host = request.headers.get("host", "")
         if not _HOST.fullmatch(host):
-            raise InvalidRequest("Host: is not the name of a host, which the images' URLs need", field="Host")
+            return None
         return f"{request.url.scheme}://{host}{request.scope.get('root_path', '')}"
 
     async def keep(self, address: str, data: bytes, encoding: Encoding) -> str:
-        """Keep an image and return its URL."""
-        ticket = await self._desk.keep_image.remote(data, encoding.mime_type, encoding.suffix)
+        """Keep an image and return its URL.
+
+        Raises:
+            ObjectStoreFailed: the front desk has died.
+        """
+        try:
+            ticket = await self._desk.keep_image.remote(data, encoding.mime_type, encoding.suffix)
+        except (RayActorError, DeploymentUnavailableError) as error:
+            raise ObjectStoreFailed("the front desk was lost before it had kept the image") from error
         return f"{address}{_PATH}/{ticket.name}?expires={ticket.expires_at}&signature={ticket.signature}"
 
     def router(self) -> APIRouter:

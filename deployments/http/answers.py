@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Literal
 
+from deployments.errors import ObjectStoreFailed
 from deployments.http.openai_errors import ApiError
 from deployments.http.openai_types import (
     CompletedEvent,
@@ -130,8 +131,13 @@ class AnswerWriter:
 
     async def _data(self, image: ImageResult) -> ImageData:
         encoded = await asyncio.to_thread(self._encode, image)
-        url = await self._keep(encoded, self._encoding) if self._keep else None
         text = None if self._body.response_format == "url" else base64.b64encode(encoded).decode()
+        url = None
+        try:
+            url = await self._keep(encoded, self._encoding) if self._keep else None
+        except ObjectStoreFailed:
+            if text is None:
+                raise
         return ImageData(b64_json=text, url=url, seed=image.request.seed)
 
     def _encode(self, image: ImageResult) -> bytes:

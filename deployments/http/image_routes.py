@@ -155,14 +155,16 @@ class _ImageRoutes:
             call = await read()
             body = call.body
             self._check(body)
-            keep = self._keep(body, request)
+            keep, address = self._keep(body, request)
             model_id = self._service.choose(body.model)
             request.state.model, request.state.num_images = model_id, body.n
             if self._args.log_prompts:
                 request.state.prompt = body.prompt
             claim = None
             if headers.idempotency_key is not None:
-                names = (caller, call.operation, headers.idempotency_key, call.fingerprint)
+                # Images of a repeated request have the URLs of the first.
+                fingerprint = call.fingerprint if address is None else f"{call.fingerprint} {address}"
+                names = (caller, call.operation, headers.idempotency_key, fingerprint)
                 claim = await stack.enter_async_context(self._callers.claimed(*names))
                 if claim.answer is not None:
                     return _repeated(claim.answer)
@@ -188,8 +190,9 @@ class _ImageRoutes:
                         Answer(status=200, media_type=_JSON, body=content, headers=tuple(extra.items()))
                     )
                 return Response(content, media_type=_JSON, headers=extra)
-            chunks = _chunks(writer.stream(events, call.operation), claim)
-            return _EventStream(chunks, stack.pop_all(), headers={**extra, "Cache-Control": "no-store"})
+            extra["Cache-Control"] = "no-store"
+            chunks = _chunks(writer.stream(events, call.operation), claim, extra)
+            return _EventStream(chunks, stack.pop_all(), headers=extra)
 
     def _check(self, body: ImageBody) -> None:
         if body.n > self._args.limits.max_images:
@@ -202,24 +205,27 @@ class _ImageRoutes:
             body.check_strictly()
         encoding_of(body)
 
-    def _keep(self, body: ImageBody, request: Request) -> Keep | None:
-        """Return what stores the images, if they are to have URLs."""
-        if body.response_format == "b64_json":
-            return None
-        if self._local_urls is not None:
-            return partial(self._local_urls.keep, self._local_urls.address(request))
-        if body.response_format is None:
-            return None
+    def _keep(self, body: ImageBody, request: Request) -> tuple[Keep | None, str | None]:
+        """Return what stores the images, if they are to have URLs, and where the endpoint's own begin."""
+        needs_url = body.response_format == "url"
+        if self._local_urls is not None and body.response_format != "b64_json":
+            address = self._local_urls.address(request)
+            if address is not None:
+                return partial(self._local_urls.keep, address), address
+            if needs_url:
+                raise _refused("Host", "Host: is not the name of a host, which the images' URLs need")
+        if not needs_url:
+            return None, None
         if self._store is None:
             raise _refused(
                 "response_format",
                 "response_format: url needs zimage serve --local-urls, or an object store",
             )
-        return self._store.keep
+        return self._store.keep, None
 
 
 async def _chunks(
-    events: AsyncIterator[PartialImageEvent | CompletedEvent], claim: Claim | None
+    events: AsyncIterator[PartialImageEvent | CompletedEvent], claim: Claim | None, headers: dict[str, str]
 ) -> AsyncIterator[bytes]:
     """Write the events as server-sent events; an error becomes the last event."""
     sent = []
@@ -232,7 +238,9 @@ async def _chunks(
         yield _server_sent("error", answer.body())
         return
     if claim is not None:
-        claim.keep(Answer(status=200, media_type=_STREAM, body=b"".join(sent)))
+        claim.keep(
+            Answer(status=200, media_type=_STREAM, body=b"".join(sent), headers=tuple(headers.items()))
+        )
 
 
 def _server_sent(name: str, event: BaseModel) -> bytes:

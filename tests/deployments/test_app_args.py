@@ -62,6 +62,7 @@ def test_the_default_is_the_embedded_turbo() -> None:
         ({"local_urls": {}, "object_store": {"address": "s3://bucket"}}, "local_urls: has no effect"),
         ({"local_urls": {"max_bytes": 1}}, "max_bytes"),
         ({"public_url": "example.com"}, "public_url"),
+        ({"public_url": "https://images.example"}, "public_url: has no effect without local_urls"),
     ],
 )
 def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
