@@ -15,6 +15,7 @@ DETAILS: dict[str, Any] = {
     "is_transient": True,
     "retry_after_s": 2.5,
     "error_class": "fetch_failed",
+    "has_started": True,
 }
 
 
