@@ -2,6 +2,7 @@
 
 import math
 import threading
+from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -12,26 +13,32 @@ Kind = TypeVar("Kind", bound=Hashable)
 _WINDOW = 9
 """Measurements whose median counts, so that a few slow ones among them change nothing."""
 _MOST_ENTRIES = 256
+_WARM_UP = 64
+"""Measurements after each of which the fit is made anew."""
 _REFRESH = 16
-"""Measurements after which predictions are made anew."""
+"""Later, it is made anew once in so many."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Measured:
+    work: float
     log_work: float
     seconds: float
-    is_first: bool = True
-    """Whether only its first time was measured, which may include setting up."""
     window: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+
+def _log_work(measured: _Measured) -> float:
+    return measured.log_work
 
 
 class CostTable(Generic[Kind]):
     """The seconds that amounts of work of several kinds take; any thread may use it.
 
     What was measured takes the median of its last times. Other amounts are predicted from the most similar
-    measured one, of the same kind if there is one, as ``overhead + rate * amount``; the ratio of the two is
-    fitted to all that was measured. A first time may include setting up (allocations, compilation), so until
-    there is a second it counts only if it is below the prediction.
+    measured one, of the same kind if there is one, scaled in proportion to ``overhead + work``; the overhead,
+    in units of work, is fitted to all that was measured. A first time may include setting up (allocations,
+    compilation), so until there is a second it counts only if it is below the prediction. For the same
+    reason, the median of an even number of times is the lower of the middle two.
     """
 
     def __init__(self, *, guess_s: float) -> None:
@@ -43,7 +50,10 @@ class CostTable(Generic[Kind]):
         self._guess_s = guess_s
         self._lock = threading.Lock()
         self._table: OrderedDict[tuple[Kind, float], _Measured] = OrderedDict()
-        self._predicted: dict[tuple[Kind, float], float] = {}
+        # What was measured more than once, in order of work: all of it, and that of each kind.
+        self._repeated: list[_Measured] = []
+        self._by_kind: dict[Kind, list[_Measured]] = {}
+        self._least_first_rate: float | None = None
         self._overhead = 0.0
         self._num_recorded = 0
 
@@ -53,58 +63,55 @@ class CostTable(Generic[Kind]):
         with self._lock:
             entry = self._table.get(key)
             if entry is None:
-                self._table[key] = _Measured(math.log(work), seconds)
+                entry = self._table[key] = _Measured(work, math.log(work), seconds)
+                rate = seconds / work
+                self._least_first_rate = min(rate, self._least_first_rate or rate)
                 if len(self._table) > _MOST_ENTRIES:
-                    self._table.popitem(last=False)
-            else:
-                entry.is_first = False
-                entry.window.append(seconds)
-                entry.seconds = sorted(entry.window)[len(entry.window) // 2]
-                self._table.move_to_end(key)
+                    self._forget_oldest()
+            self._table.move_to_end(key)
+            entry.window.append(seconds)
+            entry.seconds = sorted(entry.window)[(len(entry.window) - 1) // 2]
+            if len(entry.window) == 2:
+                insort(self._repeated, entry, key=_log_work)
+                insort(self._by_kind.setdefault(kind, []), entry, key=_log_work)
             self._num_recorded += 1
-            if entry is None or len(entry.window) == 1 or not self._num_recorded % _REFRESH:
-                self._predicted.clear()
-                self._overhead = _fit_overhead([one for one in self._table.values() if not one.is_first])
+            if self._num_recorded <= _WARM_UP or not self._num_recorded % _REFRESH:
+                self._overhead = _fit_overhead(self._repeated)
 
     def seconds(self, kind: Kind, work: float) -> float:
         """Return how many seconds an amount of work takes."""
-        key = kind, work
         with self._lock:
-            entry = self._table.get(key)
-            if entry is not None and not entry.is_first:
+            entry = self._table.get((kind, work))
+            if entry is None:
+                return self._predict(kind, work)
+            if len(entry.window) > 1:
                 return entry.seconds
-            predicted = self._predicted.get(key)
-            if predicted is None:
-                predicted = self._predict(kind, work, entry)
-                self._predicted[key] = predicted
-            return predicted
+            return min(self._predict(kind, work), entry.seconds)
 
-    def _predict(self, kind: Kind, work: float, first: _Measured | None) -> float:
+    def _predict(self, kind: Kind, work: float) -> float:
+        line = self._by_kind.get(kind) or self._repeated
+        if not line:
+            return work * (self._least_first_rate or self._guess_s)
         log_work = math.log(work)
-        candidates = [
-            (other != kind, abs(one.log_work - log_work), one)
-            for (other, _), one in self._table.items()
-            if not one.is_first
-        ]
-        if not candidates:
-            return self._from_first_times(work)
-        *_, nearest = min(candidates, key=lambda candidate: candidate[:2])
-        scale = (self._overhead + work) / (self._overhead + math.exp(nearest.log_work))
-        predicted = nearest.seconds * scale
-        return min(predicted, first.seconds) if first else predicted
+        place = bisect_left(line, log_work, key=_log_work)
+        nearest = min(line[max(0, place - 1) : place + 1], key=lambda one: abs(one.log_work - log_work))
+        return nearest.seconds * (self._overhead + work) / (self._overhead + nearest.work)
 
-    def _from_first_times(self, work: float) -> float:
-        rates = [one.seconds / math.exp(one.log_work) for one in self._table.values()]
-        return work * min(rates, default=self._guess_s)
+    def _forget_oldest(self) -> None:
+        (kind, _), entry = self._table.popitem(last=False)
+        if len(entry.window) > 1:
+            self._repeated.remove(entry)
+            self._by_kind[kind].remove(entry)
+            if not self._by_kind[kind]:
+                del self._by_kind[kind]
 
 
 def _fit_overhead(measured: Sequence[_Measured]) -> float:
     """Fit ``seconds = overhead + rate * work`` by relative errors; return overhead / rate, at least 0."""
-    works = [math.exp(one.log_work) for one in measured]
-    if not works or max(works) < 1.5 * min(works):
+    if not measured or measured[-1].work < 1.5 * measured[0].work:
         return 0.0
     # Least squares of 1 = overhead / seconds + rate * work / seconds.
-    pairs = [(1 / one.seconds, work / one.seconds) for one, work in zip(measured, works, strict=True)]
+    pairs = [(1 / one.seconds, one.work / one.seconds) for one in measured]
     uu, uv, vv = (sum(p[i] * p[j] for p in pairs) for i, j in ((0, 0), (0, 1), (1, 1)))
     u, v = (sum(pair[i] for pair in pairs) for i in (0, 1))
     overhead, rate = u * vv - v * uv, v * uu - u * uv

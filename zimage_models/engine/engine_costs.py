@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from zimage_models.engine.cost_table import CostTable
 from zimage_models.engine.step_scheduler import Bucket
 
-# Only their proportions matter, and only until something is measured.
+# Each is used until the first measurement of its kind of work.
 _GUESSED_TOKEN_S = 1e-5
 _GUESSED_PIXEL_S = 1e-8
 _GUESSED_PROMPT_S = 1e-2
@@ -49,7 +49,14 @@ class EngineCosts:
 
     def record_encoding(self, pictures: Sequence[int], seconds: float) -> None:
         """Record the seconds of encoding some requests together, each with so many pictures."""
-        self._encoding.record(max(pictures), 1, seconds / len(pictures))
+        most, num_texts = max(pictures), pictures.count(0)
+        if most and num_texts:
+            # What is known of the prompts is taken out, but pictures take no less than an equal share.
+            equal_s = seconds / len(pictures)
+            with_pictures_s = (seconds - num_texts * self.encoding_s(0)) / (len(pictures) - num_texts)
+            self._encoding.record(most, 1, max(equal_s, with_pictures_s))
+        else:
+            self._encoding.record(most, 1, seconds / len(pictures))
 
     def _step_work(self, bucket: Bucket, num_images: int) -> float:
         return num_images * bucket.num_tokens * (1 + bucket.sequence_tokens / self._balanced_tokens)

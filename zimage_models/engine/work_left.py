@@ -25,7 +25,8 @@ class WorkLeft:
     """Knows what is left to do, bucket by bucket; any thread may ask how long it takes.
 
     It is kept up to date as requests come, step and go, so asking takes a time that grows with the number of
-    buckets and of different numbers of steps, not of requests.
+    buckets and of different numbers of steps, not of requests. A guided step counts as one with guidance to
+    its end, so requests with ``cfg_truncation`` below 1 end earlier than expected.
     """
 
     def __init__(self, costs: EngineCosts, *, capacity: Callable[[Bucket], int]) -> None:
@@ -43,7 +44,7 @@ class WorkLeft:
         """Priority, beginning and expected seconds of what the engine is doing."""
 
     def add(self, entry: Entry[Job]) -> None:
-        """Add a new request; any thread may call this, the methods below only the engine's."""
+        """Add a new request; any thread may call this, but `begin` to `remove` only the engine's."""
         with self._lock:
             line = self._lines[entry.priority].setdefault(entry.bucket, _Line())
             line.steps_left[entry.payload.state.num_left] += 1
