@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from zimage_models.models.stopwatch import Stopwatch
 logger = logging.getLogger(__name__)
 
 _ENCODE_AHEAD = 32
-"""Number of requests at the head of the line that have their prompts encoded together with a step's."""
+"""At most so many requests have their prompts encoded together with a step's."""
 
 
 class StepRunner:
@@ -113,14 +113,20 @@ class StepRunner:
                 entry.payload.started_s = now_s
         if all(entry.payload.state.canvas for entry in batch):
             return
-        # Encoding many prompts at once is far cheaper than one by one. But no request waits for prompts of a
-        # lower priority, or for other requests' pictures, which are encoded one by one.
+        # Encoding many prompts at once is far cheaper than one by one: those of all buckets' next steps, then
+        # the oldest. But no request waits for prompts of a lower priority, or for other requests' pictures,
+        # which are encoded one by one.
+        priority = batch[0].priority
         ahead = (
             e
-            for e in islice(self._scheduler, num_ahead)
-            if e.priority <= batch[0].priority and not e.payload.num_pictures
+            for e in chain(
+                self._scheduler.next_in_line(priority) if num_ahead else (),
+                islice(self._scheduler, num_ahead),
+            )
+            if e.priority <= priority and e.payload.state.canvas is None and not e.payload.num_pictures
         )
-        wanted = [e for e in dict.fromkeys((*batch, *ahead)) if e.payload.state.canvas is None]
+        needed = [e for e in batch if e.payload.state.canvas is None]
+        wanted = list(islice(dict.fromkeys(chain(needed, ahead)), max(len(needed), num_ahead)))
         pictures = [e.payload.num_pictures for e in wanted]
         self._work.begin(batch[0].priority, sum(map(self._costs.encoding_s, pictures)))
         stopwatch = Stopwatch(self._runner.device)

@@ -4,8 +4,9 @@ The highest priority steps. Its buckets share the device by what their steps cos
 (:mod:`.fair_turns`), so a small image does not wait for a large one to end. Within a bucket, requests fill
 the step in order of arrival, to at most ``max_step_tokens``; so a new one joins its bucket's next step.
 Requests of a lower priority do not join, because they would make the step longer for the others. A request
-that is left out keeps its place and its latents. So as many images are in memory at once as all buckets'
-steps hold together, but latents are small: 1 MiB of a 1024 x 1024 image.
+that is left out keeps its place and its tensors. So as many images are in memory at once as all buckets'
+steps hold together, and those whose prompts were encoded ahead. Each has its latents (1 MiB of a 1024 x 1024
+image), its refined captions and what it is made from; reference and control images weigh most.
 
 If the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once. So every
 request finishes in the end, but a lower priority costs a higher one at most one step in that time, however
@@ -171,6 +172,18 @@ class StepScheduler(Generic[Payload]):
         quantum = min(self._step_cost(bucket, self.capacity(bucket)) for bucket in lines)
         return self._turns[priority].choose(
             lambda bucket: self._step_cost(bucket, min(self.capacity(bucket), len(lines[bucket]))), quantum
+        )
+
+    def next_in_line(self, priority: int) -> Iterator[Entry[Payload]]:
+        """Iterate over what a step of each bucket would hold, up to a priority, in order of arrival."""
+        return merge(
+            *(
+                islice(line, self.capacity(bucket))
+                for number, lines in self._lines.items()
+                if number <= priority
+                for bucket, line in lines.items()
+            ),
+            key=_order,
         )
 
     def oldest(self, priority: int) -> Entry[Payload]:

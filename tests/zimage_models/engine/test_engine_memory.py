@@ -63,6 +63,18 @@ def test_prompts_next_in_line_are_encoded_together(make_engine: MakeEngine, ask:
     assert [len(seeds) for seeds in runner.prepared] == [32, 8]
 
 
+def test_prompts_of_other_buckets_next_steps_are_encoded_before_a_long_line(
+    make_engine: MakeEngine, ask: Ask
+) -> None:
+    engine, runner = make_engine(max_step_tokens=IMAGE_TOKENS)
+    for seed in range(40):
+        engine.submit(ask(seed, prompt=f"owl {seed}"))
+    for seed, size in ((50, "128x64"), (51, "64x128")):
+        engine.submit(ask(seed, prompt=f"owl {seed}", size=size))
+    engine.step()
+    assert runner.prepared == [[0, 50, 51, *range(1, 30)]]
+
+
 def test_online_requests_wait_for_no_batch_prompt(make_engine: MakeEngine, ask: Ask) -> None:
     engine, runner = make_engine(max_step_tokens=IMAGE_TOKENS)
     for seed in range(5):
