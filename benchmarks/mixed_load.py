@@ -8,8 +8,8 @@ By default they go to the embedded Turbo, whose 64, 128 and 192 pixels have the 
 1536 pixels of the released model. The load is the share of the images/s that first come, first served makes
 when all requests are there from the start. Both then get the same requests at the same times, each on an
 engine of its own. A slowdown is the time from a request to its image, divided by the same time on an idle
-engine. Targets: p95 slowdown of small images at most a third of FIFO's, mean time no longer, images/s within
-3 %.
+engine. Targets: p95 slowdown of small images at most a third of FIFO's, mean time no longer, and images/s
+within 3 % when all requests are there from the start (at the load, both keep up).
 """
 
 import argparse
@@ -129,27 +129,30 @@ def measure(config: EngineConfig, sides: dict[str, int], *, num_requests: int, l
     kinds = [kind for kind, share in _SHARES.items() for _ in range(round(share * num_requests))]
     chance.shuffle(kinds)
     mix = Mix(kinds=kinds, sides=sides)
-    with running(config, FifoScheduler) as engine:
-        alone_s = mix.alone_s(engine)
-        capacity = mix.send(engine, [0.0] * len(kinds))["images_per_s"]
-    due_s = list(accumulate(chance.expovariate(load * capacity) for _ in kinds))
+    alone_s: dict[str, dict[str, float]] = {}
+    full_speed: dict[str, float] = {}
+    for name, scheduler_class in _SCHEDULERS.items():
+        with running(config, scheduler_class) as engine:
+            alone_s[name] = mix.alone_s(engine)
+            full_speed[name] = mix.send(engine, [0.0] * len(kinds))["images_per_s"]
+    due_s = list(accumulate(chance.expovariate(load * full_speed["fifo"]) for _ in kinds))
     results = {}
     for name, scheduler_class in _SCHEDULERS.items():
         with running(config, scheduler_class) as engine:
-            results[name] = summary(mix.send(engine, due_s), mix, alone_s)
+            results[name] = summary(mix.send(engine, due_s), mix, alone_s["fifo"])
     fifo, fair = results["fifo"], results["fair"]
     p95 = {name: result["slowdown"]["small"]["p95"] for name, result in results.items()}
     return {
         "requests": len(kinds),
         "sides": sides,
-        "alone_s": {kind: round(seconds, 4) for kind, seconds in alone_s.items()},
-        "all_at_once_images_per_s": round(capacity, 3),
+        "alone_s": {kind: round(seconds, 4) for kind, seconds in alone_s["fifo"].items()},
+        "all_at_once_images_per_s": {name: round(speed, 3) for name, speed in full_speed.items()},
         "load": load,
         **results,
         "met": {
             "small p95 slowdown": p95["fair"] <= p95["fifo"] / 3,
             "mean": fair["mean_s"] <= fifo["mean_s"],
-            "images/s": fair["images_per_s"] >= 0.97 * fifo["images_per_s"],
+            "images/s": full_speed["fair"] >= 0.97 * full_speed["fifo"],
         },
     }
 

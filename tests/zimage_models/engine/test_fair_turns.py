@@ -32,14 +32,14 @@ def test_a_dear_step_takes_several_turns() -> None:
     assert chosen == (["small"] * 4 + ["huge"]) * 2
 
 
-def test_a_newcomer_is_next() -> None:
+def test_a_newcomer_waits_for_one_round() -> None:
     turns = turns_of("a", "b", "c")
     assert [turns.choose(lambda _: 1.0, 1.0) for _ in range(4)] == ["a", "b", "c", "a"]
     turns.add("new")
-    assert [turns.choose(lambda _: 1.0, 1.0) for _ in range(4)] == ["new", "b", "c", "a"]
+    assert [turns.choose(lambda _: 1.0, 1.0) for _ in range(4)] == ["b", "c", "new", "a"]
 
 
-def test_newcomers_have_every_second_turn_at_most() -> None:
+def test_one_ever_new_newcomer_has_every_second_turn_of_two() -> None:
     turns = turns_of("old")
     turns.choose(lambda _: 1.0, 1.0)
     chosen = []
@@ -49,7 +49,6 @@ def test_newcomers_have_every_second_turn_at_most() -> None:
         if chosen[-1] != "old":
             turns.remove(chosen[-1])
             turns.add(f"new {number + 1}")
-    assert chosen[0] == "new 0"
     assert chosen.count("old") == 10
 
 
@@ -83,8 +82,8 @@ def test_shares_are_equal_within_two_steps_and_a_turn(prices: list[int], num_ste
 
 
 @given(st.lists(st.sampled_from(("come", "go", "step")), max_size=200))
-def test_nobody_waits_longer_than_two_rounds(happenings: list[str]) -> None:
-    """However many come and go: of N keys, each has one of 2 N turns."""
+def test_nobody_waits_longer_than_a_round(happenings: list[str]) -> None:
+    """However many come and go: of N keys, each has one of N turns."""
     turns = turns_of("first")
     waits = {"first": 0}
     most = 1
@@ -100,4 +99,4 @@ def test_nobody_waits_longer_than_two_rounds(happenings: list[str]) -> None:
         else:
             chosen = turns.choose(lambda _: 1.0, 1.0)
             waits = {key: 0 if key == chosen else wait + 1 for key, wait in waits.items()}
-        assert max(waits.values()) <= 2 * most
+        assert max(waits.values()) < most
