@@ -31,7 +31,7 @@ _COUNTERS = {
     "num_item_steps": ("zimage_steps_total", "Denoising steps, summed over the images of each batch."),
     "num_preemptions": (
         "zimage_preemptions_total",
-        "Times a running image was left out for another priority.",
+        "Times an image of the last step was left out for another priority.",
     ),
     "num_caption_hits": ("zimage_caption_cache_hits_total", "Prompt embeddings found in the cache."),
     "num_rebuilds": ("zimage_rank_rebuilds_total", "Times an engine's lost ranks were replaced."),

@@ -51,6 +51,10 @@ def _context(
         pytest.param(_context([20.0], num_online=[30]), 4, id="as many as bring it to the target"),
         pytest.param(_context([6.0, 0.0], num_online=[8, 0]), 2, id="all replicas' work is shared out"),
         pytest.param(_context([4.0], num_online=[8], num_at_callers=8), 2, id="who waits at a caller counts"),
+        pytest.param(_context([60.0], num_online=[1]), 1, id="one long image is not shared out"),
+        pytest.param(
+            _context([60.0], num_online=[1], num_at_callers=2), 3, id="but others need not wait for it"
+        ),
         pytest.param(_context([0.0], num_online=[0], num_batch=64), 1, id="batch work keeps one, adds none"),
     ],
 )

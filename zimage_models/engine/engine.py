@@ -109,7 +109,8 @@ class Engine:
             if num_open >= self._max_queued:
                 raise EngineOverloaded(
                     f"{num_open} requests are queued; the limit is {self._max_queued}",
-                    retry_after_s=max(1.0, self._work.seconds(request.priority)),
+                    # One place becomes free in this time on average; all of them would take too long to tell.
+                    retry_after_s=max(1.0, self._work.seconds(request.priority) / num_open),
                 )
             self._num_open[request.priority] += 1
             self._work.add(entry)
