@@ -36,7 +36,7 @@ _MAX_COMMIT_ROWS = 256
 _BLOCKS_PER_ENGINE = 2
 """Blocks that one engine works on at once: while one finishes, the next keeps the step batch full."""
 
-_COMMITS_PER_READ = 4
+_READS_PER_COMMIT = 2
 _MAX_READ_BLOCKS = 200
 
 _PICTURE_CPUS = 0.9
@@ -214,12 +214,12 @@ def _dataset(
 
 
 def _num_read_blocks(plan: Plan, block_rows: int) -> int:
-    """Choose how many blocks the work table is read in, to be cut into blocks of ``block_rows``.
+    """Choose how many blocks the work table is read in, which are then cut and joined to ``block_rows``.
 
-    Ray Data aims at 200 whatever the table's size; each costs a task that cuts it again. But a task hands on
-    only two blocks that nobody has taken yet, so a few of them must cut at once.
+    Ray Data aims at 200 whatever the table's size, and each costs a task that cuts it again. But a task hands
+    on only two blocks that nobody has taken yet, so blocks of several commits hold the engines up.
     """
-    wanted = math.ceil(plan.counts.new / (_COMMITS_PER_READ * block_rows))
+    wanted = math.ceil(_READS_PER_COMMIT * plan.counts.new / block_rows)
     return max(len(plan.work_files), min(wanted, _MAX_READ_BLOCKS))
 
 
