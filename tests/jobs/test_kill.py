@@ -126,10 +126,10 @@ def engines_below(root: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
+def test_kills_of_the_driver_and_an_engine_lose_nothing_and_repeat_little(
     zimage: Zimage, tmp_path: Path, chance: random.Random
 ) -> None:
-    num_rows = 240
+    num_rows = 160
     output = tmp_path / "out"
     arguments = (
         *(write_table(tmp_path / "table.parquet", num_rows), output),
@@ -138,15 +138,6 @@ def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
     command = Command(*arguments)
     command.until(written=chance.randint(16, 64))
     command.kill()
-
-    command = go_on(command, *arguments)
-    command.until(written=chance.randint(16, 64))
-    command.process.send_signal(signal.SIGINT)
-    assert command.finish() == 130
-    assert command.process.stderr is not None
-    told = command.process.stderr.read()
-    assert "run the same command again to continue" in told
-    assert "ray log level" not in told, "what Ray's processes say of themselves is no news"
 
     num_parts = len(list((output / "_staging").glob("*.parquet"))) + chance.randint(1, 4)
     with ThreadPoolExecutor(1) as pool:
@@ -164,6 +155,25 @@ def test_kills_and_an_interrupt_lose_nothing_and_repeat_little(
     assert_kept(command, done.event("planned"))
     assert gone([victim])
     assert_whole(output, num_rows)
+
+
+@pytest.mark.soak
+def test_an_interrupt_loses_nothing_and_says_how_to_go_on(tmp_path: Path, chance: random.Random) -> None:
+    num_rows = 160
+    arguments = (
+        *(write_table(tmp_path / "table.parquet", num_rows), tmp_path / "out"),
+        *("--engines", "2:2", "--steps", 1, "--commit-rows", 8),
+    )
+    command = Command(*arguments)
+    command.until(written=chance.randint(16, 64))
+    command.process.send_signal(signal.SIGINT)
+    assert command.finish() == 130
+    assert command.process.stderr is not None
+    told = command.process.stderr.read()
+    assert "run the same command again to continue" in told
+    assert "ray log level" not in told, "what Ray's processes say of themselves is no news"
+    assert go_on(command, *arguments).finish() == 0
+    assert_whole(tmp_path / "out", num_rows)
 
 
 @pytest.mark.soak

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.deployments.conftest import Endpoint
-from tests.deployments.open_endpoint.conftest import ALIASES, Make
+from tests.deployments.open_endpoint.conftest import ALIASES, ROOT_PATH, Make
 from tests.deployments.open_endpoint.pictures import (
     BASE,
     EDIT,
@@ -163,7 +163,7 @@ def test_url_of_an_image_is_signed_and_fetched_from_any_replica(endpoint: Endpoi
     only = post(endpoint, "/v1/images/generations", {**body, "response_format": "url"})["data"]
     assert [image["b64_json"] for image in only] == [None, None]
     for image in (*both, *only, *only):
-        assert image["url"].startswith(f"{endpoint.url}/v1/images/files/")
+        assert image["url"].startswith(f"{endpoint.url}{ROOT_PATH}/v1/images/files/")
         fetched = httpx.get(image["url"])
         assert (fetched.status_code, fetched.headers["content-type"]) == (200, "image/webp")
         assert is_marked_generated(fetched.content)
@@ -178,5 +178,5 @@ def test_url_has_the_host_that_the_client_asked(endpoint: Endpoint) -> None:
         body = {"prompt": PROMPT, "response_format": "url"}
         named = http.post("/v1/images/generations", json=body, headers={"Host": "images.example:81"})
         odd = http.post("/v1/images/generations", json=body, headers={"Host": "a/b@c"})
-    assert named.json()["data"][0]["url"].startswith("http://images.example:81/v1/images/files/")
+    assert named.json()["data"][0]["url"].startswith(f"http://images.example:81{ROOT_PATH}/v1/images/files/")
     assert (odd.status_code, odd.json()["error"]["param"]) == (400, "Host")

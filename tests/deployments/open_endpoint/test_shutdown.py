@@ -54,9 +54,8 @@ def test_stopped_endpoint_refuses_new_requests_and_finishes_accepted_ones(endpoi
         assert refused.value.response.headers["retry-after"] == "5"
 
         assert "event: image_generation.completed" in list(events)
-        eventually(
-            lambda: "1 clients have not taken" in endpoint.log.read_text(), "it waits for the slow one"
-        )
+        told = "clients that have not taken their answers yet (1)"
+        eventually(lambda: told in endpoint.log.read_text(), "it waits for the slow one")
         with slow.makefile("rb") as answer:
             status, *_ = answer.readline().split(maxsplit=1)[1:]
             head = b"".join(iter(answer.readline, b"\r\n"))
