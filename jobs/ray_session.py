@@ -24,6 +24,8 @@ STAGE_CPUS = 4
 _GPU_ENGINE_CPUS = 1.0
 """CPUs that keep an engine on a GPU supplied with work."""
 
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
 _WAITING_CPUS = 0.1
 """CPUs for the stage that only waits for an endpoint's engines."""
 
@@ -58,7 +60,8 @@ def join_ray(*, verbose: bool) -> None:
         InvalidRequest: it can't be reached.
     """
     address = os.environ.get("RAY_ADDRESS")
-    _keep_to_loopback()
+    if (address or "").rpartition(":")[0] in _LOOPBACK:  # other nodes could not reach this process there
+        _keep_to_loopback()
     try:
         _init(address=address or "auto", verbose=verbose)
     except ConnectionError as error:

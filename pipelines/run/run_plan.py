@@ -36,8 +36,9 @@ _MAX_COMMIT_ROWS = 256
 _BLOCKS_PER_ENGINE = 2
 """Blocks that one engine works on at once: while one finishes, the next keeps the step batch full."""
 
-_READS_PER_COMMIT = 2
-_MAX_READ_BLOCKS = 200
+_COMMITS_PER_READ = 4
+_MOST_BLOCKS = 200
+_WIDE_BLOCK_BYTES = 2**19
 
 _PICTURE_CPUS = 0.9
 """CPUs to fetch and decode one block. No engine reserves the same, so Ray does not fuse the two stages."""
@@ -178,11 +179,13 @@ def _dataset(
 ) -> ray.data.Dataset:
     filesystem, root = settings.output.arrow()
     block_rows = commit_rows(options, plan.counts.new)
+    paths = [f"{root}/{path}" for path in plan.work_files]
+    num_bytes = sum(file.size or 0 for file in filesystem.get_file_info(paths))
     work = ray.data.read_parquet(
-        [f"{root}/{path}" for path in plan.work_files],
+        paths,
         filesystem=filesystem,
         partitioning=None,  # else an output under date=2026-01-01/ would add a column
-        override_num_blocks=_num_read_blocks(plan, block_rows),
+        override_num_blocks=_num_read_blocks(plan, block_rows, num_bytes=num_bytes),
     )
     # Ray would read a small prompt table as one block, with one engine busy and no part until the end.
     blocks = work.filter(expr=col("todo")).repartition(target_num_rows_per_block=block_rows)
@@ -213,14 +216,16 @@ def _dataset(
     )
 
 
-def _num_read_blocks(plan: Plan, block_rows: int) -> int:
-    """Choose how many blocks the work table is read in, which are then cut and joined to ``block_rows``.
+def _num_read_blocks(plan: Plan, block_rows: int, *, num_bytes: int) -> int | None:
+    """Choose how many blocks the work table, of so many bytes, is read in; None leaves it to Ray Data.
 
-    Ray Data aims at 200 whatever the table's size, and each costs a task that cuts it again. But a task hands
-    on only two blocks that nobody has taken yet, so blocks of several commits hold the engines up.
+    Ray Data reads 200, whatever the table's size, and each costs a task that only cuts it again. It passes
+    small blocks by value, which is fast; those of wide rows go through the object store, so fewer are faster.
     """
-    wanted = math.ceil(_READS_PER_COMMIT * plan.counts.new / block_rows)
-    return max(len(plan.work_files), min(wanted, _MAX_READ_BLOCKS))
+    if num_bytes < _MOST_BLOCKS * _WIDE_BLOCK_BYTES:
+        return None
+    wanted = math.ceil(plan.counts.new / (_COMMITS_PER_READ * block_rows))
+    return max(len(plan.work_files), min(wanted, _MOST_BLOCKS))
 
 
 def _pool(
