@@ -194,7 +194,7 @@ def _serve(
 
 @contextmanager
 def _progress(start_s: float) -> Iterator[None]:
-    """Tell what the engines that start are doing: what is new, and twice a minute what still goes on.
+    """Report what the engines that start are doing: what is new, and twice a minute what still goes on.
 
     Raises:
         InvalidRequest: an engine can't start, with its own words.
