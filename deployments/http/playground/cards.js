@@ -55,7 +55,7 @@ export class Card {
       this.part("warning").textContent = response.headers.get("x-zimage-warning") ?? ""; // in time to cancel
       this.say("making the image");
       for await (const event of serverEvents(response)) {
-        if (event.type.endsWith(".completed")) this.finish(event, response.headers);
+        if (event.type.endsWith(".completed")) await this.finish(event, response.headers);
         else this.preview(event);
       }
       if (this.state === "running") throw new Error("The connection ended before the image was done.");
@@ -76,9 +76,14 @@ export class Card {
     this.part("progress").textContent = progress;
   }
 
-  end(state) {
+  showState(state) {
     this.root.dataset.state = state;
-    this.say(state);
+    this.part("progress").textContent = state;
+  }
+
+  end(state) {
+    this.showTime();
+    this.showState(state);
     announce(`${this.settings.prompt}: ${state}`);
   }
 
@@ -94,11 +99,11 @@ export class Card {
     this.say(`preview ${event.partial_image_index + 1} of ${this.settings.partial_images}`);
   }
 
-  finish(event, headers) {
+  async finish(event, headers) {
     const { b64_json, ...answer } = event;
     const seed = this.settings.seed ?? String(event.seed);
     this.settings = { ...this.settings, seed };
-    this.end("done");
+    this.showTime();
     const finished = {
       settings: this.settings,
       pictures: this.pictures,
@@ -109,15 +114,14 @@ export class Card {
     };
     this.showFinished(finished);
     this.kept = keep(finished).catch(showUnkept);
+    await this.kept; // from "done" on, a reload loses nothing
+    this.end("done");
     if (!modelOf(event.model).default_size) loadModels(); // it has started, so its limits are known now
   }
 
   /** Show a finished image, of now or of before. */
-  showFinished({ image, answer, coldStartS, time }) {
+  showFinished({ image, answer, coldStartS }) {
     const { seed } = this.settings;
-    this.root.dataset.state = "done";
-    this.part("time").textContent = time;
-    this.part("progress").textContent = "done";
     this.show(image, answer.size);
     this.part("used").textContent = [
       answer.model,
@@ -152,10 +156,11 @@ export class Card {
     announce(`${this.settings.prompt}: ${error.message}`);
   }
 
-  remove() {
+  async remove() {
+    // The card goes last, so that a reload does not bring it back.
+    await this.kept?.then((id) => id && drop(id)).catch(showUnkept);
     const next = this.root.nextElementSibling ?? this.root.previousElementSibling;
     this.discard();
-    this.kept?.then((id) => id && drop(id)).catch(showUnkept);
     (next ?? field.prompt).focus();
   }
 
@@ -192,6 +197,8 @@ export async function showKept() {
     for (const image of (await keptImages()).reverse()) {
       const card = new Card(image.settings, image.pictures);
       card.showFinished(image);
+      card.showState("done");
+      card.part("time").textContent = image.time;
       card.kept = Promise.resolve(image.id);
       grid.append(card.root);
     }
@@ -204,9 +211,8 @@ export async function showKept() {
 /** Remove all images but those being made, here and from what is kept. */
 export async function clear() {
   if (!confirm("Remove all images from this browser?")) return;
-  for (const card of allCards()) {
-    if (card.state !== "running") card.discard();
-  }
-  field.prompt.focus();
+  const finished = allCards().filter(({ state }) => state !== "running");
   await dropAll().catch(() => {}); // where nothing can be kept, nothing is left
+  for (const card of finished) card.discard();
+  field.prompt.focus();
 }

@@ -46,6 +46,14 @@ export async function keep(image) {
   return id;
 }
 
-export const drop = async (id) => answered((await images("readwrite")).delete(id));
+export async function drop(id) {
+  const store = await images("readwrite");
+  store.delete(id);
+  await committed(store.transaction);
+}
 
-export const dropAll = async () => answered((await images("readwrite")).clear());
+export async function dropAll() {
+  const store = await images("readwrite");
+  store.clear();
+  await committed(store.transaction);
+}

@@ -16,6 +16,21 @@ _PIXELS = """image => {
     canvas.getContext("2d").drawImage(image, 0, 0);
     return [...canvas.getContext("2d").getImageData(0, 0, 64, 64).data];
 }"""
+_RELOAD_ONCE = """() => new MutationObserver((_, observer) => {
+    if (!(%s)) return;
+    observer.disconnect();
+    location.reload();
+}).observe(document.getElementById("images"), { childList: true, subtree: true, characterData: true })"""
+# Other transactions wait meanwhile, as on a slow disk.
+_HOLD_THE_STORE_FOR_1_S = """async () => {
+    const [{ name }] = await indexedDB.databases();
+    const opening = indexedDB.open(name);
+    await new Promise((resolve) => { opening.onsuccess = resolve; });
+    const store = opening.result.transaction("images", "readwrite").objectStore("images");
+    const endMs = performance.now() + 1000;
+    const hold = () => { if (performance.now() < endMs) store.count().onsuccess = hold; };
+    hold();
+}"""
 _NAMES_OF_CARDS = "() => [...document.querySelectorAll('article')].map(({ ariaLabel }) => ariaLabel)"
 
 
@@ -50,6 +65,21 @@ def test_images_survive_a_reload(page: Page) -> None:
     expect(page.get_by_role("article", name="tiger face")).to_have_count(2)
     again = shown(done(card_of(page, "tiger face")))
     assert np.abs(np.array(again) - shown(page.get_by_role("article", name="tiger face").nth(1))).max() <= 1
+
+
+def test_what_the_page_shows_is_what_it_has_kept(page: Page) -> None:
+    page.evaluate(_HOLD_THE_STORE_FOR_1_S)
+    page.evaluate(_RELOAD_ONCE % "document.querySelector('article')?.textContent.includes('done')")
+    with page.expect_event("load"):
+        generate(page, "panda")
+    expect(card_of(page, "panda")).to_contain_text("done")
+
+    page.evaluate(_HOLD_THE_STORE_FOR_1_S)
+    page.evaluate(_RELOAD_ONCE % "document.querySelector('article') === null")
+    with page.expect_event("load"):
+        card_of(page, "panda").get_by_role("button", name="Remove").click()
+    expect(control(page, "Size")).to_have_attribute("placeholder", "64x64")
+    expect(page.get_by_role("article")).to_have_count(0)
 
 
 def test_removed_images_stay_away(page: Page) -> None:
