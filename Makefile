@@ -20,7 +20,7 @@ demo: $(VENV)/.run ## Make the example table's images into out/demo (run it agai
 	$(BIN)/zimage generate examples/objects.csv out/demo
 
 test: $(VENV)/.dev ## Run the test suite (CPU, no downloads)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope $(ARGS)
 
 clients: $(CLIENTS) ## Install the clients of other projects that tests/clients runs (Python's and Node's)
 

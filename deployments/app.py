@@ -15,6 +15,12 @@ from deployments.model_server import ModelServer
 _MAX_ONGOING = 4096
 """Calls in one replica, including batch work; the limit that matters is the engine's own queue."""
 _DRAIN_MARGIN_S = 10.0
+_SUPERVISION: dict[str, Any] = {
+    # Serve's own choice, 10 s, is how long a dead replica may still be sent requests.
+    "health_check_period_s": 2.0,
+    # A replica that stops looks this often whether its last requests are done, and once more before it goes.
+    "graceful_shutdown_wait_loop_s": 0.2,
+}
 
 
 def build_app(args: AppArgs) -> Application:
@@ -25,15 +31,16 @@ def build_app(args: AppArgs) -> Application:
     # A replica that is stopped has time to finish the requests it has accepted.
     drain_s = args.limits.timeout_s + _DRAIN_MARGIN_S
     front: dict[str, Any] = {"label_selector": args.ingress.node_labels} if args.ingress.node_labels else {}
-    desk = serve.deployment(ray_actor_options={"num_cpus": 0, **front}, max_ongoing_requests=100_000)(
-        FrontDesk
-    ).bind(args, max_run_s=2 * drain_s)
+    desk = serve.deployment(
+        ray_actor_options={"num_cpus": 0, **front}, max_ongoing_requests=100_000, **_SUPERVISION
+    )(FrontDesk).bind(args, max_run_s=2 * drain_s)
     models = {model.id: _model(model, args, drain_s, desk) for model in args.models}
     ingress = serve.deployment(
         num_replicas=args.ingress.num_replicas,
         ray_actor_options={"num_cpus": args.ingress.num_cpus, **front},
         max_ongoing_requests=args.ingress.max_ongoing_requests,
         graceful_shutdown_timeout_s=drain_s,
+        **_SUPERVISION,
     )(serve.ingress()(Ingress))
     return ingress.bind(args, models, desk)
 
@@ -46,6 +53,7 @@ def _model(model: ModelArgs, args: AppArgs, drain_s: float, desk: Application) -
         max_ongoing_requests=_MAX_ONGOING,
         max_queued_requests=args.limits.max_waiting,
         graceful_shutdown_timeout_s=drain_s,
+        **_SUPERVISION,
         autoscaling_config=AutoscalingConfig(
             min_replicas=scaling.min_replicas,
             max_replicas=scaling.max_replicas,

@@ -5,9 +5,11 @@ import random
 import signal
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.chance import seeded_chance
 from tests.s3_server import S3Server, s3_server
@@ -29,6 +31,24 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("zimage")
+
+
+_WITH_RAY = ("clients", "deployments", "jobs", "examples")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
+    """Say what stays together where `make test` runs two processes: all that starts a Ray, or else a file.
+
+    What starts a Ray takes turns, and often waits; the rest computes meanwhile.
+    """
+    return _ByRoom(config, log)
+
+
+class _ByRoom(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "with Ray" if path.split("/")[1] in _WITH_RAY else path
 
 
 @pytest.fixture(scope="session")
