@@ -33,7 +33,7 @@ def ranks_of(command: Command) -> list[psutil.Process]:
 def test_a_killed_rank_costs_no_row_and_changes_no_image(
     zimage: Zimage, tmp_path: Path, chance: random.Random, model: str
 ) -> None:
-    table, out = write_table(tmp_path / "table.parquet", 32), tmp_path / "out"
+    table, out = write_table(tmp_path / "table.parquet", 24), tmp_path / "out"
     command = ("generate", table, out, "--model", model, "--steps", 4, "--size", "64x64")
     num_parts = chance.randint(1, 2)
     with ThreadPoolExecutor(1) as pool:
@@ -50,7 +50,7 @@ def test_a_killed_rank_costs_no_row_and_changes_no_image(
     assert done.code == 0, done.err
     assert gone([rank])
     assert rank_processes(psutil.Process()) == []
-    assert_whole(out, 32)
+    assert_whole(out, 24)
     # For an engine that is whole nothing is left to make, and it would make the same.
     assert zimage(*command, "--progress", "json").event("planned")["new"] == 0
     engine = load_engine(EngineConfig(model=model, num_threads=1))

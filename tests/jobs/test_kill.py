@@ -25,6 +25,7 @@ from tests.conditions import eventually
 from tests.jobs.conftest import Zimage
 from tests.rank_processes import gone
 
+NUM_ROWS = 160
 _MOST_REPEATED = 80
 """A stop may cost what two engines hold (32 rows) and what waits to be written; half of this on average."""
 
@@ -126,26 +127,27 @@ def engines_below(root: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def test_kills_of_the_driver_and_an_engine_lose_nothing_and_repeat_little(
+def test_a_killed_driver_loses_nothing_and_repeats_little(
     zimage: Zimage, tmp_path: Path, chance: random.Random
 ) -> None:
-    num_rows = 160
-    output = tmp_path / "out"
-    arguments = (
-        *(write_table(tmp_path / "table.parquet", num_rows), output),
-        *("--engines", "2:2", "--steps", 1, "--commit-rows", 8),
-    )
-    command = Command(*arguments)
-    command.until(written=chance.randint(16, 64))
-    command.kill()
+    command, arguments = killed_driver(tmp_path, chance)
+    done = zimage("generate", *arguments, "--progress", "json")
+    assert done.code == 0, done.err
+    assert_kept(command, done.event("planned"))
+    assert_whole(tmp_path / "out", NUM_ROWS)
 
-    num_parts = len(list((output / "_staging").glob("*.parquet"))) + chance.randint(1, 4)
+
+@pytest.mark.soak
+def test_a_killed_engine_loses_nothing(zimage: Zimage, tmp_path: Path, chance: random.Random) -> None:
+    command, arguments = killed_driver(tmp_path, chance)
+    staging = tmp_path / "out" / "_staging"
+    num_parts = len(list(staging.glob("*.parquet"))) + chance.randint(1, 4)
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(zimage, "generate", *arguments, "--progress", "json")
+        job = pool.submit(zimage, "generate", *arguments, "--engines", "2:2", "--progress", "json")
 
         def written() -> bool:
             assert not job.done(), job.result().err
-            return len(list((output / "_staging").glob("*.parquet"))) >= num_parts
+            return len(list(staging.glob("*.parquet"))) >= num_parts
 
         eventually(written, "more parts are written")
         victim = chance.choice(engines_below(psutil.Process()))
@@ -154,7 +156,17 @@ def test_kills_of_the_driver_and_an_engine_lose_nothing_and_repeat_little(
     assert done.code == 0, done.err
     assert_kept(command, done.event("planned"))
     assert gone([victim])
-    assert_whole(output, num_rows)
+    assert_whole(tmp_path / "out", NUM_ROWS)
+
+
+def killed_driver(folder: Path, chance: random.Random) -> tuple[Command, tuple[object, ...]]:
+    """Kill a job in its midst; returns it and its arguments."""
+    arguments = (write_table(folder / "table.parquet", NUM_ROWS), folder / "out")
+    arguments += ("--steps", 1, "--commit-rows", 8)
+    command = Command(*arguments)
+    command.until(written=chance.randint(16, 64))
+    command.kill()
+    return command, arguments
 
 
 @pytest.mark.soak

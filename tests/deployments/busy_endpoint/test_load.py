@@ -27,7 +27,7 @@ LONG = {"prompt": "a red apple", "size": "384x384", "num_inference_steps": 50}
 
 def _overload(endpoint: Endpoint, cluster: Cluster, *, duration_s: float) -> dict[str, list[float]]:
     """Send four times what the engine can make, check every answer; returns what was seen meanwhile."""
-    with load(endpoint, clients=16, duration=3) as measuring:
+    with load(endpoint, clients=16, duration=2) as measuring:
         capacity = measuring.summary()["images_per_s"]
     (replica,) = cluster.replicas(MODEL)
     seen: dict[str, list[float]] = {"queue_s": [], "num_open": [], "resident_bytes": [], "health_s": []}

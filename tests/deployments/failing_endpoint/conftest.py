@@ -1,4 +1,4 @@
-"""One endpoint whose processes are killed: a model with two replicas, a fake one, and two over ranks.
+"""One endpoint whose processes are killed: a model with two replicas, a fake one, and one over ranks.
 
 Its tests deploy nothing but that of `test_redeploy`, which takes models away and is the last.
 """
@@ -12,11 +12,8 @@ from tests.deployments.cluster import Cluster, Driver
 from tests.deployments.conftest import Endpoint, Serve
 
 PAIR, FAKE = "z-image-turbo", "fake"
-ONE_NODE, PLACED = "one-node", "placed"
-"""Models whose engines are divided over two ranks: of one node, and placed by Ray."""
-DIVIDED_MODEL = "tiny-zimage-base"
-
-_DIVIDED = {"model": DIVIDED_MODEL, "num_cpus": 0.5, "tensor_parallel_size": 2}
+PLACED, DIVIDED_MODEL = "placed", "tiny-zimage-base"
+"""A model whose engine is divided over two ranks, placed by Ray; for those of one node, see tests/jobs."""
 
 
 def app_args(*model_ids: str, num_replicas: int = 2, max_queue_s: float = 120.0) -> dict[str, Any]:
@@ -25,15 +22,19 @@ def app_args(*model_ids: str, num_replicas: int = 2, max_queue_s: float = 120.0)
     models: dict[str, dict[str, Any]] = {
         PAIR: {"num_cpus": 1, "max_queue_s": max_queue_s, "scaling": scaling},
         FAKE: {"num_cpus": 0, "engine": {"fake": True}},
-        ONE_NODE: _DIVIDED,
-        PLACED: _DIVIDED | {"tensor_parallel_placement": "any_nodes"},
+        PLACED: {
+            "model": DIVIDED_MODEL,
+            "num_cpus": 0.5,
+            "tensor_parallel_size": 2,
+            "tensor_parallel_placement": "any_nodes",
+        },
     }
     return {"models": [{"id": model_id, **models[model_id]} for model_id in model_ids]}
 
 
 @pytest.fixture(scope="package")
 def endpoint(serve_endpoint: Serve) -> Iterator[Endpoint]:
-    with serve_endpoint(**app_args(PAIR, FAKE, ONE_NODE, PLACED)) as running:
+    with serve_endpoint(**app_args(PAIR, FAKE, PLACED)) as running:
         yield running
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from tests.deployments.conftest import Endpoint
 from tests.deployments.locked_endpoint.attacks import KEY
 
@@ -20,14 +22,15 @@ CHECKS = (
 )
 
 
-def test_answers_are_as_described(endpoint: Endpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("phases", ["examples,fuzzing", pytest.param("coverage", marks=pytest.mark.soak)])
+def test_answers_are_as_described(endpoint: Endpoint, tmp_path: Path, phases: str) -> None:
     # Its pytest plugin (4.32) reaches into pytest's nodes where pytest 9 no longer lets it.
     command = [
         f"{sysconfig.get_path('scripts')}/schemathesis",
         "run",
         f"{endpoint.url}/openapi.json",
         f"--checks={','.join(CHECKS)}",
-        "--phases=examples,coverage,fuzzing",
+        f"--phases={phases}",
         "--max-examples=30",
         "--generation-deterministic",
         "--continue-on-failure",

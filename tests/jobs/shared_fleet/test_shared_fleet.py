@@ -224,7 +224,7 @@ def test_control_images_are_followed_alike_in_jobs_and_online(
 
 
 def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online: openai.OpenAI) -> None:
-    table = write_table(tmp_path / "table.parquet", 16, steps=50)
+    table = write_table(tmp_path / "table.parquet", 16, steps=30)
     with running(zimage, "generate", table, tmp_path / "out", *SERVED) as job:
         stats = serve.get_deployment_handle("z-image-turbo", APP).stats
         while_running(job, lambda: stats.remote().result().num_open >= 8, "batch images are open")
@@ -239,7 +239,7 @@ def test_online_requests_pass_a_batch_job(zimage: Zimage, tmp_path: Path, online
 
 
 def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "table.parquet", 32)
+    table = write_table(tmp_path / "table.parquet", 24)
     with running(zimage, "generate", table, tmp_path / "out", *SERVED) as job:
         stats = serve.get_deployment_handle("z-image-turbo", APP).stats
         made = stats.remote().result().num_images
@@ -252,7 +252,7 @@ def test_a_killed_replica_costs_the_job_nothing(zimage: Zimage, tmp_path: Path) 
         ray.kill(ray.get_actor(name, namespace="serve"))
         done = job.result()
     assert done.code == 0, done.err
-    assert len(published(tmp_path / "out").by_key) == 32
+    assert len(published(tmp_path / "out").by_key) == 24
 
 
 def test_failures_become_error_rows(zimage: Zimage, tmp_path: Path) -> None:

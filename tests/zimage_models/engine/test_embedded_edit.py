@@ -86,10 +86,9 @@ def assert_nine_in_ten(edits: Sequence[Edit]) -> None:
         assert sum(part) >= 0.9 * len(part), (never_shown, sum(part), len(part))
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_backgrounds_change_and_objects_stay(language: str) -> None:
-    # Five or six of each colour, half of them never shown.
-    assert_nine_in_ten([edit for edit in ALL[::11] if edit.language == language])
+def test_backgrounds_change_and_objects_stay() -> None:
+    # Six or seven of each colour, half of them never shown, half in each language.
+    assert_nine_in_ten(ALL[::21])
 
 
 @pytest.mark.soak
