@@ -1,10 +1,10 @@
 """Measure the engine against plain diffusers on a model of the released size: 6.15 B random parameters.
 
 It measures sizes 1024 x 1024 and 512 x 512, 8 steps, one image and a full step batch, eager and then compiled
-(``compile_repeated_blocks`` on both sides), in turns within one run. Besides the seconds, it reports the time
-of one step and its rate, the measured ceiling of a large matrix product, the arithmetic floor at that
-ceiling, and peak memory. It needs torch, transformers, diffusers and 40 GB of GPU memory, but no Ray and no
-download:
+(the engine's blocks, and ``compile_repeated_blocks`` for diffusers), in turns within one run. Besides the
+seconds, it reports the time of one step and its rate, the measured ceiling of a large matrix product, the
+arithmetic floor at that ceiling, and peak memory. It needs torch, transformers, diffusers and 40 GB of GPU
+memory, but no Ray and no download:
 
     python -m benchmarks.gpu.gpu_latency
     python -m benchmarks.gpu.gpu_latency --tiny      (a small model on the CPU: shows that the program works)
@@ -29,7 +29,6 @@ from benchmarks.gpu.released_shape import RELEASED, TINY, Shape, decode_flops, s
 from benchmarks.report import RESULTS, device_name, write_result
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.engine.load_engine import ACCELERATOR_STEP_TOKENS
-from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.sequence_layout import num_image_tokens
 from zimage_models.requests import ImageRequest
 
@@ -140,7 +139,7 @@ def measure(settings: Settings, checkpoint: Path, keep: Callable[[dict[str, Any]
     }
     for mode in ("eager", "compiled"):
         if mode == "compiled":
-            compile_blocks(sides.transformer, backend=settings.compile_backend)
+            sides.compile(backend=settings.compile_backend)
             # Two lengths and two batch sizes make the compiler treat all of them as dynamic.
             for num_images, side in product((1, 2, 3), settings.sides):
                 sides.run_engine(sides.requests(num_images, side))

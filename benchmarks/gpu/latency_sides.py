@@ -62,6 +62,11 @@ class Sides:
         )
         self._numbers = count()
 
+    def compile(self, *, backend: str) -> None:
+        """Compile the transformer's blocks on both sides."""
+        self._runner.denoiser.compile(backend=backend)
+        self.transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
+
     def requests(self, num_images: int, side: int) -> list[ImageRequest]:
         """Build requests of one caption bucket with prompts that are in no cache."""
         numbers = [next(self._numbers) for _ in range(num_images)]

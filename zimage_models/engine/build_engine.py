@@ -102,6 +102,10 @@ def warm_up(engine: EngineLike) -> None:
             **pictures,
         }
         for num_images, shape in shapes:
-            request = build_request(spec, {**common, **shape})
-            for handle in [engine.submit(request) for _ in range(num_images)]:
+            # Different prompts, so that captions are refined in batches too.
+            requests = [
+                build_request(spec, {**common, **shape, "prompt": f"{number} {shape['prompt']}"})
+                for number in range(num_images)
+            ]
+            for handle in [engine.submit(request) for request in requests]:
                 handle.result()

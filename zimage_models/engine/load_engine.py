@@ -11,7 +11,6 @@ from zimage_models.engine.engine import Engine
 from zimage_models.engine.job import Job
 from zimage_models.engine.step_scheduler import StepScheduler
 from zimage_models.model_spec import ModelSpec
-from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
@@ -75,10 +74,11 @@ def _load_runner(
     if spec.controlnet:
         controlnet = load_controlnet(spec.controlnet.directory, device=device, dtype=dtype)
         components = replace(components, controlnet=controlnet)
-    if config.compile:
-        compile_blocks(components.transformer)
-    return ModelRunner(
+    runner = ModelRunner(
         components,
         caption_cache_bytes=config.caption_cache_bytes,
         denoiser_class=denoiser_class(spec.variant),
     )
+    if config.compile:
+        runner.denoiser.compile()
+    return runner

@@ -16,7 +16,6 @@ from zimage_models.checkpoints.weight_files import check_files
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.tensor_parallel.local_ranks import LocalRankLauncher
@@ -79,18 +78,19 @@ def load_first_rank(
             scheduler=load_scheduler(directory),
             **load_siglip(directory, device=device, dtype=dtype),
         )
+        runner = ModelRunner(
+            components,
+            caption_cache_bytes=config.caption_cache_bytes,
+            denoiser_class=denoiser_class(spec.variant),
+            ranks=group,
+            text_encoder_ranks=group if config.parallel.text_encoder == "sharded" else None,
+        )
         if config.compile:
-            compile_blocks(transformer)
+            runner.denoiser.compile()
         group.wait_until_loaded()
         group.loads[0] = share_report(shares)
         logger.info("bytes read and held by rank: %s", group.loads)
     except BaseException:
         group.close()
         raise
-    return ModelRunner(
-        components,
-        caption_cache_bytes=config.caption_cache_bytes,
-        denoiser_class=denoiser_class(spec.variant),
-        ranks=group,
-        text_encoder_ranks=group if config.parallel.text_encoder == "sharded" else None,
-    )
+    return runner

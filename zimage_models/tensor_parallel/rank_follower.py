@@ -7,7 +7,6 @@ import torch
 
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
-from zimage_models.models.denoisers.compiled_blocks import compile_blocks
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
@@ -107,10 +106,9 @@ def _run(
     if config.parallel.text_encoder == "sharded":
         shares["text_encoder"] = load_text_encoder_share(directory, member.mesh, device=device, dtype=dtype)
         PromptEncoder(shares["text_encoder"].model, ranks=ranks)
-    transformer = shares["transformer"].model
+    denoiser = denoiser_class(spec.variant)(shares["transformer"].model, ranks=ranks)
     if config.compile:
-        compile_blocks(transformer)
-    denoiser_class(spec.variant)(transformer, ranks=ranks)
+        denoiser.compile()
     store.tell(rank, LOADED, json.dumps(share_report(shares)))
     ranks.follow()
     ranks.close()

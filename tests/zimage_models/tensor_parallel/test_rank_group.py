@@ -19,7 +19,7 @@ import psutil
 import pytest
 import torch
 import torch.distributed as dist
-from diffusers.models.transformers.transformer_z_image import ZImageTransformerBlock
+from diffusers.models.transformers.transformer_z_image import TimestepEmbedder
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.conditions import eventually
@@ -75,10 +75,13 @@ def in_a_layer() -> Iterator[InALayer]:
     with contextlib.ExitStack() as hooks:
 
         def act_at(run: int, act: Act) -> None:
-            runs = count()
+            runs, sums = count(), count(start=LATER)
 
             def hook(module: Any, inputs: Any) -> None:
-                if isinstance(module, ZImageTransformerBlock) and module.modulation and module.layer_id == 1:
+                nonlocal sums
+                if isinstance(module, TimestepEmbedder):  # a forward begins
+                    sums = count()
+                elif hasattr(module, "reduction") and next(sums) == IN_THE_SECOND_LAYER:
                     number = next(runs)
                     if run in (number, ALWAYS):
                         act()
@@ -89,6 +92,8 @@ def in_a_layer() -> Iterator[InALayer]:
 
 
 ALWAYS = -1
+IN_THE_SECOND_LAYER, LATER = 6, 1000
+"""Sums over the ranks in a forward: two in each block, and two blocks refine the image before the layers."""
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])

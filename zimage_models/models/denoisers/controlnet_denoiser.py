@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
-from zimage_models.models.denoisers.denoiser import Denoiser, LayerInputs, patchify
+from zimage_models.models.denoisers.denoiser import Denoiser, patches_of, patchify
 
 
 class ControlNetDenoiser(Denoiser):
@@ -31,6 +32,24 @@ class ControlNetDenoiser(Denoiser):
         """Wrap a whole transformer and a ControlNet that fits it; their modules need not be tied."""
         super().__init__(transformer)
         self._controlnet = controlnet
+        self._hinting = _HintStack(controlnet.control_layers)
+        self._refiner_hinting: _HintStack | None = None
+        self._control_refiner: BlockStack | None = None
+        match controlnet.add_control_noise_refiner:
+            case None:
+                self._control_refiner = BlockStack(controlnet.control_noise_refiner)
+            case "control_layers":
+                self._refiner_hinting = self._hinting
+            case _:
+                self._refiner_hinting = _HintStack(controlnet.control_noise_refiner)
+
+    def _stacks(self) -> list[BlockStack]:
+        own = [self._hinting.stack]
+        if self._refiner_hinting and self._refiner_hinting is not self._hinting:
+            own.append(self._refiner_hinting.stack)
+        if self._control_refiner:
+            own.append(self._control_refiner)
+        return super()._stacks() + own
 
     @torch.inference_mode()
     def conditions(
@@ -66,64 +85,74 @@ class ControlNetDenoiser(Denoiser):
     ) -> Tensor:
         if control_BNP is None or scale_B is None:
             return super()._predict(latents_BCHW, time_B, captions_BLD)
-        model, controlnet = self._transformer, self._controlnet
-        in_image, in_all = self._layer_inputs(latents_BCHW, time_B, captions_BLD.shape[1])
-        images_BSD = self._embed(model.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
-        control_BSD = self._embed(controlnet.control_all_x_embedder, control_BNP)
-        refined_BSD = images_BSD
-        for layer in model.noise_refiner:
-            refined_BSD = layer(refined_BSD, *in_image)
-        if controlnet.add_control_noise_refiner is None:
-            seen_BSD = refined_BSD
-            for layer in controlnet.control_noise_refiner:
-                control_BSD = layer(control_BSD, *in_image)
+        in_image, in_all = self._rotary_of(latents_BCHW, captions_BLD.shape[1])
+        time_BT = self._embedded(time_B)
+        times_BMT = time_BT[:, None]
+        images_BSD = self._embed(self._transformer.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
+        control_BSD = self._embed(self._controlnet.control_all_x_embedder, control_BNP)
+        refined_BSD = self._noise_refiner.run(images_BSD, in_image, self._noise_refiner.modulation(times_BMT))
+        if self._refiner_hinting:
+            hints = self._refiner_hinting.each(control_BSD, images_BSD, in_image, times_BMT)
+            seen_BSD, control_BSD = self._refine_control(images_BSD, hints, scale_B, in_image, times_BMT)
         else:
-            seen_BSD, control_BSD = self._refine_control(images_BSD, control_BSD, scale_B, in_image)
+            assert self._control_refiner
+            seen_BSD = refined_BSD
+            modulation = self._control_refiner.modulation(times_BMT)
+            control_BSD = self._control_refiner.run(control_BSD, in_image, modulation)
         # Each hint is made when its layer needs it, so that they are never all in memory.
-        hints = _hints(
-            controlnet.control_layers,
+        hints = self._hinting.each(
             torch.cat([control_BSD, captions_BLD], dim=1),
             torch.cat([seen_BSD, captions_BLD], dim=1),
             in_all,
+            times_BMT,
         )
+
+        def hint(number: int) -> Tensor | None:
+            if number not in self._controlnet.control_layers_places:
+                return None
+            return _scaled(next(hints)[0], scale_B)
+
         x_BSD = torch.cat([refined_BSD, captions_BLD], dim=1)
-        for number, layer in enumerate(model.layers):
-            x_BSD = layer(x_BSD, *in_all)
-            if number in controlnet.control_layers_places:
-                x_BSD = x_BSD + _scaled(next(hints)[0], scale_B)
-        return self._velocity_of(x_BSD, in_all, latents_BCHW)
+        modulation = self._layers.modulation(times_BMT)
+        x_BSD = self._layers.run(x_BSD, in_all, modulation, add=hint, read=patches_of(latents_BCHW))
+        return self._velocity_of(x_BSD, time_BT, latents_BCHW)
 
     def _refine_control(
-        self, images_BSD: Tensor, control_BSD: Tensor, scale_B: Tensor, inputs: LayerInputs
+        self,
+        images_BSD: Tensor,
+        hints: Iterator[tuple[Tensor, Tensor]],
+        scale_B: Tensor,
+        rotary_BSC2: Tensor,
+        times_BMT: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Refine the ControlNet's copy of an image together with its control tokens."""
-        controlnet = self._controlnet
-        hinting = getattr(controlnet, controlnet.add_control_noise_refiner)
-        hints = _hints(hinting, control_BSD, images_BSD, inputs)
+        places = self._controlnet.control_refiner_layers_places
         hint_at = {}
-        places = controlnet.control_refiner_layers_places
         for number, (hint_BSD, tokens_BSD) in enumerate(hints):
             control_BSD = tokens_BSD
             if number < len(places):
-                hint_at[places[number]] = hint_BSD
-        seen_BSD = images_BSD
-        for number, layer in enumerate(self._transformer.noise_refiner):
-            seen_BSD = layer(seen_BSD, *inputs)
-            if number in hint_at:
-                seen_BSD = seen_BSD + _scaled(hint_at[number], scale_B)
-        return seen_BSD, control_BSD
+                hint_at[places[number]] = _scaled(hint_BSD, scale_B)
+        modulation = self._noise_refiner.modulation(times_BMT)
+        return self._noise_refiner.run(images_BSD, rotary_BSC2, modulation, add=hint_at.get), control_BSD
 
 
-def _hints(
-    layers: Any, control_BSD: Tensor, images_BSD: Tensor, inputs: LayerInputs
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Run control layers; after each, yield its hint and its control tokens, both (B, S, D)."""
-    for layer in layers:
-        # A layer returns its hint and tokens stacked on its input. diffusers passes the whole stack from
-        # layer to layer and so copies every hint once per layer, but only the tokens on top are read.
-        given = control_BSD if layer.block_id == 0 else control_BSD[None]
-        hint_BSD, control_BSD = layer(given, images_BSD, *inputs)
-        yield hint_BSD, control_BSD
+class _HintStack:
+    """Control blocks, each of which makes a hint for a block of the transformer."""
+
+    def __init__(self, blocks: Sequence[Any]) -> None:
+        """Take over the weights of ZImageControlTransformerBlocks."""
+        self.stack = BlockStack(blocks)
+        self._before: Any = blocks[0].before_proj
+        self._after: list[Any] = [block.after_proj for block in blocks]
+
+    def each(
+        self, control_BSD: Tensor, images_BSD: Tensor, rotary_BSC2: Tensor, times_BMT: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Run the blocks; after each, yield its hint and its control tokens, both (B, S, D)."""
+        control_BSD = self._before(control_BSD) + images_BSD
+        each = self.stack.each(control_BSD, rotary_BSC2, self.stack.modulation(times_BMT))
+        for after, tokens_BSD in zip(self._after, each, strict=True):
+            yield after(tokens_BSD), tokens_BSD
 
 
 def _scaled(hint_BSD: Tensor, scale_B: Tensor) -> Tensor:

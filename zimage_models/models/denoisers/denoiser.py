@@ -1,11 +1,11 @@
 """One denoising forward of a Z-Image transformer over a batch that needs no attention mask.
 
 It computes what ``diffusers.ZImageTransformer2DModel.forward`` computes for items of equal size and equal
-caption bucket, from the same submodules, but keeps what does not change between steps: refined captions and
-rotary frequencies. It knows nothing about schedulers, guidance or prompt text.
+caption bucket, from the same weights, but keeps what does not change between steps: refined captions and
+rotary encodings. It knows nothing about schedulers, guidance or prompt text.
 
-Shape legend: B batch, C latent channels, H W latent height and width, N image tokens, L caption tokens,
-S sequence, D model width.
+Shape legend: B batch, C latent channels (of rotary encodings: channels of a head), H W latent height and
+width, N image tokens, L caption tokens, S sequence, D model width, T width of time embeddings.
 """
 
 from collections import OrderedDict
@@ -17,14 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from zimage_models.model_spec import PATCH_SIZE
+from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference, stack
 from zimage_models.models.device_memory import upload
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, num_caption_tokens, padded_length
 
 PATCH_KEY = f"{PATCH_SIZE}-1"
-LayerInputs = tuple[None, Tensor, Tensor]
-"""No attention mask, rotary frequencies, time embedding."""
 _MAX_GEOMETRIES = 32
 
 
@@ -42,11 +41,22 @@ class Denoiser:
         self._transformer = transformer
         self._refine_together = ranks.together(Verb.REFINE, self._refine)
         self._predict_together = ranks.together(Verb.VELOCITY, self._predict)
-        self._frequencies: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
+        self._caption_refiner = BlockStack(transformer.context_refiner)
+        self._noise_refiner = BlockStack(transformer.noise_refiner)
+        self._layers = BlockStack(transformer.layers)
+        self._rotary: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
         self.num_channels: int = transformer.in_channels
         self.width: int = transformer.dim
         self.dtype: torch.dtype = transformer.x_pad_token.dtype
         self.device: torch.device = transformer.x_pad_token.device
+
+    def compile(self, *, backend: str = "inductor") -> None:
+        """Compile the blocks; ``warm_up`` then compiles their usual shapes."""
+        for blocks in self._stacks():
+            blocks.compile(backend=backend)
+
+    def _stacks(self) -> list[BlockStack]:
+        return [self._caption_refiner, self._noise_refiner, self._layers]
 
     @torch.inference_mode()
     def refine_captions(self, captions: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -76,10 +86,8 @@ class Denoiser:
         return [caption_LD.clone() for caption_LD in refined_BLD]
 
     def _refine(self, captions_BLD: Tensor, positions_BL: Tensor) -> Tensor:
-        frequencies = self._rope(functional.pad(positions_BL[..., None], (0, 2)))
-        for layer in self._transformer.context_refiner:
-            captions_BLD = layer(captions_BLD, None, frequencies)
-        return captions_BLD
+        rotary_BLC2 = self._rope(functional.pad(positions_BL[..., None], (0, 2)))
+        return self._caption_refiner.run(captions_BLD, rotary_BLC2, self._caption_refiner.modulation())
 
     def conditions(
         self,
@@ -118,25 +126,19 @@ class Denoiser:
 
     def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
         model = self._transformer
-        in_image, in_all = self._layer_inputs(latents_BCHW, time_B, captions_BLD.shape[1])
+        in_image, in_all = self._rotary_of(latents_BCHW, captions_BLD.shape[1])
+        time_BT = self._embedded(time_B)
         x_BSD = self._embed(model.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
-        for layer in model.noise_refiner:
-            x_BSD = layer(x_BSD, *in_image)
+        x_BSD = self._noise_refiner.run(x_BSD, in_image, self._noise_refiner.modulation(time_BT[:, None]))
         x_BSD = torch.cat([x_BSD, captions_BLD], dim=1)
-        for layer in model.layers:
-            x_BSD = layer(x_BSD, *in_all)
-        return self._velocity_of(x_BSD, in_all, latents_BCHW)
+        modulation = self._layers.modulation(time_BT[:, None])
+        x_BSD = self._layers.run(x_BSD, in_all, modulation, read=patches_of(latents_BCHW))
+        return self._velocity_of(x_BSD, time_BT, latents_BCHW)
 
-    def _layer_inputs(
-        self, latents_BCHW: Tensor, time_B: Tensor, bucket: int
-    ) -> tuple[LayerInputs, LayerInputs]:
-        """Return what layers take besides tokens: for the image alone, and for image and caption."""
-        model = self._transformer
-        batch, _, height, width = latents_BCHW.shape
-        frequencies = self._image_frequencies(height // PATCH_SIZE, width // PATCH_SIZE, bucket)
-        time_embedding = model.t_embedder(time_B * model.t_scale).to(self.dtype)
-        in_image, in_all = ((None, f.expand(batch, -1, -1), time_embedding) for f in frequencies)
-        return in_image, in_all
+    def _embedded(self, time_B: Tensor) -> Tensor:
+        """Embed normalised times; (B, T)."""
+        time_BT: Tensor = self._transformer.t_embedder(time_B * self._transformer.t_scale)
+        return time_BT.to(self.dtype)
 
     def _embed(self, embedders: Any, patches_BNP: Tensor) -> Tensor:
         """Embed the patches of an image and pad them to a whole bucket; (B, S, D)."""
@@ -148,30 +150,29 @@ class Denoiser:
         padding = self._transformer.x_pad_token.to(x_BND).expand(batch, num_padding, -1)
         return torch.cat([x_BND, padding], dim=1)
 
-    def _velocity_of(self, x_BSD: Tensor, inputs: LayerInputs, latents_BCHW: Tensor) -> Tensor:
-        """Compute the latents' velocity from the last layer's tokens, which begin with the image's."""
-        height, width = latents_BCHW.shape[-2:]
-        num_patches = (height // PATCH_SIZE) * (width // PATCH_SIZE)
-        output = self._transformer.all_final_layer[PATCH_KEY](x_BSD[:, :num_patches], c=inputs[-1])
-        return -unpatchify(output, height, width).float()
+    def _velocity_of(self, x_BSD: Tensor, time_BT: Tensor, latents_BCHW: Tensor) -> Tensor:
+        """Compute the latents' velocity from the image's tokens after the last layer."""
+        output = self._transformer.all_final_layer[PATCH_KEY](x_BSD, c=time_BT)
+        return -unpatchify(output, *latents_BCHW.shape[-2:]).float()
 
-    def _image_frequencies(self, rows: int, columns: int, bucket: int) -> tuple[Tensor, Tensor]:
-        """Return rotary frequencies of the image tokens, and of image then caption; (1, S, head dim / 2)."""
+    def _rotary_of(self, latents_BCHW: Tensor, bucket: int) -> tuple[Tensor, Tensor]:
+        """Return the turns of the image's tokens, and of image then caption; (1, S, C / 2, 2)."""
+        rows, columns = (side // PATCH_SIZE for side in latents_BCHW.shape[-2:])
         key = (rows, columns, bucket)
-        if key not in self._frequencies:
+        if key not in self._rotary:
             image = self._rope(upload(image_positions(rows, columns, bucket + 1), self.device))[None]
             in_caption = torch.arange(1, bucket + 1, dtype=torch.int32, device=self.device)
             caption = self._rope(functional.pad(in_caption[:, None], (0, 2)))[None]
-            self._frequencies[key] = image, torch.cat([image, caption], dim=1)
-            if len(self._frequencies) > _MAX_GEOMETRIES:
-                self._frequencies.popitem(last=False)
-        self._frequencies.move_to_end(key)
-        return self._frequencies[key]
+            self._rotary[key] = image, torch.cat([image, caption], dim=1)
+            if len(self._rotary) > _MAX_GEOMETRIES:
+                self._rotary.popitem(last=False)
+        self._rotary.move_to_end(key)
+        return self._rotary[key]
 
     def _rope(self, positions: Tensor) -> Tensor:
-        """Look up rotary frequencies; (..., 3) int32 to (..., head dim / 2) complex."""
-        frequencies: Tensor = self._transformer.rope_embedder(positions.reshape(-1, 3))
-        return frequencies.view(*positions.shape[:-1], -1)
+        """Look up cosine and sine of each pair of channels; (..., 3) int32 to (..., C / 2, 2) float32."""
+        turns: Tensor = self._transformer.rope_embedder(positions.reshape(-1, 3))
+        return torch.view_as_real(turns).view(*positions.shape[:-1], -1, 2)
 
 
 def image_positions(rows: int, columns: int, frame: int) -> Tensor:
@@ -180,6 +181,12 @@ def image_positions(rows: int, columns: int, frame: int) -> Tensor:
     row_ids, column_ids = torch.meshgrid(*axes, indexing="ij")
     positions = torch.stack([torch.full_like(row_ids, frame), row_ids, column_ids], dim=-1).flatten(0, 1)
     return functional.pad(positions, (0, 0, 0, padded_length(len(positions)) - len(positions)))
+
+
+def patches_of(latents_BCHW: Tensor, start: int = 0) -> slice:
+    """Return which tokens are patches of the latents, where these start at ``start``; not their padding."""
+    height, width = latents_BCHW.shape[-2:]
+    return slice(start, start + (height // PATCH_SIZE) * (width // PATCH_SIZE))
 
 
 def patchify(latents_BCHW: Tensor) -> Tensor:

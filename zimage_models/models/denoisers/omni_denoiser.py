@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
+from zimage_models.models.denoisers.block_stack import ALL, BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
-from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patchify, unpatchify
+from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patches_of, patchify
 from zimage_models.models.device_memory import upload
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, padded_length, segment_ends
@@ -41,7 +42,12 @@ class OmniDenoiser(Denoiser):
     def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
         """Wrap a transformer, as :class:`Denoiser` does."""
         super().__init__(transformer, ranks=ranks)
+        refiner = transformer.siglip_refiner
+        self._feature_refiner = BlockStack(refiner) if refiner else None
         self._refine_features_together = (ranks or OneRank()).together(Verb.FEATURES, self._refine_features)
+
+    def _stacks(self) -> list[BlockStack]:
+        return super()._stacks() + ([self._feature_refiner] if self._feature_refiner else [])
 
     @torch.inference_mode()
     def conditions(
@@ -106,10 +112,9 @@ class OmniDenoiser(Denoiser):
         return refined_BGD[0]
 
     def _refine_features(self, features_BGD: Tensor, positions_BG3: Tensor) -> Tensor:
-        frequencies = self._rope(positions_BG3)
-        for layer in self._transformer.siglip_refiner:
-            features_BGD = layer(features_BGD, None, frequencies)
-        return features_BGD
+        assert self._feature_refiner, "only a model that reads features refines any"
+        rotary_BGC2 = self._rope(positions_BG3)
+        return self._feature_refiner.run(features_BGD, rotary_BGC2, self._feature_refiner.modulation())
 
     def _predict(  # type: ignore[override]  # its conditions differ from the base class's
         self,
@@ -131,22 +136,26 @@ class OmniDenoiser(Denoiser):
         # Only padding is at 0, because images come after a caption.
         is_padding = positions_BS3[:, is_image, :1] == 0
         images_BSD = torch.where(is_padding, model.x_pad_token.to(images_BSD), images_BSD)
-        frequencies = self._rope(positions_BS3)
-        at_time = model.t_embedder(time_B * model.t_scale).to(images_BSD.dtype)
-        at_one = model.t_embedder(torch.ones_like(time_B) * model.t_scale).to(images_BSD.dtype)
+        rotary_BSC2 = self._rope(positions_BS3)
+        at_time_BT = self._embedded(time_B)
+        times = [at_time_BT]
+        is_noisy_BS = None
+        if references_BRP.shape[1]:  # without references, all tokens are noisy
+            times.append(self._embedded(torch.ones_like(time_B)))
+            is_noisy_BS = noisy_BS == _NOISY
+        times_BMT = torch.stack(times, dim=1)
 
-        def run(layers: Any, x_BSD: Tensor, part: slice) -> Tensor:
-            # Without references all tokens are noisy.
-            modulation = (None, noisy_BS[:, part], at_time, at_one) if references_BRP.shape[1] else (at_time,)
-            for layer in layers:
-                x_BSD = layer(x_BSD, None, frequencies[:, part], *modulation)
-            return x_BSD
+        def run(stack: BlockStack, x_BSD: Tensor, part: slice = ALL, read: slice = ALL) -> Tensor:
+            noisy = None if is_noisy_BS is None else is_noisy_BS[:, part]
+            return stack.run(
+                x_BSD, rotary_BSC2[:, part].clone(), stack.modulation(times_BMT, noisy), read=read
+            )
 
-        images_BSD = run(model.noise_refiner, images_BSD, is_image)
-        x_BSD = run(model.layers, torch.cat([captions_BLD, images_BSD, features_BGD], dim=1), slice(None))
-        first += references_BRP.shape[1]
-        output = model.all_final_layer[PATCH_KEY](x_BSD[:, first : first + num_patches], c=at_time)
-        return -unpatchify(output, *latents_BCHW.shape[-2:]).float()
+        images_BSD = run(self._noise_refiner, images_BSD, is_image)
+        all_BSD = torch.cat([captions_BLD, images_BSD, features_BGD], dim=1)
+        target = patches_of(latents_BCHW, first + references_BRP.shape[1])
+        x_BSD = run(self._layers, all_BSD, read=target)
+        return self._velocity_of(x_BSD, at_time_BT, latents_BCHW)
 
 
 def _patch_grid(reference: Reference) -> tuple[int, int]:

@@ -1,0 +1,79 @@
+"""What a transformer block computes between its matrix products: norms, rotary encoding and gates.
+
+Each function is one pass over the tokens where a compiler or a kernel fuses it. Norms are root mean square
+norms (Zhang and Sennrich 2019), computed in float32; their weights are folded into the scales and gates that
+follow them, so that these are rounded once.
+
+Shape legend: B batch, S sequence, D model width, H heads, C channels of a head, F hidden units. Scales and
+gates are float32 and (B, 1, D), (B, S, D) or (1, 1, D).
+"""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def scaled_norm(x_BSD: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """Return ``scale * norm(x)``, in x's dtype."""
+    return (x_BSD * _inverse_rms(x_BSD, eps)).mul_(scale).to(x_BSD.dtype)
+
+
+def gated_residual(
+    x_BSD: Tensor, output_BSD: Tensor, gate: Tensor, next_scale: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """Return ``x + gate * norm(output)``, and that after :func:`scaled_norm` where there is a next scale."""
+    change_BSD = output_BSD * _inverse_rms(output_BSD, eps)
+    x_BSD = torch.addcmul(x_BSD, change_BSD, gate).to(x_BSD.dtype)
+    return x_BSD, None if next_scale is None else scaled_norm(x_BSD, next_scale, eps)
+
+
+def rotated_queries_and_keys(
+    qkv_BS3HC: Tensor, norm_weight_2C: Tensor, rotary_BSC2: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Norm queries and keys by head, and turn each pair of channels by its position's angle.
+
+    Args:
+        qkv_BS3HC: queries, keys and values.
+        norm_weight_2C: float32, of queries and of keys.
+        rotary_BSC2: float32, cosine and sine for each pair of channels, (B or 1, S, C / 2, 2).
+        eps: added to the mean square.
+
+    Returns:
+        Queries and keys, both (B, S, H, C).
+    """
+    qk_BS2HC = qkv_BS3HC[:, :, :2]
+    normed_BS2HC = (qk_BS2HC * _inverse_rms(qk_BS2HC, eps)).mul_(norm_weight_2C[:, None])
+    pairs = torch.view_as_complex(normed_BS2HC.view(*normed_BS2HC.shape[:-1], -1, 2))
+    turns = torch.view_as_complex(rotary_BSC2)[:, :, None, None]
+    queries, keys = torch.view_as_real(pairs * turns).flatten(-2).to(qkv_BS3HC.dtype).unbind(2)
+    return queries, keys
+
+
+def gated_silu(gate_and_up_BSF: Tensor) -> Tensor:
+    """Return ``silu(gate) * up`` of both, which lie one after the other; (B, S, F)."""
+    gate_BSF, up_BSF = gate_and_up_BSF.chunk(2, dim=-1)
+    return functional.silu(gate_BSF).mul_(up_BSF)
+
+
+def kernels_or_plain(device: torch.device, num_channels: int) -> Any:
+    """Return the Triton kernels where these run, else this module; both have the functions above.
+
+    Args:
+        device: of the tokens.
+        num_channels: of a head; the kernels need a power of two, as the release has.
+    """
+    is_power_of_two = num_channels & (num_channels - 1) == 0
+    if device.type == "cuda" and is_power_of_two and find_spec("triton"):
+        return import_module("zimage_models.models.denoisers.block_kernels")
+    return sys.modules[__name__]
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """Return one over the root mean square of the last dimension, which stays, with size 1; float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.rsqrt(norm * norm / x.shape[-1] + eps)
