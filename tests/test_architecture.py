@@ -19,10 +19,12 @@ MAX_FILES = 16
 
 # None in sys.modules makes `import ray` fail and find_spec answer "none", as on a machine without Ray.
 IMPORT_EVERY_MODEL_MODULE_WITHOUT_RAY = """
-import importlib, pkgutil, sys
+import importlib.util, pkgutil, sys
 sys.modules.update(dict.fromkeys(["ray", "fastapi", "starlette", "pydantic"]))
 import zimage_models
 for module in pkgutil.walk_packages(zimage_models.__path__, "zimage_models."):
+    if module.name.endswith(".block_kernels") and not importlib.util.find_spec("triton"):
+        continue  # it comes with torch for GPUs
     print(importlib.import_module(module.name).__name__)
 """
 

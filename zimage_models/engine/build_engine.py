@@ -103,9 +103,8 @@ def warm_up(engine: EngineLike) -> None:
         }
         for num_images, shape in shapes:
             # Different prompts, so that captions are refined in batches too.
-            requests = [
-                build_request(spec, {**common, **shape, "prompt": f"{number} {shape['prompt']}"})
-                for number in range(num_images)
+            values = [
+                {**common, **shape, "prompt": f"{number} {shape['prompt']}"} for number in range(num_images)
             ]
-            for handle in [engine.submit(request) for request in requests]:
+            for handle in [engine.submit(build_request(spec, value)) for value in values]:
                 handle.result()

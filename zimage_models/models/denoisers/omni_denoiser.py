@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from zimage_models.model_spec import CAPTION_MULTIPLE, PATCH_SIZE
-from zimage_models.models.denoisers.block_stack import ALL, BlockStack
+from zimage_models.models.denoisers.block import ALL
+from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
 from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patches_of, patchify
 from zimage_models.models.device_memory import upload

@@ -9,7 +9,8 @@ import torch
 from diffusers.models.transformers.transformer_z_image import RopeEmbedder, ZImageTransformerBlock
 from torch import Tensor
 
-from zimage_models.models.denoisers.block_stack import ALL, BlockStack
+from zimage_models.models.denoisers.block import ALL
+from zimage_models.models.denoisers.block_stack import BlockStack
 
 DIM, NUM_HEADS, NUM_BLOCKS = 96, 3, 3
 BATCH, LENGTH = 2, 40
