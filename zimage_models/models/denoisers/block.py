@@ -1,8 +1,8 @@
 """One block of a Z-Image transformer, with fewer and larger matrix products than diffusers' module.
 
 Queries, keys and values come from one product, as do the two inputs of the feed-forward. A block's last norm
-is taken together with the next one's first. The weights are those of the module, which keeps views of them, so
-a block takes no further memory.
+is taken together with the next one's first. The weights are those of the module, which keeps views of them,
+so a block takes no further memory.
 
 Shape legend: B batch, S sequence, D model width, C channels of a head.
 """
