@@ -18,7 +18,7 @@ _DRAIN_MARGIN_S = 10.0
 _SUPERVISION: dict[str, Any] = {
     # Serve's own choice, 10 s, is how long a dead replica may still be sent requests.
     "health_check_period_s": 2.0,
-    # A replica that stops looks this often whether its last requests are done, and once more before it goes.
+    # How often a replica that stops looks whether its last requests are done, first after as long.
     "graceful_shutdown_wait_loop_s": 0.2,
 }
 

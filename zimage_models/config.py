@@ -79,7 +79,7 @@ class EngineConfig:
     caption_cache_bytes: int = 256 * 2**20
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     compile: bool = False
-    """Whether to compile the transformer's repeated blocks (`torch.compile`)."""
+    """Whether to compile the blocks of the transformer and of its ControlNet (`torch.compile`)."""
     s3_endpoint_url: str | None = None
     cache_dir: str | None = None
     """Folder for downloaded checkpoints; None for the user's cache folder."""

@@ -27,7 +27,7 @@ from tests.rank_processes import gone
 
 NUM_ROWS = 160
 _MOST_REPEATED = 80
-"""A stop may cost what two engines hold (32 rows) and what waits to be written; half of this on average."""
+"""A stop may cost what up to two engines hold (32 rows) and what waits to be written; half on average."""
 
 
 class Command:

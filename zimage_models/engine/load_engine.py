@@ -12,7 +12,7 @@ from zimage_models.engine.job import Job
 from zimage_models.engine.step_scheduler import StepScheduler
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
-from zimage_models.models.device_memory import keep_freed
+from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
@@ -79,6 +79,8 @@ def _load_runner(
         caption_cache_bytes=config.caption_cache_bytes,
         denoiser_class=denoiser_class(spec.variant),
     )
+    # Joining the blocks' weights leaves as much cached as they take.
+    release_cached(device)
     if config.compile:
         runner.denoiser.compile()
     return runner

@@ -1,6 +1,7 @@
 """The device, dtype and threads that a rank computes with."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -42,6 +43,11 @@ def _usable(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InvalidRequest(f"device: {name!r} is not usable here ({error})", field="device") from error
     return device
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a device this thread's current one: Triton's kernels run there, wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -17,6 +17,7 @@ from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
+from zimage_models.models.device_memory import release_cached
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.tensor_parallel.local_ranks import LocalRankLauncher
 from zimage_models.tensor_parallel.parallel import check_degree, parallelize, parallelize_text_encoder
@@ -85,6 +86,8 @@ def load_first_rank(
             ranks=group,
             text_encoder_ranks=group if config.parallel.text_encoder == "sharded" else None,
         )
+        # Joining the blocks' weights leaves as much cached as they take.
+        release_cached(device)
         if config.compile:
             runner.denoiser.compile()
         group.wait_until_loaded()

@@ -8,7 +8,7 @@ import torch
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
-from zimage_models.models.device_memory import keep_freed
+from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.models.prompt_encoder import PromptEncoder
 from zimage_models.models.ranks import Forward, Verb
@@ -107,6 +107,8 @@ def _run(
         shares["text_encoder"] = load_text_encoder_share(directory, member.mesh, device=device, dtype=dtype)
         PromptEncoder(shares["text_encoder"].model, ranks=ranks)
     denoiser = denoiser_class(spec.variant)(shares["transformer"].model, ranks=ranks)
+    # Joining the blocks' weights leaves as much cached as they take.
+    release_cached(device)
     if config.compile:
         denoiser.compile()
     store.tell(rank, LOADED, json.dumps(share_report(shares)))

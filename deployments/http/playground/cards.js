@@ -55,10 +55,13 @@ export class Card {
       this.part("warning").textContent = response.headers.get("x-zimage-warning") ?? ""; // in time to cancel
       this.say("making the image");
       for await (const event of serverEvents(response)) {
-        if (event.type.endsWith(".completed")) await this.finish(event, response.headers);
-        else this.preview(event);
+        if (event.type.endsWith(".completed")) {
+          clearInterval(timer);
+          return await this.finish(event, response.headers);
+        }
+        this.preview(event);
       }
-      if (this.state === "running") throw new Error("The connection ended before the image was done.");
+      throw new Error("The connection ended before the image was done.");
     } catch (error) {
       if (this.abort.signal.aborted) this.end("cancelled");
       else this.fail(error);
@@ -67,7 +70,8 @@ export class Card {
     }
   }
 
-  cancel() { this.abort.abort(); }
+  /** Stop making the image, unless it is there already. */
+  cancel() { if (!this.kept) this.abort.abort(); }
 
   showTime() { this.part("time").textContent = `${((performance.now() - this.startMs) / 1000).toFixed(1)} s`; }
 
@@ -157,11 +161,14 @@ export class Card {
   }
 
   async remove() {
+    if (this.isGoing) return;
+    this.isGoing = true;
     // The card goes last, so that a reload does not bring it back.
     await this.kept?.then((id) => id && drop(id)).catch(showUnkept);
     const next = this.root.nextElementSibling ?? this.root.previousElementSibling;
+    const isElsewhere = document.activeElement !== document.body && !this.root.contains(document.activeElement);
     this.discard();
-    (next ?? field.prompt).focus();
+    if (!isElsewhere) (next ?? field.prompt).focus();
   }
 
   discard() {
@@ -211,7 +218,7 @@ export async function showKept() {
 /** Remove all images but those being made, here and from what is kept. */
 export async function clear() {
   if (!confirm("Remove all images from this browser?")) return;
-  const finished = allCards().filter(({ state }) => state !== "running");
+  const finished = allCards().filter(({ state, kept }) => kept || state !== "running");
   await dropAll().catch(() => {}); // where nothing can be kept, nothing is left
   for (const card of finished) card.discard();
   field.prompt.focus();

@@ -201,9 +201,9 @@ def test_phone_shows_the_new_image_needs_no_sideways_scroll_and_has_targets_for_
 ) -> None:
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True) as context:
         page = open_page(context.new_page(), endpoint.url)
-        card = generate(page, "panda", Steps="40")
-        expect(card.get_by_role("img")).to_be_visible()
+        card = generate(page, "panda", Steps="50")
         expect(card.get_by_role("button")).to_have_text(["Cancel"])
+        expect(card.get_by_role("img")).to_be_visible()
         expect(done(card).get_by_role("img")).to_be_in_viewport(ratio=0.9)
         card.get_by_role("button", name="Edit this").click()
         done(generate(page, "panda" * 60, Strength="1"))

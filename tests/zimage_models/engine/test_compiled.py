@@ -1,6 +1,7 @@
 """A compiled engine compiles while it warms up, and never again; its pictures stay what they are."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from diffusers import ZImagePipeline
 from torch._dynamo.utils import counters
 
 from tests.zimage_models.diffusers_reference import assert_as_diffusers
+from tests.zimage_models.engine.test_controlnet import LAYOUTS
 from tests.zimage_models.engine.test_edits import picture
 from tests.zimage_models.engine_parts import cpu_components, engine_around
+from zimage_models.checkpoints.components import load_controlnet
 from zimage_models.checkpoints.resolve_model import resolve_model
+from zimage_models.checkpoints.tiny import build_tiny_controlnet
 from zimage_models.config import EngineConfig
 from zimage_models.engine.build_engine import warm_up
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
@@ -39,13 +43,12 @@ def nothing_compiled() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("model", ["tiny-zimage-base", "tiny-zimage-edit"])
-def test_nothing_is_compiled_after_the_warm_up(
-    pipeline_of: PipelineOf, nothing_compiled: None, model: str
+def assert_nothing_is_compiled_after_the_warm_up(
+    config: EngineConfig, values: list[dict[str, Any]], pipeline_of: PipelineOf, controlnet: Any = None
 ) -> None:
-    spec = resolve_model(EngineConfig(model=model))
+    spec = resolve_model(config)
     runner = ModelRunner(
-        cpu_components(spec.directory),
+        replace(cpu_components(spec.directory), controlnet=controlnet),
         caption_cache_bytes=2**20,
         denoiser_class=denoiser_class(spec.variant),
     )
@@ -56,14 +59,41 @@ def test_nothing_is_compiled_after_the_warm_up(
         warm_up(engine)
         compiled = counters["stats"]["unique_graphs"]
         assert compiled > 0
-        values = [{"num_inference_steps": 2, **value} for value in MIX]
-        if spec.variant.max_reference_images:
-            values += [{**value, "reference_images": [picture(64, 80)]} for value in values[:3]]
-            values.append({**values[0], "reference_images": [picture(64, 64), picture(64, 96, seed=1)]})
-        requests = [build_request(spec, {"seed": seed, **value}) for seed, value in enumerate(values)]
+        requests = [
+            build_request(spec, {"seed": seed, "num_inference_steps": 2, **value})
+            for seed, value in enumerate(values)
+        ]
         results = [handle.result(120) for handle in [engine.submit(request) for request in requests * 2]]
     finally:
         engine.close()
     assert counters["stats"]["unique_graphs"] == compiled
-    for result in results[: len(MIX)]:
-        assert_as_diffusers(pipeline_of(spec.directory), result)
+    for result in results[: len(values)]:
+        assert_as_diffusers(pipeline_of(spec.directory), result, controlnet=controlnet)
+
+
+def test_base(pipeline_of: PipelineOf, nothing_compiled: None) -> None:
+    assert_nothing_is_compiled_after_the_warm_up(EngineConfig(model="tiny-zimage-base"), MIX, pipeline_of)
+
+
+def test_edit(pipeline_of: PipelineOf, nothing_compiled: None) -> None:
+    edits = [{**value, "reference_images": [picture(96, 96)]} for value in MIX[:3]]
+    edits.append({**MIX[3], "reference_images": [picture(64, 64), picture(96, 128, seed=1)]})
+    config = EngineConfig(model="tiny-zimage-edit")
+    assert_nothing_is_compiled_after_the_warm_up(config, MIX + edits, pipeline_of)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_controlnets(
+    tiny_checkpoint: Path, tmp_path: Path, pipeline_of: PipelineOf, nothing_compiled: None, layout: str
+) -> None:
+    folder = build_tiny_controlnet(tmp_path / "c", **LAYOUTS[layout])
+    controlled = [
+        {**value, "size": "64x64", "control_image": picture(64, 64, seed=seed)}
+        for seed, value in enumerate(MIX[:3])
+    ]
+    assert_nothing_is_compiled_after_the_warm_up(
+        EngineConfig(model=str(tiny_checkpoint), variant="base", controlnet=str(folder)),
+        MIX[:2] + controlled,
+        pipeline_of,
+        load_controlnet(folder, device=torch.device("cpu"), dtype=torch.float32),
+    )

@@ -70,7 +70,10 @@ class Block(nn.Module):
         attended = functional.scaled_dot_product_attention(
             queries[:, read].transpose(1, 2), keys.transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
         )
+        # Without them, the feed-forward needs less memory beside it.
+        del qkv, queries, keys
         output_BSD = self.out(attended.transpose(1, 2).flatten(2))
+        del attended
         x_BSD, normed = self.ops.gated_residual(
             x_BSD, output_BSD, attention_gate, feed_forward_scale, self.eps
         )

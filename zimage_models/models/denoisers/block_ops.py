@@ -8,14 +8,19 @@ Shape legend: B batch, S sequence, D model width, H heads, C channels of a head,
 gates are float32 and (B, 1, D), (B, S, D) or (1, 1, D).
 """
 
+import logging
 import sys
+from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+logger = logging.getLogger(__name__)
+
+_KERNELS = "zimage_models.models.denoisers.block_kernels"
 
 
 def scaled_norm(x_BSD: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -68,9 +73,24 @@ def kernels_or_plain(device: torch.device, num_channels: int) -> Any:
         num_channels: of a head; the kernels need a power of two, as the release has.
     """
     is_power_of_two = num_channels & (num_channels - 1) == 0
-    if device.type == "cuda" and is_power_of_two and find_spec("triton"):
-        return import_module("zimage_models.models.denoisers.block_kernels")
+    if torch.version.cuda and device.type == "cuda" and is_power_of_two and _kernels_run(device):
+        return import_module(_KERNELS)
     return sys.modules[__name__]
+
+
+@cache
+def _kernels_run(device: torch.device) -> bool:
+    """Try a kernel: Triton may be missing, or the compiler that it needs."""
+    x_BSD = torch.randn(1, 2, 8, device=device)
+    scale = torch.ones(1, 1, 8, device=device)
+    try:
+        with torch.cuda.device(device):
+            found = import_module(_KERNELS).scaled_norm(x_BSD, scale, 1e-5)
+        torch.testing.assert_close(found, scaled_norm(x_BSD, scale, 1e-5))
+    except Exception as error:  # whatever it is, plain PyTorch makes the same images
+        logger.warning("Triton's kernels do not run on %s (%s): slower ones are used", device, error)
+        return False
+    return True
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:

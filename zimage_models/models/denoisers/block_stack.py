@@ -68,18 +68,19 @@ class BlockStack:
         if self._is_compiled:
             # Past this limit, a compiled block raises instead of running slowly. The limit is this thread's:
             # engines run in another than the one that loads them.
-            torch._dynamo.config.recompile_limit = _MAX_COMPILED_FORMS
-        factors = modulation.of(0)
-        normed_BSD: Tensor | None = self._ops.scaled_norm(x_BSD, factors[0], self._eps)
+            config = torch._dynamo.config
+            config.recompile_limit = max(config.recompile_limit, _MAX_COMPILED_FORMS)
+        scale = modulation.attention_scale(0)
+        normed_BSD: Tensor | None = self._ops.scaled_norm(x_BSD, scale, self._eps)
         for number, block in enumerate(self._blocks):
             is_last = number + 1 == len(self._blocks)
-            following = None if is_last else modulation.of(number + 1)
-            next_scale = following[0] if following else None
+            next_scale = None if is_last else modulation.attention_scale(number + 1)
             part = read if is_last else ALL
             if self._is_compiled:
                 # One form for all blocks, and for whatever is read.
-                next_scale, part = (following or factors)[0], ALL
-            in_part = [f[:, part] if f.shape[1] > 1 else f for f in factors[1:]]
+                next_scale, part = scale if next_scale is None else next_scale, ALL
+            factors = modulation.gates_and_scale(number)
+            in_part = [f[:, part] if f.shape[1] > 1 else f for f in factors]
             x_BSD, normed_BSD = block(x_BSD[:, part], normed_BSD, rotary_BSC2, *in_part, next_scale, part)
             added_BSD = add(number) if add else None
             if added_BSD is not None:
@@ -88,4 +89,3 @@ class BlockStack:
                     None if next_scale is None else self._ops.scaled_norm(x_BSD, next_scale, self._eps)
                 )
             yield x_BSD[:, read] if is_last and self._is_compiled else x_BSD
-            factors = following or factors

@@ -20,6 +20,7 @@ from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference, stack
 from zimage_models.models.device_memory import upload
+from zimage_models.models.devices import on_device
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, num_caption_tokens, padded_length
 
@@ -81,7 +82,8 @@ class Denoiser:
                 captions_BLD[row, start : start + length] = next(embedded)
                 start += padded_length(length)
         positions_BL = torch.tensor([caption_positions(row) for row in lengths], dtype=torch.int32)
-        refined_BLD = self._refine_together(captions_BLD, upload(positions_BL, self.device))
+        with on_device(self.device):
+            refined_BLD = self._refine_together(captions_BLD, upload(positions_BL, self.device))
         # Copies, so that a cached caption does not keep its batch.
         return [caption_LD.clone() for caption_LD in refined_BLD]
 
@@ -122,7 +124,8 @@ class Denoiser:
         Returns:
             (B, C, H, W) float32, pointing from image to noise (the sign diffusers' scheduler expects).
         """
-        return self._predict_together(latents_BCHW, time_B, *stack(conditions))
+        with on_device(self.device):
+            return self._predict_together(latents_BCHW, time_B, *stack(conditions))
 
     def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
         model = self._transformer

@@ -26,12 +26,19 @@ class Modulation:
     is_noisy_BS1: Tensor | None = None
     """Which tokens take the factors of the first of two times; None where there is one."""
 
-    def of(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a block's attention scale, attention gate, feed-forward scale and gate."""
-        factors = self.factors[number]
-        if self.is_noisy_BS1 is not None:
-            factors = torch.where(self.is_noisy_BS1, factors[:, :, :1], factors[:, :, 1:])
-        return factors[0], factors[1], factors[2], factors[3]
+    def attention_scale(self, number: int) -> Tensor:
+        """Return the scale before a block's attention; float32 (B or 1, 1 or S, D)."""
+        return self._factor(number, 0)
+
+    def gates_and_scale(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a block's attention gate, and its feed-forward's scale and gate."""
+        return self._factor(number, 1), self._factor(number, 2), self._factor(number, 3)
+
+    def _factor(self, number: int, place: int) -> Tensor:
+        factor = self.factors[number, place]
+        if self.is_noisy_BS1 is None:
+            return factor
+        return torch.where(self.is_noisy_BS1, factor[:, :1], factor[:, 1:])
 
 
 class Modulator:

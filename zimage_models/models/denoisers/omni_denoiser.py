@@ -23,6 +23,7 @@ from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
 from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patches_of, patchify
 from zimage_models.models.device_memory import upload
+from zimage_models.models.devices import on_device
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, padded_length, segment_ends
 from zimage_models.variants import VariantSpec
@@ -107,9 +108,10 @@ class OmniDenoiser(Denoiser):
             tokens = features.to(self.device, self.dtype).permute(2, 0, 1).reshape(-1, features.shape[-1])
             features_GD[start : start + len(tokens)] = model.siglip_embedder(tokens)
             start += padded_length(len(tokens))
-        refined_BGD = self._refine_features_together(
-            features_GD[None], upload(positions_G3[None], self.device)
-        )
+        with on_device(self.device):
+            refined_BGD = self._refine_features_together(
+                features_GD[None], upload(positions_G3[None], self.device)
+            )
         return refined_BGD[0]
 
     def _refine_features(self, features_BGD: Tensor, positions_BG3: Tensor) -> Tensor:
