@@ -38,7 +38,7 @@ _WITH_RAY = ("clients", "deployments", "jobs", "examples")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
-    """Say what stays together where `make test` runs two processes: all that starts a Ray, or else a file.
+    """Divide the tests over the two processes of `make test`: all that starts a Ray, and the rest file by file.
 
     What starts a Ray takes turns, and often waits; the rest computes meanwhile.
     """
