@@ -38,7 +38,7 @@ _WITH_RAY = ("clients", "deployments", "jobs", "examples")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: Any, log: Any) -> LoadScopeScheduling:
-    """Divide the tests over the two processes of `make test`: all that starts a Ray, and the rest file by file.
+    """Divide the tests over the two processes of `make test`: all that starts a Ray, and the rest by file.
 
     What starts a Ray takes turns, and often waits; the rest computes meanwhile.
     """

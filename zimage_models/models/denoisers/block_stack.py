@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers.block import ALL, Block
-from zimage_models.models.denoisers.modulation import Modulation, Modulator
+from zimage_models.models.denoisers.modulation import Modulator
 
 _MAX_COMPILED_FORMS = 32
 """Of a block: with or without modulation, of one time or two, one image or more, one length or any."""
@@ -26,7 +26,7 @@ class BlockStack:
         self._ops = self._blocks[0].ops
         self._is_compiled = False
         self._eps = self._blocks[0].eps
-        self.modulation = Modulator(blocks)
+        self._modulator = Modulator(blocks)
 
     def compile(self, *, backend: str) -> None:
         """Compile the blocks, which share their compiled forms."""
@@ -38,20 +38,24 @@ class BlockStack:
         self,
         x_BSD: Tensor,
         rotary_BSC2: Tensor,
-        modulation: Modulation,
+        times_BMT: Tensor | None = None,
+        is_noisy_BS: Tensor | None = None,
         *,
         add: Callable[[int], Tensor | None] | None = None,
         read: slice = ALL,
     ) -> Tensor:
         """Return the tokens after all blocks, or those that are read; arguments are those of :meth:`each`."""
         # A queue of one: a list would keep the tokens of every block in memory.
-        return deque(self.each(x_BSD, rotary_BSC2, modulation, add=add, read=read), maxlen=1).pop()
+        return deque(
+            self.each(x_BSD, rotary_BSC2, times_BMT, is_noisy_BS, add=add, read=read), maxlen=1
+        ).pop()
 
     def each(
         self,
         x_BSD: Tensor,
         rotary_BSC2: Tensor,
-        modulation: Modulation,
+        times_BMT: Tensor | None = None,
+        is_noisy_BS: Tensor | None = None,
         *,
         add: Callable[[int], Tensor | None] | None = None,
         read: slice = ALL,
@@ -61,7 +65,8 @@ class BlockStack:
         Args:
             x_BSD: the tokens before the first block.
             rotary_BSC2: cosine and sine of each token's turns, (B or 1, S, C / 2, 2) float32.
-            modulation: of these blocks.
+            times_BMT: embedded times, one or two for each item; None for blocks without modulation.
+            is_noisy_BS: which tokens are at the first of two times.
             add: returns what is added to the tokens after a block, by the block's number.
             read: which tokens are wanted of the last block; it computes the others only as keys and values.
         """
@@ -70,6 +75,7 @@ class BlockStack:
             # engines run in another than the one that loads them.
             config = torch._dynamo.config
             config.recompile_limit = max(config.recompile_limit, _MAX_COMPILED_FORMS)
+        modulation = self._modulator(times_BMT, is_noisy_BS)
         scale = modulation.attention_scale(0)
         normed_BSD: Tensor | None = self._ops.scaled_norm(x_BSD, scale, self._eps)
         for number, block in enumerate(self._blocks):

@@ -90,15 +90,14 @@ class ControlNetDenoiser(Denoiser):
         times_BMT = time_BT[:, None]
         images_BSD = self._embed(self._transformer.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
         control_BSD = self._embed(self._controlnet.control_all_x_embedder, control_BNP)
-        refined_BSD = self._noise_refiner.run(images_BSD, in_image, self._noise_refiner.modulation(times_BMT))
+        refined_BSD = self._noise_refiner.run(images_BSD, in_image, times_BMT)
         if self._refiner_hinting:
             hints = self._refiner_hinting.each(control_BSD, images_BSD, in_image, times_BMT)
             seen_BSD, control_BSD = self._refine_control(images_BSD, hints, scale_B, in_image, times_BMT)
         else:
             assert self._control_refiner
             seen_BSD = refined_BSD
-            modulation = self._control_refiner.modulation(times_BMT)
-            control_BSD = self._control_refiner.run(control_BSD, in_image, modulation)
+            control_BSD = self._control_refiner.run(control_BSD, in_image, times_BMT)
         # Each hint is made when its layer needs it, so that they are never all in memory.
         hints = self._hinting.each(
             torch.cat([control_BSD, captions_BLD], dim=1),
@@ -113,8 +112,7 @@ class ControlNetDenoiser(Denoiser):
             return _scaled(next(hints)[0], scale_B)
 
         x_BSD = torch.cat([refined_BSD, captions_BLD], dim=1)
-        modulation = self._layers.modulation(times_BMT)
-        x_BSD = self._layers.run(x_BSD, in_all, modulation, add=hint, read=patches_of(latents_BCHW))
+        x_BSD = self._layers.run(x_BSD, in_all, times_BMT, add=hint, read=patches_of(latents_BCHW))
         return self._velocity_of(x_BSD, time_BT, latents_BCHW)
 
     def _refine_control(
@@ -132,8 +130,7 @@ class ControlNetDenoiser(Denoiser):
             control_BSD = tokens_BSD
             if number < len(places):
                 hint_at[places[number]] = _scaled(hint_BSD, scale_B)
-        modulation = self._noise_refiner.modulation(times_BMT)
-        return self._noise_refiner.run(images_BSD, rotary_BSC2, modulation, add=hint_at.get), control_BSD
+        return self._noise_refiner.run(images_BSD, rotary_BSC2, times_BMT, add=hint_at.get), control_BSD
 
 
 class _HintStack:
@@ -150,7 +147,7 @@ class _HintStack:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Run the blocks; after each, yield its hint and its control tokens, both (B, S, D)."""
         control_BSD = self._before(control_BSD) + images_BSD
-        each = self.stack.each(control_BSD, rotary_BSC2, self.stack.modulation(times_BMT))
+        each = self.stack.each(control_BSD, rotary_BSC2, times_BMT)
         for after, tokens_BSD in zip(self._after, each, strict=True):
             yield after(tokens_BSD), tokens_BSD
 

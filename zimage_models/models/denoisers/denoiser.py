@@ -89,7 +89,7 @@ class Denoiser:
 
     def _refine(self, captions_BLD: Tensor, positions_BL: Tensor) -> Tensor:
         rotary_BLC2 = self._rope(functional.pad(positions_BL[..., None], (0, 2)))
-        return self._caption_refiner.run(captions_BLD, rotary_BLC2, self._caption_refiner.modulation())
+        return self._caption_refiner.run(captions_BLD, rotary_BLC2)
 
     def conditions(
         self,
@@ -132,10 +132,9 @@ class Denoiser:
         in_image, in_all = self._rotary_of(latents_BCHW, captions_BLD.shape[1])
         time_BT = self._embedded(time_B)
         x_BSD = self._embed(model.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
-        x_BSD = self._noise_refiner.run(x_BSD, in_image, self._noise_refiner.modulation(time_BT[:, None]))
+        x_BSD = self._noise_refiner.run(x_BSD, in_image, time_BT[:, None])
         x_BSD = torch.cat([x_BSD, captions_BLD], dim=1)
-        modulation = self._layers.modulation(time_BT[:, None])
-        x_BSD = self._layers.run(x_BSD, in_all, modulation, read=patches_of(latents_BCHW))
+        x_BSD = self._layers.run(x_BSD, in_all, time_BT[:, None], read=patches_of(latents_BCHW))
         return self._velocity_of(x_BSD, time_BT, latents_BCHW)
 
     def _embedded(self, time_B: Tensor) -> Tensor:

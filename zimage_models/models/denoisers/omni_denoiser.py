@@ -117,7 +117,7 @@ class OmniDenoiser(Denoiser):
     def _refine_features(self, features_BGD: Tensor, positions_BG3: Tensor) -> Tensor:
         assert self._feature_refiner, "only a model that reads features refines any"
         rotary_BGC2 = self._rope(positions_BG3)
-        return self._feature_refiner.run(features_BGD, rotary_BGC2, self._feature_refiner.modulation())
+        return self._feature_refiner.run(features_BGD, rotary_BGC2)
 
     def _predict(  # type: ignore[override]  # its conditions differ from the base class's
         self,
@@ -150,9 +150,7 @@ class OmniDenoiser(Denoiser):
 
         def run(stack: BlockStack, x_BSD: Tensor, part: slice = ALL, read: slice = ALL) -> Tensor:
             noisy = None if is_noisy_BS is None else is_noisy_BS[:, part]
-            return stack.run(
-                x_BSD, rotary_BSC2[:, part].clone(), stack.modulation(times_BMT, noisy), read=read
-            )
+            return stack.run(x_BSD, rotary_BSC2[:, part].clone(), times_BMT, noisy, read=read)
 
         images_BSD = run(self._noise_refiner, images_BSD, is_image)
         all_BSD = torch.cat([captions_BLD, images_BSD, features_BGD], dim=1)

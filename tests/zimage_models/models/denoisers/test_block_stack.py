@@ -49,12 +49,12 @@ class Inputs:
         self, stack: BlockStack, kind: str, dtype: torch.dtype = torch.float32, read: slice = ALL
     ) -> Tensor:
         times_BMT = self.times_BMT.to(dtype)
-        modulation = {
-            KINDS[0]: lambda: stack.modulation(),
-            KINDS[1]: lambda: stack.modulation(times_BMT[:, :1]),
-            KINDS[2]: lambda: stack.modulation(times_BMT, self.is_noisy_BS),
-        }[kind]()
-        return stack.run(self.x_BSD.to(dtype), torch.view_as_real(self.turns_BSC), modulation, read=read)
+        times: dict[str, tuple[Tensor, ...]] = {
+            KINDS[0]: (),
+            KINDS[1]: (times_BMT[:, :1],),
+            KINDS[2]: (times_BMT, self.is_noisy_BS),
+        }
+        return stack.run(self.x_BSD.to(dtype), torch.view_as_real(self.turns_BSC), *times[kind], read=read)
 
     def reference(self, blocks: Sequence[Any], kind: str, dtype: torch.dtype = torch.float32) -> Tensor:
         noisy_BT, clean_BT = self.times_BMT.to(dtype).unbind(1)
@@ -106,7 +106,7 @@ def test_what_is_added_after_a_block_reaches_the_next() -> None:
     found = stack.run(
         given.x_BSD,
         torch.view_as_real(given.turns_BSC),
-        stack.modulation(given.times_BMT[:, :1]),
+        given.times_BMT[:, :1],
         add={0: added, NUM_BLOCKS - 1: added}.get,
     )
     assert error(found, x_BSD) < 1e-5
