@@ -3,6 +3,7 @@
 `python -m benchmarks.bare_pipeline WORK OUTPUT BLOCK_ROWS NUM_CPUS`; its speed follows from the files' times.
 """
 
+import os
 import sys
 from typing import Any, cast
 
@@ -35,6 +36,8 @@ def main() -> None:
     """Read, map and write."""
     work, output = sys.argv[1:3]
     block_rows, num_cpus = map(int, sys.argv[3:])
+    # As the job does: warm workers stay.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_parquet(work)

@@ -24,6 +24,8 @@ STAGE_CPUS = 4
 _GPU_ENGINE_CPUS = 1.0
 """CPUs that keep an engine on a GPU supplied with work."""
 
+_IDLE_WORKER_MS = 600_000
+
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 _WAITING_CPUS = 0.1
@@ -49,6 +51,8 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     # Every Ray process sends these to the dashboard, which a local Ray does not have.
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     os.environ.setdefault("RAY_enable_metrics_collection", "0")
+    # Ray would end a worker after a second without work, and the next one takes a second to import.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
     start_ray(num_cpus=num_cpus, verbose=verbose)
     return _resources(options)
 
