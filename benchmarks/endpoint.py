@@ -43,7 +43,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *flags: str, environment: dict[str, str] | None = None, **args: Any
+    folder: Path,
+    *flags: str,
+    environment: dict[str, str] | None = None,
+    start_timeout_s: float = _START_S,
+    **args: Any,
 ) -> Iterator[Endpoint]:
     """Run an endpoint with these ``args`` of the app until the block ends; its output goes to the folder."""
     config = folder / "serve_args.yaml"
@@ -73,7 +77,7 @@ def serving(
             start_new_session=True,
         )
     try:
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = time.monotonic() + start_timeout_s
         while ready not in log.read_bytes():
             assert process.poll() is None, f"zimage serve ended:\n{log.read_text()}"
             assert time.monotonic() < deadline_s, f"zimage serve did not start:\n{log.read_text()}"

@@ -35,6 +35,10 @@ _COUNTERS = {
     ),
     "num_caption_hits": ("zimage_caption_cache_hits_total", "Prompt embeddings found in the cache."),
     "num_rebuilds": ("zimage_rank_rebuilds_total", "Times an engine's lost ranks were replaced."),
+    "num_compiled": (
+        "zimage_compiled_graphs_total",
+        "Graphs compiled, or loaded as compiled; no more of them after the warm-up.",
+    ),
     "num_caption_misses": ("zimage_caption_cache_misses_total", "Prompt embeddings computed."),
 }
 _GAUGES = {

@@ -58,7 +58,12 @@ def run(arguments: list[str]) -> int:
             print("zimage: interrupted; run the same command again to continue", file=sys.stderr)
         return code
     except ValidationError as error:
-        for problem in error.errors():
+        problems = error.errors()
+        for problem in problems:
+            # pydantic does not count bad items: a list of nothing else is also too short for it.
+            is_within = [other["loc"][: len(problem["loc"])] == problem["loc"] for other in problems]
+            if problem["type"] == "too_short" and sum(is_within) > 1:
+                continue
             place = ".".join(str(item) for item in problem["loc"])
             message = problem["msg"].removeprefix("Value error, ")
             _print_error(f"{place}: {message} (given: {problem['input']!r})")

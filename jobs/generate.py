@@ -119,12 +119,15 @@ def command(
         ),
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
+    vae_dtype: Annotated[str, typer.Option(help="The same for the VAE.", rich_help_panel=_ENGINE)] = "auto",
     compile: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--compile", help="Compile the transformer with torch.compile.", rich_help_panel=_ENGINE
+            "--compile/--no-compile",
+            help="Whether to compile the transformer (torch.compile); by default on accelerators.",
+            rich_help_panel=_ENGINE,
         ),
-    ] = False,
+    ] = None,
     max_step_tokens: Annotated[
         int | None, typer.Option(help="Maximum transformer tokens in one step.", rich_help_panel=_ENGINE)
     ] = None,
@@ -193,6 +196,7 @@ def command(
                 **model.engine_values(),
                 device=device,
                 dtype=dtype,
+                vae_dtype=vae_dtype,
                 max_step_tokens=max_step_tokens,
                 compile=compile,
                 parallel=ParallelConfig(tensor_parallel_size=tp),

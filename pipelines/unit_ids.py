@@ -61,6 +61,7 @@ def engine_settings(
     """
     settings = {
         "dtype": "" if config.dtype == "auto" else config.dtype,
+        # Releases before 0.3 stored "float32", which was their default, and `zimage retry` reads it.
         "vae_dtype": "" if config.vae_dtype in ("auto", "float32") else config.vae_dtype,
         "scheduler": spec.scheduler,
         "model": spec.pixel_settings,

@@ -63,8 +63,9 @@ class EngineConfig:
     a number, such as ``cuda``: each rank takes the device with its own number."""
     dtype: str = "auto"
     """``float32``, ``bfloat16``, or ``auto``: bfloat16 on accelerators, float32 on the CPU."""
-    vae_dtype: str = "float32"
-    """float32 by default, because the VAE causes most of the rounding differences between batch shapes."""
+    vae_dtype: str = "auto"
+    """As ``dtype``. bfloat16 decodes faster; pixels then differ from those of float32 by at most 2 of 255
+    (embedded Turbo, 48 prompts: 57 dB), and as much between batch shapes."""
     num_threads: int | None = None
     """CPU threads for torch on each rank. None for torch's own choice; with several ranks, each then takes at
     most an equal share of the cores."""
@@ -78,11 +79,12 @@ class EngineConfig:
     """Time without a step after which the first request of a lower priority goes first once."""
     caption_cache_bytes: int = 256 * 2**20
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
-    compile: bool = False
-    """Whether to compile the blocks of the transformer and of its ControlNet (`torch.compile`)."""
+    compile: bool | None = None
+    """Whether to compile the blocks of the transformer and of its ControlNet (`torch.compile`). None: on
+    accelerators. What was compiled is kept in ``cache_dir``."""
     s3_endpoint_url: str | None = None
     cache_dir: str | None = None
-    """Folder for downloaded checkpoints; None for the user's cache folder."""
+    """Folder for downloaded checkpoints and compiled forms; None for the user's cache folder."""
     fake: bool = False
     """Whether to make instant coloured tiles instead of images, to test everything around the engine."""
 

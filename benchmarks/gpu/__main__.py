@@ -1,4 +1,4 @@
-"""All measurements that need a GPU, in at most ten minutes: ``make gpu``, or ``python -m benchmarks.gpu``.
+"""All tests and measurements that need a GPU, in ten minutes: ``make gpu``, or ``python -m benchmarks.gpu``.
 
 Each program prints as it goes and writes its result under ``benchmarks/results/`` (``out/`` with ``--tiny``).
 If one fails or runs out of time, the next still runs. ``--tiny`` runs them all on small models and the CPU.
@@ -7,13 +7,16 @@ If one fails or runs out of time, the next still runs. ``--tiny`` runs them all 
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 
-PROGRAMS = {
-    "benchmarks.gpu.gpu_latency": ["--repeats", "3"],
-    "benchmarks.gpu.sharded_load": [],
-}
-"""Program -> its arguments, the most important first."""
+PROGRAMS: tuple[tuple[str, ...], ...] = (
+    ("pytest", "-m", "gpu", "-n", "0", "-q", "tests/zimage_models"),
+    ("benchmarks.gpu.gpu_latency", "--repeats", "3"),
+    ("benchmarks.gpu.whole_product", "--folder", "{folder}/released"),
+    ("benchmarks.gpu.sharded_load", "--folder", "{folder}/released"),
+)
+"""Modules and their arguments, the most important first; the folder is one that they share."""
 
 
 def main() -> int:
@@ -26,18 +29,22 @@ def main() -> int:
     arguments = parser.parse_args()
     end_s = time.monotonic() + arguments.time_limit
     failed = []
-    for program, options in PROGRAMS.items():
-        left_s = max(1.0, end_s - time.monotonic())
-        print(f"== {program}, at most {left_s:.0f} s", flush=True)
-        command = [sys.executable, "-u", "-m", program, *options, *(["--tiny"] if arguments.tiny else [])]
-        try:
-            code = subprocess.run(command, timeout=left_s, check=False).returncode
-            problem = f"failed with exit code {code}" if code else None
-        except subprocess.TimeoutExpired:
-            problem = "ran out of time"
-        if problem:
-            failed.append(program)
-            print(f"== {program} {problem}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for program, *options in PROGRAMS:
+            left_s = max(1.0, end_s - time.monotonic())
+            print(f"== {program}, at most {left_s:.0f} s", flush=True)
+            command = [sys.executable, "-u", "-m", program]
+            command += [option.format(folder=folder) for option in options]
+            if arguments.tiny and program != "pytest":
+                command.append("--tiny")
+            try:
+                code = subprocess.run(command, timeout=left_s, check=False).returncode
+                problem = f"failed with exit code {code}" if code else None
+            except subprocess.TimeoutExpired:
+                problem = "ran out of time"
+            if problem:
+                failed.append(program)
+                print(f"== {program} {problem}", flush=True)
     return 1 if failed else 0
 
 

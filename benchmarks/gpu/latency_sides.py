@@ -63,8 +63,8 @@ class Sides:
         self._numbers = count()
 
     def compile(self, *, backend: str) -> None:
-        """Compile the transformer's blocks on both sides."""
-        self._runner.denoiser.compile(backend=backend)
+        """Compile what each side compiles: the engine its decoder too."""
+        self._runner.compile(backend=backend)
         self.transformer.compile_repeated_blocks(fullgraph=True, backend=backend)
 
     def requests(self, num_images: int, side: int) -> list[ImageRequest]:

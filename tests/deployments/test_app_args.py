@@ -18,7 +18,7 @@ def test_serve_yaml_is_what_serve_and_the_app_take() -> None:
     [application] = ServeDeploySchema.model_validate(content).applications
     args = AppArgs.model_validate(application.args)
     assert [model.id for model in args.models] == ["z-image-turbo", "z-image-base"]
-    assert args.models[0].engine_config().compile
+    assert [model.engine_config().compile for model in args.models] == [None, None]
 
 
 def test_the_default_is_the_embedded_turbo() -> None:
@@ -90,3 +90,13 @@ def test_zimage_serve_tells_bad_usage(
 ) -> None:
     assert cli.run(["serve", *flags]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_error_in_the_only_item_of_a_list_is_told_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("models: [{id: a, engine: {speed: 1}}]")
+    assert cli.run(["serve", "--config", str(config)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "models.0.engine: speed: unknown option" in line

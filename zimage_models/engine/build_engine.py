@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
+from zimage_models.engine.compile_turn import compile_turn
 from zimage_models.engine.engine_stats import EngineStats
 from zimage_models.engine.fake_engine import FakeEngine
 from zimage_models.engine.request_handle import PreviewCallback, RequestHandle
@@ -23,6 +25,8 @@ class EngineLike(Protocol):
     """The engine interface that hosts use."""
 
     spec: ModelSpec
+    compiled_forms: Path | None
+    """The file that marks what the engine compiles as kept on disk; None if it compiles nothing."""
 
     @property
     def death(self) -> EngineDead | None:
@@ -74,15 +78,23 @@ def _load(config: EngineConfig, spec: ModelSpec, launcher: RankLauncher | None) 
 def warm_up(engine: EngineLike) -> None:
     """Make a few images in a few steps, so that the first real request does not wait for set-up.
 
-    Batches of one, two and three images, with two sequence lengths, prepare a compiled transformer for any
-    shape. A model that reads pictures makes them with and without one.
+    Batches of one, two and three images, with two sequence lengths, prepare what is compiled for any shape. A
+    model that reads pictures makes them with and without one. Of the engines on a machine that would compile
+    the same, one does, and the others wait for it.
     """
+    with compile_turn(engine.compiled_forms):
+        _make_images(engine)
+
+
+def _make_images(engine: EngineLike) -> None:
     spec = engine.spec
-    small = 4 * spec.size_multiple
+    # Not square: else what is compiled might take only squares.
+    small = {"height": 4 * spec.size_multiple, "width": 6 * spec.size_multiple}
     shapes = (
         (1, {"prompt": "warm up"}),
-        (2, {"prompt": "warm up " * 32, "height": small, "width": small}),
-        (3, {"prompt": "warm up", "height": small, "width": small}),
+        (1, {"prompt": "warm up", **small}),
+        (2, {"prompt": "warm up " * 32, **small}),
+        (3, {"prompt": "warm up", **small}),
     )
     grey = Picture(pixels=np.full((MIN_REFERENCE_SIDE, MIN_REFERENCE_SIDE, 3), 128, np.uint8))
     images: list[dict[str, Any]] = [{}]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from pathlib import Path
 
 from zimage_models.engine.engine_costs import EngineCosts
 from zimage_models.engine.engine_stats import EngineStats, StatsCollector
@@ -29,6 +30,7 @@ from zimage_models.errors import (
     ZImageError,
 )
 from zimage_models.model_spec import ModelSpec
+from zimage_models.models.compilation import num_compiled
 from zimage_models.models.device_memory import peak_bytes
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
@@ -52,9 +54,11 @@ class Engine:
         max_step_tokens: int,
         max_queued: int,
         ageing_s: float,
+        compiled_forms: Path | None = None,
         scheduler_class: type[StepScheduler[Job]] = StepScheduler,
     ) -> None:
         self.spec = spec
+        self.compiled_forms = compiled_forms
         self._tokenizer = tokenizer
         self._runner = runner
         costs = EngineCosts(width=runner.denoiser.width)
@@ -169,6 +173,7 @@ class Engine:
             num_caption_misses=captions.num_misses,
             memory_bytes=peak_bytes(self._runner.device),
             num_rebuilds=self._runner.ranks.num_rebuilds,
+            num_compiled=num_compiled(),
         )
 
     @property

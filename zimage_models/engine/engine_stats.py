@@ -39,6 +39,8 @@ class EngineStats:
     """Peak memory of the accelerator, or of the process if there is none; with several ranks, rank 0's."""
     num_rebuilds: int = 0
     """Number of times that the ranks of a divided engine were replaced because one was lost."""
+    num_compiled: int = 0
+    """Graphs compiled, or loaded as compiled, by the engine's process: no more of them after the warm-up."""
 
 
 class StatsCollector:
@@ -78,6 +80,7 @@ class StatsCollector:
         num_caption_misses: int,
         memory_bytes: int,
         num_rebuilds: int = 0,
+        num_compiled: int = 0,
     ) -> EngineStats:
         """Report what was recorded, together with the engine's own counts."""
         with self._lock:
@@ -97,6 +100,7 @@ class StatsCollector:
                 queue_s=queue_s,
                 memory_bytes=memory_bytes,
                 num_rebuilds=num_rebuilds,
+                num_compiled=num_compiled,
             )
 
     def _images_per_s(self) -> float:

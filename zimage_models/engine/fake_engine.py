@@ -1,6 +1,7 @@
 """An engine without a model: instant coloured tiles, to test and benchmark everything around it."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,7 @@ class FakeEngine:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
+        self.compiled_forms: Path | None = None
         self.death: EngineDead | None = None
         self._closed = False
         self._stats = StatsCollector()

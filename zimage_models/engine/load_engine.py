@@ -11,6 +11,7 @@ from zimage_models.engine.engine import Engine
 from zimage_models.engine.job import Job
 from zimage_models.engine.step_scheduler import StepScheduler
 from zimage_models.model_spec import ModelSpec
+from zimage_models.models.compilation import compiled_forms, compiles
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
@@ -54,6 +55,7 @@ def load_engine(
         max_step_tokens=config.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else ACCELERATOR_STEP_TOKENS),
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
+        compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
         scheduler_class=scheduler_class,
     )
 
@@ -62,7 +64,7 @@ def _load_runner(
     config: EngineConfig, spec: ModelSpec, device: torch.device, launcher: RankLauncher | None
 ) -> ModelRunner:
     dtype = resolve_dtype(config.dtype, device)
-    vae_dtype = torch.float32 if config.vae_dtype == "auto" else resolve_dtype(config.vae_dtype, device)
+    vae_dtype = resolve_dtype(config.vae_dtype, device)
     if config.parallel.tensor_parallel_size > 1:
         # Imported here: only a divided engine needs process groups.
         from zimage_models.tensor_parallel.load_first_rank import load_first_rank
@@ -81,6 +83,6 @@ def _load_runner(
     )
     # Joining the blocks' weights leaves as much cached as they take.
     release_cached(device)
-    if config.compile:
-        runner.denoiser.compile()
+    if compiles(config, device):
+        runner.compile()
     return runner

@@ -88,6 +88,11 @@ class ModelRunner:
         """Device that the tensor work runs on."""
         return self.denoiser.device
 
+    def compile(self, *, backend: str = "inductor") -> None:
+        """Compile the denoiser's blocks and the VAE's decoder; ``warm_up`` then compiles their shapes."""
+        self.denoiser.compile(backend=backend)
+        self._image_decoder.compile(backend=backend)
+
     @torch.inference_mode()
     def prepare(self, states: Sequence[ImageState]) -> None:
         """Encode the prompts and pictures of states that have no canvas yet, and draw their noise."""

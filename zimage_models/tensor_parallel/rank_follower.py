@@ -7,6 +7,7 @@ import torch
 
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
+from zimage_models.models.compilation import compiles
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
@@ -109,7 +110,7 @@ def _run(
     denoiser = denoiser_class(spec.variant)(shares["transformer"].model, ranks=ranks)
     # Joining the blocks' weights leaves as much cached as they take.
     release_cached(device)
-    if config.compile:
+    if compiles(config, device):
         denoiser.compile()
     store.tell(rank, LOADED, json.dumps(share_report(shares)))
     ranks.follow()

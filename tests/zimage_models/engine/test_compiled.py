@@ -1,5 +1,8 @@
 """A compiled engine compiles while it warms up, and never again; its pictures stay what they are."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,21 +55,21 @@ def assert_nothing_is_compiled_after_the_warm_up(
         caption_cache_bytes=2**20,
         denoiser_class=denoiser_class(spec.variant),
     )
-    runner.denoiser.compile(backend="eager")
+    runner.compile(backend="eager")
     engine = engine_around(spec, runner)
     engine.start()
     try:
         warm_up(engine)
-        compiled = counters["stats"]["unique_graphs"]
+        compiled = engine.stats().num_compiled
         assert compiled > 0
         requests = [
             build_request(spec, {"seed": seed, "num_inference_steps": 2, **value})
             for seed, value in enumerate(values)
         ]
         results = [handle.result(120) for handle in [engine.submit(request) for request in requests * 2]]
+        assert engine.stats().num_compiled == compiled
     finally:
         engine.close()
-    assert counters["stats"]["unique_graphs"] == compiled
     for result in results[: len(values)]:
         assert_as_diffusers(pipeline_of(spec.directory), result, controlnet=controlnet)
 
@@ -97,3 +100,27 @@ def test_controlnets(
         pipeline_of,
         load_controlnet(folder, device=torch.device("cpu"), dtype=torch.float32),
     )
+
+
+@pytest.mark.soak
+def test_second_start_compiles_nothing_anew(tmp_path: Path) -> None:
+    """Measure real compilation, by inductor: how often it found nothing kept."""
+    program = f"""
+from torch._dynamo.utils import counters
+from zimage_models.config import EngineConfig
+from zimage_models.engine.build_engine import build_engine, warm_up
+engine = build_engine(EngineConfig(compile=True, cache_dir={str(tmp_path)!r}))
+warm_up(engine)
+engine.close()
+print("missed", counters["inductor"]["fxgraph_cache_miss"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+        )
+        for _ in range(2)
+    ]
+    missed = [int(run.stdout.rpartition("missed ")[2]) for run in runs]
+    assert missed[0] > 0
+    assert missed[1] == 0
