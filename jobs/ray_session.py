@@ -111,8 +111,9 @@ def _init(*, verbose: bool, **how: Any) -> None:
     if verbose:
         ray.init(log_to_driver=True, logging_level=logging.INFO, **how)
         return
-    for name in ("ray.data", "ray.serve"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray Data (2.60) logs every error that it then raises.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     # Else Ray's C++ (2.60) prints an error line for every actor pool: "has constructor arguments in ...".
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A container may have no grep, and then it shows the line.

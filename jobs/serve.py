@@ -132,8 +132,13 @@ def _serve(
     verbose: bool,
 ) -> int:
     from deployments.http.server_protocol import CALLBACK
+    from zimage_models.checkpoints.resolve_model import check_model
 
     start_s = time.monotonic()
+    joins = "RAY_ADDRESS" in os.environ
+    if not joins:  # engines elsewhere have their own folders
+        for model in args.models:
+            check_model(model.engine_config())
     # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
     # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
@@ -151,7 +156,6 @@ def _serve(
 
     num_ranks = sum(model.scaling.max_replicas * model.tensor_parallel_size for model in args.models)
     num_cpus = engine_cpus or max(1, (os.cpu_count() or 1) // num_ranks)
-    joins = "RAY_ADDRESS" in os.environ
     if joins:
         join_ray(verbose=verbose)
     else:

@@ -128,7 +128,7 @@ def read_model_spec(
             field="variant",
         )
     spec = _variant(variant_name)
-    _check_classes(directory)
+    check_classes(directory)
     if bool(spec.max_reference_images) != (pipeline == _OMNI_PIPELINE):
         needed = _OMNI_PIPELINE if spec.max_reference_images else "another pipeline"
         raise CheckpointError(
@@ -257,7 +257,12 @@ _CLASSES = {
 }
 
 
-def _check_classes(directory: Path) -> None:
+def check_classes(directory: Path) -> None:
+    """Check the classes that a checkpoint names for its pipeline and components.
+
+    Raises:
+        CheckpointError: one is not Z-Image's, or a configuration file is missing or unreadable.
+    """
     path = directory / "model_index.json"
     index = read_json(path)
     if not str(index.get("_class_name", "")).startswith("ZImage"):

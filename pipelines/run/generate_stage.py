@@ -19,7 +19,7 @@ from pipelines.run.picture_stage import RowFailure, is_decoded, read_pictures, w
 from pipelines.run.served_engine import ServedEngine, ServedModel
 from pipelines.work_table import REQUEST_COLUMNS, to_request
 from zimage_models.config import EngineConfig
-from zimage_models.errors import EngineDead, GenerationFailed, ZImageError
+from zimage_models.errors import EngineDead, GenerationFailed, InvalidRequest, ZImageError
 from zimage_models.requests import ImageResult
 
 if TYPE_CHECKING:
@@ -45,12 +45,25 @@ class GenerateStage:
         from deployments.engine_actor import EngineActor
 
         self._own = isinstance(engine, EngineConfig)
-        self._engine = EngineActor(engine) if isinstance(engine, EngineConfig) else ServedEngine(engine)
+        self._refusal: InvalidRequest | None = None
+        try:
+            self._engine = EngineActor(engine) if isinstance(engine, EngineConfig) else ServedEngine(engine)
+        except InvalidRequest as error:
+            # Raised here, it would make Ray Data (2.60) start the actor again and again, with a traceback
+            # each time. Raised for the first block, it ends the run.
+            self._refusal = error
         self._monitor = monitor
         self._sharing = _Sharing()
 
     async def __call__(self, work: pa.Table) -> pa.Table:
-        """Add pixels, or an error, to every row."""
+        """Add pixels, or an error, to every row.
+
+        Raises:
+            InvalidRequest: the engine could not be made; the monitor is told first.
+        """
+        if self._refusal is not None:
+            await self._monitor.refuse.remote(self._refusal)
+            raise self._refusal
         rows = work.select(REQUEST_COLUMNS).to_pylist()
         failures: dict[int, RowFailure] = {}
         if is_decoded(work):

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from zimage_models.errors import InvalidRequest
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCounts:
@@ -42,6 +44,7 @@ class RunMonitor:
         self._attempts: Counter[str] = Counter()
         self._first: tuple[float, int] | None = None
         self._last_s = 0.0
+        self._refusal: InvalidRequest | None = None
 
     def begin(self, name: str) -> int:
         """Count one more attempt at a block or unit, and return its number, from 1."""
@@ -58,6 +61,14 @@ class RunMonitor:
         if written:
             self._last_s = self._clock()
             self._first = self._first or (self._last_s, written)
+
+    def refuse(self, error: InvalidRequest) -> None:
+        """Keep why no engine can be made: Ray would give the driver only its traceback, as text."""
+        self._refusal = error
+
+    def refusal(self) -> InvalidRequest | None:
+        """Return why no engine can be made, if an engine said so."""
+        return self._refusal
 
     def counts(self) -> RunCounts:
         """Return the counts and the speed so far."""

@@ -92,6 +92,9 @@ def run_plan(
         resources: what Ray reserves for one engine.
         on_progress: called from a thread about twice a second, and at the end.
         on_waiting: called from the same thread with what engines without a node are waiting for.
+
+    Raises:
+        InvalidRequest: no engine can be made, in its own words.
     """
     # On the driver's node: on a worker it would keep an idle node, and end the run if that node is lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -123,8 +126,7 @@ def run_plan(
     start_s = time.monotonic()
     stopped_by: str | None = None
     with _polling(monitor, NodeWait(resources), on_progress, on_waiting) as polled:
-        # Not iter_batches: nothing reads the blocks, and fetching them costs the driver as much as the plan.
-        for number, _ in enumerate(written.iter_internal_ref_bundles()):
+        for number, _ in enumerate(_blocks(written, monitor)):
             if number == 0:  # a short run may end before the first poll
                 polled.counts = ray.get(monitor.counts.remote())
             stopped_by = _cap_reached(options, polled.counts, time.monotonic() - start_s)
@@ -138,6 +140,20 @@ def run_plan(
         speed=RunSpeed(generate_s=counts.generate_s, images_per_s=counts.images_per_s),
         stopped_by=stopped_by,
     )
+
+
+def _blocks(written: ray.data.Dataset, monitor: Any) -> Iterator[Any]:
+    """Run a data set, and yield as its blocks are done.
+
+    Not iter_batches: nothing reads the blocks, and fetching them costs the driver as much as the plan.
+    """
+    try:
+        yield from written.iter_internal_ref_bundles()
+    except Exception:
+        refusal = ray.get(monitor.refusal.remote())
+        if refusal is None:
+            raise
+        raise refusal from None
 
 
 @dataclass(slots=True)

@@ -61,11 +61,25 @@ def resolve_checkpoint(
             " ZImageControlNetModel) nor a hub id or an s3:// address",
             field=field,
         )
+    if Path(model).is_file():
+        kind = "quantised weights in one file" if model.endswith(".gguf") else "one file"
+        raise CheckpointError(
+            f"model: {model!r} is {kind}; a checkpoint is a folder in diffusers layout (model_index.json)",
+            field=field,
+        )
     embedded = ", ".join(name for name, entry in KNOWN_MODELS.items() if entry.directory)
     raise CheckpointError(
         f"model: {model!r} is neither embedded ({embedded}) nor a folder, a hub id or an s3:// address",
         field=field,
     )
+
+
+def is_fetched(model: str) -> bool:
+    """Return whether a model or ControlNet comes from a hub or S3, rather than from this machine."""
+    known = KNOWN_MODELS.get(model)
+    if (known and known.directory) or Path(model).is_dir():
+        return False
+    return model.startswith("s3://") or _HUB_ID.fullmatch(model) is not None
 
 
 def _fetch_hub(model: str, field: str) -> Path:

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from transformers import Qwen3Model, Siglip2ImageProcessorPil, Siglip2VisionModel
 from transformers.utils import logging as transformers_logging
 
-from zimage_models.checkpoints.weight_files import check_files, weight_files
+from zimage_models.checkpoints.check_files import check_files, check_weights
+from zimage_models.checkpoints.weight_files import weight_files
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import has_siglip
 
@@ -99,7 +100,7 @@ def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) ->
 
 def load_controlnet(directory: Path, *, device: torch.device, dtype: torch.dtype) -> Any:
     """Load a ZImageControlNetModel as strictly as :func:`load_components`."""
-    weight_files(directory, "")
+    check_weights(directory, "")
     return _on_device(_load(ZImageControlNetModel, directory, "", dtype), device)
 
 
@@ -125,6 +126,7 @@ def _load(cls: Any, directory: Path, part: str, dtype: torch.dtype) -> Any:
             local_files_only=True,
             output_loading_info=True,
             dtype=dtype,
+            variant=weight_files(directory, part).variant,
             **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:

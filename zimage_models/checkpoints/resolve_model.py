@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
+from zimage_models.checkpoints.check_files import check_files, check_weights
+from zimage_models.checkpoints.checkpoint_source import is_fetched, resolve_checkpoint
 from zimage_models.checkpoints.pixel_settings import pixel_settings
 from zimage_models.checkpoints.weights_hash import weights_sha256
 from zimage_models.config import EngineConfig
@@ -17,8 +18,10 @@ FAKE_WEIGHTS = "fake"
 def resolve_model(config: EngineConfig) -> ModelSpec:
     """Find or fetch a config's checkpoint, and its ControlNet if any, and read their limits.
 
+    The headers of their weights are checked too, but for the fake engine, which reads none.
+
     Raises:
-        CheckpointError: nothing has that name, or a file is missing or not a Z-Image checkpoint's.
+        CheckpointError: nothing has that name, or a file is missing, damaged or not a Z-Image checkpoint's.
     """
     directory = resolve_checkpoint(
         config.model, cache_dir=_cache_dir(config), s3_endpoint_url=config.s3_endpoint_url
@@ -26,6 +29,8 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
     spec = read_model_spec(
         directory, model_id=config.model, variant=config.variant, max_prompt_tokens=config.max_prompt_tokens
     )
+    if not config.fake:
+        check_files(directory)
     if config.controlnet is None:
         return replace(spec, pixel_settings=pixel_settings(spec))
     if spec.variant.max_reference_images:
@@ -39,8 +44,20 @@ def resolve_model(config: EngineConfig) -> ModelSpec:
         cache_dir=_cache_dir(config),
         s3_endpoint_url=config.s3_endpoint_url,
     )
+    if not config.fake:
+        check_weights(controlnet, "")
     spec = replace(spec, controlnet=read_controlnet_spec(controlnet, directory))
     return replace(spec, pixel_settings=pixel_settings(spec))
+
+
+def check_model(config: EngineConfig) -> None:
+    """Check a config's checkpoint as :func:`resolve_model` does, but only one that need not be fetched.
+
+    Raises:
+        CheckpointError: as :func:`resolve_model`.
+    """
+    if not any(is_fetched(name) for name in (config.model, config.controlnet) if name):
+        resolve_model(config)
 
 
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:

@@ -31,9 +31,9 @@ def weights_sha256(directory: Path, *, controlnet: Path | None = None, cache_dir
         cache = {}
     total = hashlib.sha256()
     num_cached = len(cache)
-    files = [(part, file) for part in weight_parts(directory) for file in weight_files(directory, part)]
+    files = [(part, file) for part in weight_parts(directory) for file in weight_files(directory, part).files]
     if controlnet:
-        files += [("controlnet", file) for file in weight_files(controlnet, "")]
+        files += [("controlnet", file) for file in weight_files(controlnet, "").files]
     for part, file in files:
         real = file.resolve()
         status = real.stat()

@@ -5,6 +5,7 @@ import logging
 import torch
 import torch.distributed as dist
 
+from zimage_models.checkpoints.check_files import check_files
 from zimage_models.checkpoints.components import (
     Components,
     load_scheduler,
@@ -12,7 +13,6 @@ from zimage_models.checkpoints.components import (
     load_text_encoder,
     load_vae,
 )
-from zimage_models.checkpoints.weight_files import check_files
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec

@@ -4,7 +4,6 @@ It is as strict as :mod:`zimage_models.checkpoints.components`: a missing, unexp
 an error.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +17,9 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import Qwen3Config, Qwen3Model
 
+from zimage_models.checkpoints.check_files import tensor_name
 from zimage_models.checkpoints.components import without_unread_layers
+from zimage_models.checkpoints.expected_tensors import compare_tensors
 from zimage_models.checkpoints.tensor_file import TensorFile
 from zimage_models.checkpoints.weight_files import weight_files
 from zimage_models.errors import CheckpointError
@@ -113,9 +114,9 @@ def _load(
 ) -> Share:
     """Read the parameters of a meta-device model; ``shapes`` are the whole model's, read or not."""
     with ExitStack() as stack:
-        files = [stack.enter_context(TensorFile(path)) for path in _files_read(directory, part)]
+        files = [stack.enter_context(TensorFile(path)) for path in weight_files(directory, part).files]
         found = _find_tensors(files, part)
-        _compare(
+        compare_tensors(
             shapes, {name: file.shapes()[stored] for name, (file, stored) in found.items()}, directory / part
         )
         for module_name, module in model.named_modules():
@@ -141,41 +142,15 @@ def _rest_on_device(model: Any, device: torch.device) -> Any:
     return model.to(device).eval()
 
 
-def _files_read(directory: Path, part: str) -> list[Path]:
-    """List the files with a component's weights: those that its index names, or all without an index."""
-    files = weight_files(directory, part)
-    indexes = sorted((directory / part).glob("*.safetensors.index.json"))
-    if not indexes:
-        return files
-    named = set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values())
-    return [file for file in files if file.name in named]
-
-
 def _find_tensors(files: list[TensorFile], part: str) -> dict[str, tuple[TensorFile, str]]:
     """Map a model's parameter names to the file they are in and their name there."""
     found: dict[str, tuple[TensorFile, str]] = {}
     for file in files:
         for stored in file.shapes():
-            name = stored
-            if part == "text_encoder":
-                # A causal-LM checkpoint has the encoder as its "model", next to an output head.
-                name = stored.removeprefix("model.")
-                if name.startswith("lm_head."):
-                    continue
+            name = tensor_name(stored, part)
+            if name is None:
+                continue
             if name in found:
                 raise CheckpointError(f"{file.path}: {stored} is also in {found[name][0].path.name}")
             found[name] = (file, stored)
     return found
-
-
-def _compare(
-    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], folder: Path
-) -> None:
-    problems = {
-        "missing": wanted.keys() - found.keys(),
-        "unexpected": found.keys() - wanted.keys(),
-        "misshapen": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
-    }
-    counts = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in problems.items() if names]
-    if counts:
-        raise CheckpointError(f"{folder}: the tensors do not match its config.json: {', '.join(counts)}")

@@ -92,7 +92,7 @@ def test_pickled_weights_are_not_read(checkpoint: Path, part: str) -> None:
 def test_a_truncated_file_is_told(checkpoint: Path, part: str) -> None:
     file = checkpoint / WEIGHTS[part]
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=f"{part}: cannot be loaded"):
+    with pytest.raises(CheckpointError, match=rf"{part}/.*: cut short: .* fetch it again$"):
         load(checkpoint)
 
 
@@ -128,9 +128,9 @@ def test_a_missing_shard_is_told(sharded_checkpoint: Path, tmp_path: Path, part:
         load(directory)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"weight_map": []}'])
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"weight_map": []}', '{"weight_map": {}}'])
 def test_a_broken_index_is_told(checkpoint: Path, content: str) -> None:
-    (checkpoint / "vae" / "x.safetensors.index.json").write_text(content)
+    (checkpoint / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text(content)
     with pytest.raises(CheckpointError, match="not a safetensors index"):
         load(checkpoint)
 
@@ -265,7 +265,7 @@ def test_a_failed_conversion_leaves_nothing(checkpoint: Path, tmp_path: Path) ->
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="vae"):
         convert_checkpoint(checkpoint, tmp_path / "out" / "bf16")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("model", ["no-such-model", "a/b/c", "./nowhere", "/nowhere/at/all", ""])

@@ -49,7 +49,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def spec_of(directory: Path, **options: Any) -> ModelSpec:
-    return resolve_model(EngineConfig(model=str(directory), **options))
+    return resolve_model(EngineConfig(model=str(directory), fake=True, **options))
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
