@@ -15,7 +15,8 @@ from pipelines.run.generate_stage import GenerateStage
 from pipelines.run.run_monitor import RunMonitor
 from pipelines.run.served_engine import ServedModel
 from pipelines.work_table import WORK_FIELDS
-from zimage_models.errors import EngineDead
+from zimage_models.config import EngineConfig
+from zimage_models.errors import CheckpointError, EngineDead, InvalidRequest
 from zimage_models.requests import ImageRequest, ImageResult, Timings
 
 _NO_TIME = Timings(queue_s=0.0, denoise_s=0.0, decode_s=0.0, total_s=0.0)
@@ -88,3 +89,16 @@ def test_rows_that_share_an_engine_with_one_that_kills_it_are_made(monkeypatch: 
         if row["error_class"]
     }
     assert failed == dict.fromkeys(("a2", "c1"), "its engine died 3 times on this row")
+
+
+def test_an_engine_that_cannot_be_made_is_told_to_the_run() -> None:
+    async def run() -> InvalidRequest | None:
+        monitor = Handle()
+        stage = GenerateStage(EngineConfig(model="nowhere"), monitor)  # type: ignore[arg-type]
+        assert await monitor.refusal.remote() is None
+        with pytest.raises(CheckpointError, match="'nowhere' is neither embedded"):
+            await stage(block("a", ["x"]))
+        refusal: InvalidRequest | None = await monitor.refusal.remote()
+        return refusal
+
+    assert isinstance(asyncio.run(run()), CheckpointError)
