@@ -41,22 +41,57 @@ class ComponentConfig:
         return value
 
 
-# FlowMatchEulerDiscreteScheduler's defaults of what decides its times, without the shift. The rest of its
-# configuration acts only with dynamic shifting or stochastic sampling, which are refused.
+# FlowMatchEulerDiscreteScheduler's defaults of what decides its times, without the shift. What it has for
+# stochastic sampling is refused.
+DEFAULT_SHIFT = 1.0
 SCHEDULER_DEFAULTS: dict[str, Any] = {
     "invert_sigmas": False,
     "num_train_timesteps": 1000,
     "shift_terminal": None,
     "use_beta_sigmas": False,
+    "use_dynamic_shifting": False,
     "use_exponential_sigmas": False,
     "use_karras_sigmas": False,
 }
 
 
+# The same of what acts only with dynamic shifting: a shift that grows with the image.
+DYNAMIC_SHIFT_DEFAULTS: dict[str, Any] = {
+    "base_image_seq_len": 256,
+    "base_shift": 0.5,
+    "max_image_seq_len": 4096,
+    "max_shift": 1.15,
+    "time_shift_type": "exponential",
+}
+
+
+def scheduler_shift(config: ComponentConfig) -> float:
+    """Read a scheduler's shift, after checking what it has instead with dynamic shifting.
+
+    Raises:
+        CheckpointError: a number that is missing, or not above 0.
+    """
+    if config.content.get("use_dynamic_shifting"):
+        for name in DYNAMIC_SHIFT_DEFAULTS.keys() & config.content.keys() - {"time_shift_type"}:
+            config.number(name)
+        lengths = [
+            config.content.get(name, DYNAMIC_SHIFT_DEFAULTS[name])
+            for name in ("base_image_seq_len", "max_image_seq_len")
+        ]
+        if lengths[0] >= lengths[1]:
+            raise CheckpointError(
+                f"{config.path}: max_image_seq_len {lengths[1]} is not above base_image_seq_len {lengths[0]}"
+            )
+    return config.number("shift") if "shift" in config.content else DEFAULT_SHIFT
+
+
 def scheduler_settings(config: ComponentConfig) -> str:
     """Return a scheduler's settings, but for its shift, that aren't the defaults, as canonical JSON."""
-    given = {name: config.content.get(name, default) for name, default in SCHEDULER_DEFAULTS.items()}
-    return canonical_json({name: value for name, value in given.items() if value != SCHEDULER_DEFAULTS[name]})
+    defaults = SCHEDULER_DEFAULTS
+    if config.content.get("use_dynamic_shifting"):
+        defaults = defaults | DYNAMIC_SHIFT_DEFAULTS
+    given = {name: config.content.get(name, default) for name, default in defaults.items()}
+    return canonical_json({name: value for name, value in given.items() if value != defaults[name]})
 
 
 def canonical_json(settings: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
 
 DTYPES = ("float32", "bfloat16")
+_SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 PARALLEL_DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
 """Numbers of ranks an engine may have. They pad the release's 30 heads to at most 32; 7 ranks would need 35
 heads, and 9 would need 36."""
@@ -62,7 +63,8 @@ class EngineConfig:
     """A torch device, or ``auto`` for the first accelerator, else the CPU. With several ranks, a type without
     a number, such as ``cuda``: each rank takes the device with its own number."""
     dtype: str = "auto"
-    """``float32``, ``bfloat16``, or ``auto``: bfloat16 on accelerators, float32 on the CPU."""
+    """``float32`` (``fp32``), ``bfloat16`` (``bf16``), or ``auto``: bfloat16 on accelerators, float32 on the
+    CPU."""
     vae_dtype: str = "auto"
     """As ``dtype``. bfloat16 decodes faster; pixels then differ from those of float32 by at most 2 of 255
     (embedded Turbo, 48 prompts: 57 dB), and as much between batch shapes."""
@@ -91,9 +93,14 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("dtype", "vae_dtype"):
             value = getattr(self, name)
-            if value not in (*DTYPES, "auto"):
-                # fp16 overflows to NaN in this model (Tongyi-MAI/Z-Image issue 14).
-                raise InvalidRequest(f"{name}: {value!r} is not one of auto, {', '.join(DTYPES)}", field=name)
+            if value not in (*DTYPES, "auto", *_SHORT_DTYPES):
+                # Tongyi-MAI/Z-Image issue 14.
+                why = "; float16 overflows in this model" if value in ("float16", "fp16", "half") else ""
+                raise InvalidRequest(
+                    f"{name}: {value!r} is not one of auto, {', '.join(DTYPES)}{why}", field=name
+                )
+            # One name each, because what an image is made from includes it.
+            object.__setattr__(self, name, _SHORT_DTYPES.get(value, value))
         for name in ("max_step_tokens", "max_queued", "caption_cache_bytes", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

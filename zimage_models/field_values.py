@@ -45,7 +45,9 @@ def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -
     if default is not None and field.name not in given:
         return default
     if field.kind is FieldKind.TEXT:
-        return read_text(given, field.name, required=default is None)
+        text = read_text(given, field.name, required=default is None)
+        # Only blanks are what a spreadsheet or a form has for nothing.
+        return text if text.strip() else default
     if field.kind is FieldKind.BOOLEAN:
         return read_boolean(given, field.name, default)
     if field.kind is FieldKind.CHOICE:
@@ -53,7 +55,7 @@ def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -
     low, high = field.limits_for(spec)
     if field.kind is FieldKind.INTEGER:
         return _read_integer(given, field, default, int(low), int(high))
-    number = read_number(given, field.name, default, low, high)
+    number = read_number(given, field.name, default, low, high, if_high=field.hint_for(spec))
     if field.is_above_low and number == low:
         raise InvalidRequest(
             f"{field.name}: {shown(given[field.name])} is not above {low:g}", field=field.name
@@ -122,13 +124,16 @@ def read_whole(given: Mapping[str, Any], name: str, default: int | None) -> int:
     return int(number)
 
 
-def read_number(given: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
-    """Read a finite number in ``low..high``."""
+def read_number(
+    given: Mapping[str, Any], name: str, default: float, low: float, high: float, *, if_high: str = ""
+) -> float:
+    """Read a finite number in ``low..high``; ``if_high`` ends the message about a larger one."""
     value = given.get(name, default)
     number = _number_of_text(value, name) if isinstance(value, str) else _as_number(value, name)
     if not low <= number <= high:
         limit = f"must be {low:g}" if low == high else f"is outside {low:g}..{high:g}"
-        raise InvalidRequest(f"{name}: {shown(value)} {limit}", field=name)
+        hint = f"; {if_high}" if if_high and number > high else ""
+        raise InvalidRequest(f"{name}: {shown(value)} {limit}{hint}", field=name)
     return float(number)
 
 

@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zimage_models.component_config import ComponentConfig, names_class, read_json, scheduler_settings
+from zimage_models.component_config import (
+    ComponentConfig,
+    names_class,
+    read_json,
+    scheduler_settings,
+    scheduler_shift,
+)
 from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
@@ -139,9 +145,8 @@ def read_model_spec(
     vae = ComponentConfig(directory, "vae")
     text_encoder = ComponentConfig(directory, "text_encoder")
     scheduler = ComponentConfig(directory, "scheduler")
-    for name in ("use_dynamic_shifting", "stochastic_sampling"):
-        if scheduler.content.get(name):
-            raise CheckpointError(f"{scheduler.path}: {name} is not supported")
+    if scheduler.content.get("stochastic_sampling"):
+        raise CheckpointError(f"{scheduler.path}: stochastic_sampling is not supported")
     vae_scale = 2 ** (len(vae.integers("block_out_channels")) - 1)
     if text_encoder.integer("hidden_size") != transformer.integer("cap_feat_dim"):
         raise CheckpointError(
@@ -175,7 +180,7 @@ def read_model_spec(
         default_guidance_scale=spec.default_guidance_scale if default_guidance is None else default_guidance,
         max_prompt_tokens=token_limit,
         default_prompt_tokens=default_token_limit,
-        shift=scheduler.number("shift"),
+        shift=scheduler_shift(scheduler),
         scheduler=scheduler_settings(scheduler),
         num_caption_positions=caption_positions,
         siglip=read_siglip_spec(directory) if spec.max_reference_images else None,

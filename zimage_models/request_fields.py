@@ -77,6 +77,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             high=100,
             default_of=lambda spec: spec.default_guidance_scale,
             high_of=lambda spec: spec.variant.max_guidance_scale,
+            if_high_of=lambda spec: spec.variant.guidance_hint,
             aliases=("guidance",),
             option="guidance",
         ),

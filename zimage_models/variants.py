@@ -66,6 +66,8 @@ class VariantSpec:
     max_num_inference_steps: int
     default_guidance_scale: float
     max_guidance_scale: float
+    guidance_hint: str = ""
+    """What to do instead of more guidance than the variant takes, for messages."""
     supports_negative_prompt: bool
     max_start_images: int = 1
     """Limit on reference images to start from after adding noise to them (img2img, inpainting)."""
@@ -90,6 +92,7 @@ VARIANTS: dict[str, VariantSpec] = {
         max_num_inference_steps=50,
         default_guidance_scale=0.0,
         max_guidance_scale=0.0,
+        guidance_hint="Turbo is distilled for guidance 0 (cfg 1 in ComfyUI); use Base for more",
         supports_negative_prompt=False,
         released_shift=3.0,
         recommended_steps=(8, 8),

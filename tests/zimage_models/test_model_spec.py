@@ -193,9 +193,18 @@ def test_configuration_files_must_be_there_and_readable(checkpoint: Path, file: 
         ("transformer/config.json", {"all_patch_size": [4]}, "all_patch_size lacks 2"),
         ("vae/config.json", {"block_out_channels": []}, "block_out_channels is"),
         ("vae/config.json", {"sample_size": 0}, "sample_size is 0"),
-        ("scheduler/scheduler_config.json", {"shift": ...}, "shift is None"),
+        ("scheduler/scheduler_config.json", {"shift": None}, "shift is None"),
         ("scheduler/scheduler_config.json", {"shift": -1.0}, r"shift is -1\.0"),
-        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "use_dynamic_shifting"),
+        (
+            "scheduler/scheduler_config.json",
+            {"use_dynamic_shifting": True, "base_shift": None},
+            "base_shift is None",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"use_dynamic_shifting": True, "max_image_seq_len": 256},
+            "max_image_seq_len 256 is not above",
+        ),
         ("scheduler/scheduler_config.json", {"stochastic_sampling": True}, "stochastic_sampling"),
     ],
 )

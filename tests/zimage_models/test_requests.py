@@ -302,9 +302,23 @@ def test_size_excludes_height_and_width(turbo: ModelSpec) -> None:
         request(turbo, size="64x64", height=64)
 
 
+def test_a_blank_negative_prompt_is_none(turbo: ModelSpec, base: ModelSpec) -> None:
+    for blank in ("", " ", "\n\t\u3000"):
+        assert request(turbo, negative_prompt=blank) == request(turbo)
+        assert request(base, negative_prompt=blank) == request(base)
+    assert request(base, negative_prompt=" dull ").negative_prompt == " dull "
+
+
+def test_short_names_of_dtypes_mean_the_long_ones() -> None:
+    given = EngineConfig(dtype="bf16", vae_dtype="fp32")
+    assert given == EngineConfig(dtype="bfloat16", vae_dtype="float32")
+
+
 def test_turbo_takes_no_guidance(turbo: ModelSpec) -> None:
-    with pytest.raises(InvalidRequest, match=r"^guidance_scale: 1\.0 must be 0$"):
-        request(turbo, guidance_scale=1.0)
+    for value in (1.0, 5):
+        told = rf"^guidance_scale: {value} must be 0; .*guidance 0 \(cfg 1 in ComfyUI\); use Base for more$"
+        with pytest.raises(InvalidRequest, match=told):
+            request(turbo, guidance_scale=value)
     assert request(turbo, guidance_scale=0).guidance_scale == 0.0
 
 
@@ -506,7 +520,8 @@ def test_previews_are_checked(turbo: ModelSpec) -> None:
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"dtype": "float16"}, "^dtype: 'float16' is not one of auto, float32, bfloat16"),
+        ({"dtype": "float16"}, "^dtype: 'float16' is not one of auto, float32, bfloat16; float16 overflows"),
+        ({"dtype": "int8"}, "^dtype: 'int8' is not one of auto, float32, bfloat16$"),
         ({"vae_dtype": "half"}, "^vae_dtype: 'half'"),
         ({"max_step_tokens": 0}, "^max_step_tokens: 0 is below 1"),
         ({"max_queued": -1}, "^max_queued: -1 is below 1"),

@@ -81,8 +81,16 @@ def load_vae(directory: Path, *, device: torch.device, dtype: torch.dtype) -> An
 
 
 def load_scheduler(directory: Path) -> Any:
-    """Load the FlowMatchEulerDiscreteScheduler, which has no weights."""
-    return FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
+    """Load the FlowMatchEulerDiscreteScheduler, which has no weights.
+
+    Raises:
+        CheckpointError: its configuration asks for what it cannot do.
+    """
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(str(directory), subfolder="scheduler")
+    # ImportError: beta sigmas need scipy.
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(f"{directory / 'scheduler'}: cannot be loaded ({error})") from error
 
 
 def load_siglip(directory: Path, *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

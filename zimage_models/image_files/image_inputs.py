@@ -27,6 +27,19 @@ READABLE_FORMATS = ("png", "jpeg", "webp")
 """Formats that are read from anyone. AVIF is only for trusted senders, because its header bounds nothing: a
 file of 1.2 kB that declares 64x64 makes libavif decode 8192x8192 and scale down (Pillow 13); libavif's own
 limit is 16384x16384."""
+# What other pictures begin with, for messages. ISO 14496-12: HEIC and AVIF have their brand after "ftyp".
+_STARTS = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+    b"8BPS": "a PSD",
+}
+_BRANDS = {
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "a HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "an AVIF"),
+}
 # EXIF orientations that swap width and height (EXIF 2.32, 4.6.4).
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -82,7 +95,7 @@ def read_image(data: bytes, *, field: str, limits: ImageLimits) -> Picture:
 
 
 def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, int]) -> Picture:
-    """Decode the mask of an edit: fully transparent pixels or, without alpha, white ones are painted.
+    """Decode the mask of an edit: fully transparent pixels or, if all are opaque, white ones are painted.
 
     Args:
         data: the file.
@@ -101,13 +114,15 @@ def read_mask(data: bytes, *, field: str, limits: ImageLimits, size: tuple[int, 
         raise InvalidRequest(
             f"{field}: {image.width}x{image.height} is not the image's size, {size[0]}x{size[1]}", field=field
         )
-    if image.mode == "RGBA":
-        painted = np.asarray(image.getchannel("A")) == 0
+    alpha = np.asarray(image.getchannel("A")) if image.mode == "RGBA" else None
+    # Editors save an alpha channel without anything transparent with black and white masks, too.
+    if alpha is not None and (alpha < 255).any():
+        painted = alpha == 0
     else:
         painted = np.asarray(image.convert("L")) >= 128
     if not painted.any():
         raise InvalidRequest(
-            f"{field}: marks nothing to paint: use alpha 0, or white in a mask without alpha", field=field
+            f"{field}: marks nothing to paint: use alpha 0, or white in an opaque mask", field=field
         )
     return Picture(pixels=np.where(painted, np.uint8(255), np.uint8(0)))
 
@@ -141,7 +156,7 @@ def data_url_bytes(text: str, *, field: str, max_bytes: int) -> bytes:
 
 def _open(data: bytes, *, field: str, limits: ImageLimits, max_bytes: int) -> Image.Image:
     _check_num_bytes(len(data), max_bytes, field)
-    with _translated_errors(field, limits):
+    with _translated_errors(field, limits, data):
         image: Image.Image = Image.open(io.BytesIO(data), formats=limits.formats)
     _check_size(image.size, limits, field)
     # A camera's MPO is a JPEG followed by previews, not an animation.
@@ -176,17 +191,27 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _translated_errors(field: str, limits: ImageLimits) -> Iterator[None]:
+def _translated_errors(field: str, limits: ImageLimits, data: bytes = b"") -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError:
         kinds = format_names(limits.formats)
-        raise InvalidRequest(f"{field}: not a readable {kinds} image", field=field) from None
+        found = _other_format(data, limits)
+        told = f"{found}; only {kinds} are read" if found else f"not a readable {kinds} image"
+        raise InvalidRequest(f"{field}: {told}", field=field) from None
     except Image.DecompressionBombError as error:
         raise InvalidRequest(f"{field}: more than {limits.max_pixels} pixels", field=field) from error
     # Pillow's plugins raise undocumented errors of any type (struct.error, KeyError, SyntaxError...).
     except Exception as error:
         raise InvalidRequest(f"{field}: damaged or cut off ({error})", field=field) from error
+
+
+def _other_format(data: bytes, limits: ImageLimits) -> str | None:
+    """Return the name of a picture format that is not read, if its first bytes show it."""
+    if data[4:8] != b"ftyp":
+        return next((name for start, name in _STARTS.items() if data.startswith(start)), None)
+    found = _BRANDS.get(data[8:12])
+    return None if found == "an AVIF" and "avif" in limits.formats else found
 
 
 def _check_num_bytes(num_bytes: int, max_bytes: int, field: str) -> None:

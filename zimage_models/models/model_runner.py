@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
+from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift, get_default_z_image_sigmas
 from torch import Tensor
 
 from zimage_models.checkpoints.components import Components
@@ -103,13 +103,13 @@ class ModelRunner:
 
     def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
         request = state.request
-        step_times = self._step_times(request.num_inference_steps)
+        sides = request.height // self._latent_scale, request.width // self._latent_scale
+        step_times = self._step_times(request.num_inference_steps, self._shift_exponent(*sides))
         # A CPU generator per image, in float32: a seed gives the same image on any device and in any batch.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         # The image comes before the noise, because diffusers' prepare_latents draws in this order.
         start = request.start_image
         image_CHW = self._image_encoder.encode(start, generator) if start else None
-        sides = request.height // self._latent_scale, request.width // self._latent_scale
         noise_CHW = torch.randn(self._num_channels, *sides, generator=generator, dtype=torch.float32)
         latents_CHW = noise_CHW = upload(noise_CHW, self.device)
         inpainting = None
@@ -279,9 +279,24 @@ class ModelRunner:
         assert estimate_CHW is not None, "only requests with preview_every have one"
         return self._image_decoder.preview(estimate_CHW)
 
-    def _compute_step_times(self, num_steps: int) -> StepTimes:
+    def _shift_exponent(self, height: int, width: int) -> float | None:
+        """Return diffusers' ``mu`` of an image whose latents have these sides; None without such a shift."""
+        config = self._scheduler.config
+        if not config.use_dynamic_shifting:
+            return None
+        return float(
+            calculate_shift(
+                (height // PATCH_SIZE) * (width // PATCH_SIZE),
+                config.base_image_seq_len,
+                config.max_image_seq_len,
+                config.base_shift,
+                config.max_shift,
+            )
+        )
+
+    def _compute_step_times(self, num_steps: int, shift_exponent: float | None) -> StepTimes:
         scheduler = type(self._scheduler).from_config(self._scheduler.config)
-        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(num_steps))
+        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(num_steps), mu=shift_exponent)
         sigmas = scheduler.sigmas.float()
         return StepTimes(
             sigmas=tuple(sigmas.tolist()),

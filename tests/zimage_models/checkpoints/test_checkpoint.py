@@ -17,6 +17,7 @@ from transformers import Qwen3ForCausalLM, Qwen3Model
 
 from tests.s3_server import S3Server
 from tests.zimage_models.diffusers_reference import assert_as_diffusers
+from tests.zimage_models.test_model_spec import change
 from zimage_models.checkpoints.checkpoint_source import resolve_checkpoint
 from zimage_models.checkpoints.components import Components, load_components
 from zimage_models.checkpoints.convert import convert_checkpoint
@@ -161,6 +162,40 @@ def test_the_shift_is_the_checkpoints_own(
         pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=9.0 - shift)
         with pytest.raises(AssertionError):
             assert_as_diffusers(pipeline, handle.result(), tolerance=10)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"shift": ...},
+        {"use_dynamic_shifting": True, "max_shift": 3.0, "max_image_seq_len": 300},
+        {"use_dynamic_shifting": True, "base_shift": 0.1, "time_shift_type": "linear", "shift_terminal": 0.1},
+    ],
+)
+def test_step_times_are_diffusers_own(
+    checkpoint: Path, pipeline_of: Callable[[Path], ZImagePipeline], settings: dict[str, Any]
+) -> None:
+    change(checkpoint / "scheduler" / "scheduler_config.json", **settings)
+    engine = load_engine(EngineConfig(model=str(checkpoint), variant="turbo"))
+    values = {"prompt": "owl", "seed": 1, "num_inference_steps": 3}
+    handles = [
+        engine.submit(build_request(engine.spec, {**values, "size": size})) for size in ("64x64", "96x160")
+    ]
+    while engine.step():
+        pass
+    pipeline = pipeline_of(checkpoint)
+    for handle in handles:
+        assert_as_diffusers(pipeline, handle.result())
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    with pytest.raises(AssertionError):
+        assert_as_diffusers(pipeline, handles[1].result(), tolerance=10)
+
+
+def test_a_scheduler_that_cannot_be_made_is_told(checkpoint: Path) -> None:
+    path = checkpoint / "scheduler" / "scheduler_config.json"
+    change(path, use_karras_sigmas=True, use_exponential_sigmas=True)
+    with pytest.raises(CheckpointError, match="scheduler: cannot be loaded"):
+        load(checkpoint)
 
 
 def test_the_hash_changes_with_a_byte_and_only_then(checkpoint: Path, tiny_checkpoint: Path) -> None:

@@ -11,7 +11,7 @@ from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sig
 from tests.zimage_models.test_model_spec import change
 from zimage_models.checkpoints.pixel_settings import pixel_settings
 from zimage_models.checkpoints.resolve_model import resolve_model
-from zimage_models.component_config import SCHEDULER_DEFAULTS
+from zimage_models.component_config import DEFAULT_SHIFT, DYNAMIC_SHIFT_DEFAULTS, SCHEDULER_DEFAULTS
 from zimage_models.config import EngineConfig
 from zimage_models.model_spec import KNOWN_MODELS, ModelSpec
 
@@ -136,10 +136,10 @@ def test_a_controlnet_whose_hints_go_elsewhere_is_told(
     assert (told == "") == is_known
 
 
-@pytest.mark.parametrize("name", SCHEDULER_DEFAULTS)
-def test_scheduler_defaults_are_those_of_diffusers(name: str) -> None:
+def test_scheduler_defaults_are_those_of_diffusers() -> None:
     parameters = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
-    assert parameters[name].default == SCHEDULER_DEFAULTS[name]
+    assumed = {**SCHEDULER_DEFAULTS, **DYNAMIC_SHIFT_DEFAULTS, "shift": DEFAULT_SHIFT}
+    assert assumed == {name: parameters[name].default for name in assumed}
 
 
 def times_of(**settings: Any) -> tuple[list[float], list[float]]:
@@ -155,19 +155,19 @@ CHANGED = {
     "use_beta_sigmas": True,
     "use_exponential_sigmas": True,
     "use_karras_sigmas": True,
-    # These change nothing without dynamic shifting and stochastic sampling, which are refused.
+    # These change nothing without dynamic shifting.
     "base_image_seq_len": 1,
     "base_shift": 2.0,
     "max_image_seq_len": 9,
     "max_shift": 9.0,
     "time_shift_type": "linear",
 }
-REFUSED = {"use_dynamic_shifting", "stochastic_sampling"}
+REFUSED = {"stochastic_sampling"}
 
 
 def test_every_setting_of_a_scheduler_is_thought_of() -> None:
     parameters = {*inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters}
-    assert parameters - {"self"} == CHANGED.keys() | REFUSED | {"shift"}
+    assert parameters - {"self"} == CHANGED.keys() | REFUSED | {"shift", "use_dynamic_shifting"}
 
 
 @pytest.mark.parametrize("name", CHANGED)
@@ -178,3 +178,14 @@ def test_a_schedulers_setting_is_told_if_it_changes_the_times(checkpoint: Path, 
     told = spec_of(checkpoint).scheduler
     assert (times_of(**{name: CHANGED[name]}) != times_of()) == bool(told)
     assert not told or json.loads(told) == {name: CHANGED[name]}
+
+
+def test_the_numbers_of_a_dynamic_shift_are_told(checkpoint: Path) -> None:
+    path = checkpoint / "scheduler" / "scheduler_config.json"
+    change(path, use_dynamic_shifting=True)
+    assert json.loads(spec_of(checkpoint).scheduler) == {"use_dynamic_shifting": True}
+    change(path, **DYNAMIC_SHIFT_DEFAULTS)
+    assert json.loads(spec_of(checkpoint).scheduler) == {"use_dynamic_shifting": True}
+    change(path, max_shift=2.0, shift=...)
+    assert json.loads(spec_of(checkpoint).scheduler) == {"max_shift": 2.0, "use_dynamic_shifting": True}
+    assert spec_of(checkpoint).shift == 1.0

@@ -225,10 +225,12 @@ LEFT_PAINTED: npt.NDArray[np.uint8] = np.repeat(np.array([[255, 0]], np.uint8), 
         file_of(mask_of((255, 255, 255), (0, 0, 0), "RGB"), "png"),
         file_of(mask_of((255, 255, 255), (0, 0, 0), "RGB"), "jpeg"),
         file_of(mask_of((0, 0, 0, 0), (0, 0, 0, 255), "RGBA"), "webp", lossless=True),
+        file_of(mask_of((255, 255, 255, 255), (0, 0, 0, 255), "RGBA"), "png"),
+        file_of(mask_of((255, 255), (0, 255), "LA"), "png"),
     ],
     ids=without_bytes,
 )
-def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
+def test_mask_marks_alpha_zero_or_white_where_all_is_opaque(data: bytes) -> None:
     mask = read_mask(data, field="mask", limits=LIMITS, size=SIZE).pixels
     assert mask.dtype == np.uint8
     np.testing.assert_array_equal(mask, LEFT_PAINTED)
@@ -239,7 +241,9 @@ def test_mask_marks_alpha_zero_or_white(data: bytes) -> None:
     [
         (file_of(plain("L", 255, (32, 48)), "png"), "mask: 32x48 is not the image's size, 48x32"),
         (file_of(plain("L", 0), "png"), "mask: marks nothing to paint"),
-        (file_of(plain("RGBA", (255, 255, 255, 255)), "png"), "mask: marks nothing to paint"),
+        (file_of(plain("RGBA", (0, 0, 0, 255)), "png"), "mask: marks nothing to paint"),
+        (file_of(plain("RGBA", (255, 255, 255, 254)), "png"), "mask: marks nothing to paint"),
+        (file_of(plain("L", 255), "gif"), "mask: a GIF; only PNG, JPEG or WebP are read"),
         (b"junk", "mask: not a readable PNG, JPEG or WebP image"),
         (png_of((9000, 9000)), "mask: 9000x9000 has more than 25000000 pixels"),
     ],
