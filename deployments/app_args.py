@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from deployments.engine_resources import EngineResources
+from zimage_models.checkpoints.resolve_model import check_model
 from zimage_models.config import EngineConfig
 from zimage_models.model_spec import DEFAULT_MODEL
 
@@ -228,3 +229,12 @@ class AppArgs(_Args):
         if self.public_url and not self.local_urls:
             raise ValueError("public_url: has no effect without local_urls")
         return self
+
+    def check_models(self) -> None:
+        """Check the files of the checkpoints that are on this machine, before engines are started.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or not a Z-Image checkpoint's.
+        """
+        for model in self.models:
+            check_model(model.engine_config())

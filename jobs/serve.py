@@ -132,13 +132,11 @@ def _serve(
     verbose: bool,
 ) -> int:
     from deployments.http.server_protocol import CALLBACK
-    from zimage_models.checkpoints.resolve_model import check_model
 
     start_s = time.monotonic()
     joins = "RAY_ADDRESS" in os.environ
     if not joins:  # engines elsewhere have their own folders
-        for model in args.models:
-            check_model(model.engine_config())
+        args.check_models()
     # Serve's processes then call each other by gRPC, not through Ray, which takes three quarters of the CPU.
     # The Dockerfile sets it on clusters. It is read on import, and by the workers of a Ray that starts here.
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")

@@ -45,9 +45,7 @@ def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -
     if default is not None and field.name not in given:
         return default
     if field.kind is FieldKind.TEXT:
-        text = read_text(given, field.name, required=default is None)
-        # Only blanks are what a spreadsheet or a form has for nothing.
-        return text if text.strip() else default
+        return read_text(given, field.name, required=default is None)
     if field.kind is FieldKind.BOOLEAN:
         return read_boolean(given, field.name, default)
     if field.kind is FieldKind.CHOICE:
@@ -55,7 +53,7 @@ def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -
     low, high = field.limits_for(spec)
     if field.kind is FieldKind.INTEGER:
         return _read_integer(given, field, default, int(low), int(high))
-    number = read_number(given, field.name, default, low, high, if_high=field.hint_for(spec))
+    number = read_number(given, field.name, default, low, high, hint=field.hint_for(spec))
     if field.is_above_low and number == low:
         raise InvalidRequest(
             f"{field.name}: {shown(given[field.name])} is not above {low:g}", field=field.name
@@ -73,7 +71,7 @@ def _read_choice(given: Mapping[str, Any], field: RequestField) -> str:
 
 
 def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
-    """Read text of at most ``MAX_PROMPT_CHARS`` characters; an absent optional field is empty."""
+    """Read text of at most ``MAX_PROMPT_CHARS`` characters; an absent or blank optional field is empty."""
     value = given.get(name)
     if value is None:
         if required:
@@ -93,7 +91,7 @@ def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
         raise InvalidRequest(
             f"{name}: {shown(value)} is not valid Unicode text ({error.reason})", field=name
         ) from error
-    return str(value)
+    return str(value) if value.strip() else ""
 
 
 def _read_integer(
@@ -125,15 +123,14 @@ def read_whole(given: Mapping[str, Any], name: str, default: int | None) -> int:
 
 
 def read_number(
-    given: Mapping[str, Any], name: str, default: float, low: float, high: float, *, if_high: str = ""
+    given: Mapping[str, Any], name: str, default: float, low: float, high: float, *, hint: str = ""
 ) -> float:
-    """Read a finite number in ``low..high``; ``if_high`` ends the message about a larger one."""
+    """Read a finite number in ``low..high``; a hint ends the message about another one."""
     value = given.get(name, default)
     number = _number_of_text(value, name) if isinstance(value, str) else _as_number(value, name)
     if not low <= number <= high:
         limit = f"must be {low:g}" if low == high else f"is outside {low:g}..{high:g}"
-        hint = f"; {if_high}" if if_high and number > high else ""
-        raise InvalidRequest(f"{name}: {shown(value)} {limit}{hint}", field=name)
+        raise InvalidRequest(f"{name}: {shown(value)} {limit}{'; ' * bool(hint)}{hint}", field=name)
     return float(number)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 
+from zimage_models.checkpoints.compare_tensors import Shapes, compare_tensors
 from zimage_models.checkpoints.expected_tensors import (
-    Shapes,
-    compare_tensors,
     text_encoder_tensors,
     transformer_tensors,
     vae_tensors,

@@ -1,12 +1,9 @@
 """The tensors that a component's ``config.json`` asks for, without building the model. It needs no torch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
+from zimage_models.checkpoints.compare_tensors import Shapes
 from zimage_models.component_config import ComponentConfig
-from zimage_models.errors import CheckpointError
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 # The classes' own values of what a configuration may leave out.
 _TRANSFORMER = {
@@ -123,28 +120,6 @@ def vae_tensors(config: ComponentConfig) -> Shapes:
             for level, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False))
         },
     }
-
-
-def compare_tensors(wanted: Shapes, found: Shapes, folder: Path, *, has_all: bool = True) -> None:
-    """Check the tensors of a component.
-
-    Args:
-        wanted: what its configuration asks for.
-        found: what its files hold.
-        folder: the component's, for the message.
-        has_all: whether ``wanted`` is all that there may be.
-
-    Raises:
-        CheckpointError: some are missing, unexpected or misshapen.
-    """
-    problems = {
-        "missing": wanted.keys() - found.keys(),
-        "unexpected": found.keys() - wanted.keys() if has_all else set(),
-        "misshapen": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
-    }
-    counts = [f"{len(names)} {kind} (such as {min(names)})" for kind, names in problems.items() if names]
-    if counts:
-        raise CheckpointError(f"{folder}: the tensors do not match its config.json: {', '.join(counts)}")
 
 
 def _linear(name: str, num_outputs: int, num_inputs: int) -> dict[str, tuple[int, ...]]:

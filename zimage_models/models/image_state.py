@@ -9,20 +9,9 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers.condition import Condition
+from zimage_models.models.denoisers.step_times import StepTimes
 from zimage_models.models.prompt_tokenizer import TokenizedPrompt
 from zimage_models.requests import ImageRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTimes:
-    """The times of a whole denoising run, as float32 values."""
-
-    sigmas: tuple[float, ...]
-    """Noise levels, 1 (noise) .. 0 (image), one more than the number of steps."""
-    sigma_changes: tuple[float, ...]
-    """Change of the noise level in each step; below 0."""
-    times: tuple[float, ...]
-    """Normalised times that the transformer sees, 0 (noise) .. 1 (image)."""
 
 
 def add_noise(image_CHW: Tensor, noise_CHW: Tensor, sigma: float) -> Tensor:

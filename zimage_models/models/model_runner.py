@@ -4,12 +4,11 @@ Shape legend: B batch, C latent channels, H W height and width.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers.pipelines.z_image.pipeline_z_image import calculate_shift, get_default_z_image_sigmas
 from torch import Tensor
 
 from zimage_models.checkpoints.components import Components
@@ -18,11 +17,12 @@ from zimage_models.model_spec import PATCH_SIZE
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
 from zimage_models.models.denoisers.controlnet_denoiser import ControlNetDenoiser
 from zimage_models.models.denoisers.denoiser import Denoiser
+from zimage_models.models.denoisers.step_times import compute_step_times, shift_exponent
 from zimage_models.models.device_memory import upload
 from zimage_models.models.feature_encoder import FeatureEncoder
 from zimage_models.models.image_decoder import ImageDecoder
 from zimage_models.models.image_encoder import ImageEncoder
-from zimage_models.models.image_state import Canvas, ImageState, Inpainting, StepTimes, add_noise
+from zimage_models.models.image_state import Canvas, ImageState, Inpainting, add_noise
 from zimage_models.models.prompt_encoder import PromptEncoder
 from zimage_models.models.prompt_tokenizer import TokenizedPrompt
 from zimage_models.models.ranks import OneRank, Ranks
@@ -80,7 +80,7 @@ class ModelRunner:
         self._num_channels = self.denoiser.num_channels
         self._latent_scale = 2 ** (len(components.vae.config.block_out_channels) - 1)
         self.captions: TensorCache[Segments] = TensorCache(caption_cache_bytes)
-        self._step_times = lru_cache(maxsize=256)(self._compute_step_times)
+        self._step_times = lru_cache(maxsize=256)(partial(compute_step_times, self._scheduler))
         self._steps_under_way: list[torch.Event] = []
 
     @property
@@ -104,7 +104,7 @@ class ModelRunner:
     def _new_canvas(self, state: ImageState, captions: Mapping[Segments, Tensor]) -> Canvas:
         request = state.request
         sides = request.height // self._latent_scale, request.width // self._latent_scale
-        step_times = self._step_times(request.num_inference_steps, self._shift_exponent(*sides))
+        step_times = self._step_times(request.num_inference_steps, shift_exponent(self._scheduler, *sides))
         # A CPU generator per image, in float32: a seed gives the same image on any device and in any batch.
         generator = torch.Generator("cpu").manual_seed(request.seed)
         # The image comes before the noise, because diffusers' prepare_latents draws in this order.
@@ -278,31 +278,6 @@ class ModelRunner:
         estimate_CHW = _canvas(state).estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
         return self._image_decoder.preview(estimate_CHW)
-
-    def _shift_exponent(self, height: int, width: int) -> float | None:
-        """Return diffusers' ``mu`` of an image whose latents have these sides; None without such a shift."""
-        config = self._scheduler.config
-        if not config.use_dynamic_shifting:
-            return None
-        return float(
-            calculate_shift(
-                (height // PATCH_SIZE) * (width // PATCH_SIZE),
-                config.base_image_seq_len,
-                config.max_image_seq_len,
-                config.base_shift,
-                config.max_shift,
-            )
-        )
-
-    def _compute_step_times(self, num_steps: int, shift_exponent: float | None) -> StepTimes:
-        scheduler = type(self._scheduler).from_config(self._scheduler.config)
-        scheduler.set_timesteps(sigmas=get_default_z_image_sigmas(num_steps), mu=shift_exponent)
-        sigmas = scheduler.sigmas.float()
-        return StepTimes(
-            sigmas=tuple(sigmas.tolist()),
-            sigma_changes=tuple(sigmas.diff().tolist()),
-            times=tuple(((1000 - scheduler.timesteps.float()) / 1000).tolist()),
-        )
 
 
 def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:

@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import Qwen3Config, Qwen3Model
 
 from zimage_models.checkpoints.check_files import tensor_name
+from zimage_models.checkpoints.compare_tensors import compare_tensors
 from zimage_models.checkpoints.components import without_unread_layers
-from zimage_models.checkpoints.expected_tensors import compare_tensors
 from zimage_models.checkpoints.tensor_file import TensorFile
 from zimage_models.checkpoints.weight_files import weight_files
 from zimage_models.errors import CheckpointError
