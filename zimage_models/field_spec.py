@@ -58,7 +58,7 @@ class RequestField:
     high: float | None = None
     if_low: str = ""
     """What to do instead of a value below ``low`` or a word, for messages."""
-    if_high: str = ""
+    if_high_of: Callable[[ModelSpec], str] = lambda spec: ""
     """Why values above ``high`` are refused, for messages."""
     is_above_low: bool = False
     """Whether values must be above ``low``, not equal to it."""
@@ -67,8 +67,6 @@ class RequestField:
     """Default value; None if the field is required or the model decides."""
     default_of: Callable[[ModelSpec], Any] | None = None
     high_of: Callable[[ModelSpec], float] | None = None
-    if_high_of: Callable[[ModelSpec], str] | None = None
-    """As ``if_high``, where the model decides."""
     aliases: tuple[str, ...] = ()
     """Other names accepted for its column."""
     option: str = ""
@@ -103,10 +101,6 @@ class RequestField:
     def default_for(self, spec: ModelSpec) -> Any:
         """Return a model's default for it; None if it is required."""
         return self.default if self.default_of is None else self.default_of(spec)
-
-    def hint_for(self, spec: ModelSpec) -> str:
-        """Return why a model refuses values above its limit, or what to do instead; may be empty."""
-        return self.if_high if self.if_high_of is None else self.if_high_of(spec)
 
     def limits_for(self, spec: ModelSpec) -> tuple[float, float]:
         """Return the lowest and the highest number that a model takes."""

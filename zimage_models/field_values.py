@@ -50,10 +50,10 @@ def read_field(field: RequestField, spec: ModelSpec, given: Mapping[str, Any]) -
         return read_boolean(given, field.name, default)
     if field.kind is FieldKind.CHOICE:
         return _read_choice(given, field)
-    low, high = field.limits_for(spec)
     if field.kind is FieldKind.INTEGER:
-        return _read_integer(given, field, default, int(low), int(high))
-    number = read_number(given, field.name, default, low, high, hint=field.hint_for(spec))
+        return _read_integer(given, field, spec, default)
+    low, high = field.limits_for(spec)
+    number = read_number(given, field.name, default, low, high, hint=field.if_high_of(spec))
     if field.is_above_low and number == low:
         raise InvalidRequest(
             f"{field.name}: {shown(given[field.name])} is not above {low:g}", field=field.name
@@ -94,9 +94,7 @@ def read_text(given: Mapping[str, Any], name: str, *, required: bool) -> str:
     return str(value) if value.strip() else ""
 
 
-def _read_integer(
-    given: Mapping[str, Any], field: RequestField, default: int | None, low: int, high: int
-) -> int:
+def _read_integer(given: Mapping[str, Any], field: RequestField, spec: ModelSpec, default: int | None) -> int:
     value = given.get(field.name, default)
     is_nan = isinstance(value, float) and math.isnan(value)
     if field.if_low and (is_nan or (isinstance(value, str) and not any(map(str.isdigit, value)))):
@@ -104,8 +102,9 @@ def _read_integer(
             f"{field.name}: {shown(value)} is not a number; {field.if_low}", field=field.name
         )
     number = read_whole(given, field.name, default)
+    low, high = map(int, field.limits_for(spec))
     if not low <= number <= high:
-        hint = field.if_low if number < low else field.if_high
+        hint = field.if_low if number < low else field.if_high_of(spec)
         message = f"{field.name}: {shown(value)} is outside {low}..{high}"
         raise InvalidRequest(f"{message}; {hint}" if hint else message, field=field.name)
     return number

@@ -118,7 +118,7 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             low=0,
             high=MAX_SEED,
             if_low="leave it empty for a seed of its own",
-            if_high="larger seeds repeat the noise of smaller ones",
+            if_high_of=lambda spec: "larger seeds repeat the noise of smaller ones",
         ),
         RequestField(
             name="strength",
