@@ -46,7 +46,8 @@ def load_first_rank(
     """Start the other ranks of an engine and load rank 0's models; closing the runner's ranks ends them.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
+        CheckpointError: a file is missing or damaged, or its tensors do not match its configuration, also
+            where another rank is.
         InvalidRequest: there are more ranks than attention heads, or this process is in a process group.
         EngineDead: a rank could not start or load its share.
     """

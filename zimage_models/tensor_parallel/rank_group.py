@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from zimage_models.config import EngineConfig
-from zimage_models.errors import EngineDead
+from zimage_models.errors import CheckpointError, EngineDead
 from zimage_models.models.ranks import Forward, Verb
 from zimage_models.tensor_parallel.group_member import GroupMember
 from zimage_models.tensor_parallel.parallel import disconnect
@@ -81,6 +81,7 @@ class RankGroup:
         """Wait for the other ranks' weights.
 
         Raises:
+            CheckpointError: a rank does not find what rank 0 has found.
             EngineDead: a rank could not load its share.
         """
         reports = self._await_all(LOADED)
@@ -197,6 +198,10 @@ class RankGroup:
                     reports[rank] = text
                 elif not alive:
                     reason = self._reasons().get(rank, "it ended without giving a reason")
+                    kind, _, told = reason.partition(": ")
+                    if kind == CheckpointError.__name__:
+                        # No other start would do better, as it might after a death.
+                        raise CheckpointError(f"rank {rank} has not {state}: {told}")
                     raise EngineDead(f"rank {rank} has not {state}: {reason}")
                 elif time.monotonic() > deadline_s:
                     raise EngineDead(f"rank {rank} has not {state} within start_timeout_s, {timeout_s:g} s")

@@ -32,7 +32,7 @@ from tests.zimage_models.tensor_parallel.divided_engine import (
 )
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.load_engine import load_engine
-from zimage_models.errors import Cancelled, EngineDead, InvalidRequest
+from zimage_models.errors import Cancelled, CheckpointError, EngineDead, InvalidRequest
 from zimage_models.requests import ImageRequest, build_request
 
 NUM_STEPS = 4
@@ -180,7 +180,7 @@ def test_a_rank_that_cannot_load_tells_why(
 
     folder.symlink_to(six_heads)
     monkeypatch.setattr(rank_launcher, "on_launch", hide)
-    with pytest.raises(EngineDead, match=r"^rank 1 has not started: CheckpointError: .*moved"):
+    with pytest.raises(CheckpointError, match=r"^rank 1 has not started: model: .*moved"):
         load_engine(divided_config(folder, 2), launcher=rank_launcher)
     assert not dist.is_initialized()
 
