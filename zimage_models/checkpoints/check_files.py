@@ -3,6 +3,7 @@
 One rule for every reader: whole engines, the ranks of divided ones, conversions and the programs that plan.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -47,7 +48,11 @@ def check_files(directory: Path) -> None:
     """
     for part in weight_parts(directory):
         check_weights(directory, part)
-    require_content(directory / "tokenizer" / "tokenizer.json")
+    tokenizer = directory / "tokenizer"
+    # transformers makes one from the older pair of files, too.
+    has_pair = (tokenizer / "vocab.json").exists() and not os.path.lexists(tokenizer / "tokenizer.json")
+    for name in ("vocab.json", "merges.txt") if has_pair else ("tokenizer.json",):
+        require_content(tokenizer / name)
 
 
 def check_weights(directory: Path, part: str) -> None:

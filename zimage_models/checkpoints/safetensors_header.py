@@ -39,8 +39,8 @@ def require_content(path: Path) -> None:
         with path.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
     except FileNotFoundError:
-        found = f"a link to {os.readlink(path)}, which is" if path.is_symlink() else ""
-        raise CheckpointError(f"{path}: {found or 'is'} missing") from None
+        link = f"a link to {os.readlink(path)}, which is " if path.is_symlink() else ""
+        raise CheckpointError(f"{path}: {link}missing") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     if start == _LFS_POINTER:

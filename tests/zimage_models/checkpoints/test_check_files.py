@@ -28,6 +28,7 @@ from zimage_models.checkpoints.weights_hash import weights_sha256
 from zimage_models.component_config import ComponentConfig
 from zimage_models.config import EngineConfig
 from zimage_models.errors import CheckpointError
+from zimage_models.models.prompt_tokenizer import PromptTokenizer
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -116,7 +117,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         f"{TRANSFORMER}: only a Git LFS pointer; .* git lfs pull",
     ),
     "a tokenizer that is an LFS pointer": (writes("tokenizer/tokenizer.json", LFS), "LFS pointer"),
-    "no tokenizer": (removes("tokenizer/tokenizer.json"), "tokenizer/tokenizer.json: is missing"),
+    "no tokenizer": (removes("tokenizer/tokenizer.json"), "tokenizer/tokenizer.json: missing"),
     "a link to nothing": (links_to_nothing, rf"{VAE}: a link to \.\./\.\./blobs/gone, which is missing"),
     "pickles": (pickles, r"vae: no safetensors weights; diffusion_pytorch_model\.bin is not read"),
     "GGUF": (gguf, r"transformer: no safetensors weights; z-image-Q4_K_M\.gguf is not read"),
@@ -185,6 +186,18 @@ def test_what_is_broken_is_told_before_it_is_loaded(checkpoint: Path, case: str)
     with pytest.raises(CheckpointError, match=told) as caught:
         resolve_model(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_may_be_a_vocabulary_and_merges(checkpoint: Path) -> None:
+    folder = checkpoint / "tokenizer"
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(CheckpointError, match=r"tokenizer/merges\.txt: missing"):
+        check_files(checkpoint)
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    check_files(checkpoint)
+    PromptTokenizer(checkpoint, max_tokens=100)
 
 
 def test_one_file_is_no_checkpoint(tmp_path: Path) -> None:
