@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers.block import ALL, Block
+from zimage_models.models.denoisers.fp8_linear import Fp8Rows
 from zimage_models.models.denoisers.modulation import Modulator
 
 _MAX_COMPILED_FORMS = 32
@@ -24,6 +25,8 @@ class BlockStack:
         """Take over the weights of diffusers' blocks (ZImageTransformerBlock, or a ControlNet's)."""
         self._blocks = [Block(block) for block in blocks]
         self._ops = self._blocks[0].ops
+        self.fp8 = self._blocks[0].fp8
+        """Whether its matrix products are made in float8."""
         self._is_compiled = False
         self._eps = self._blocks[0].eps
         self._modulator = Modulator(blocks)
@@ -77,7 +80,7 @@ class BlockStack:
             config.recompile_limit = max(config.recompile_limit, _MAX_COMPILED_FORMS)
         modulation = self._modulator(times_BMT, is_noisy_BS)
         scale = modulation.attention_scale(0)
-        normed_BSD: Tensor | None = self._ops.scaled_norm(x_BSD, scale, self._eps)
+        normed_BSD = self._scaled_norm(x_BSD, scale)
         for number, block in enumerate(self._blocks):
             is_last = number + 1 == len(self._blocks)
             next_scale = None if is_last else modulation.attention_scale(number + 1)
@@ -91,7 +94,12 @@ class BlockStack:
             added_BSD = add(number) if add else None
             if added_BSD is not None:
                 x_BSD = x_BSD + added_BSD[:, part]
-                normed_BSD = (
-                    None if next_scale is None else self._ops.scaled_norm(x_BSD, next_scale, self._eps)
-                )
+                normed_BSD = self._scaled_norm(x_BSD, next_scale)
             yield x_BSD[:, read] if is_last and self._is_compiled else x_BSD
+
+    def _scaled_norm(self, x_BSD: Tensor, scale: Tensor | None) -> Tensor | Fp8Rows | None:
+        """Prepare tokens for the first product of a block, if there is one."""
+        if scale is None:
+            return None
+        normed_BSD: Tensor | Fp8Rows = self._ops.scaled_norm(x_BSD, scale, self._eps, fp8=self.fp8)
+        return normed_BSD

@@ -26,6 +26,7 @@ from zimage_models.models.sequence_layout import caption_positions, num_caption_
 
 PATCH_KEY = f"{PATCH_SIZE}-1"
 _MAX_GEOMETRIES = 32
+_PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bf16"}
 
 
 class Denoiser:
@@ -50,6 +51,8 @@ class Denoiser:
         self.width: int = transformer.dim
         self.dtype: torch.dtype = transformer.x_pad_token.dtype
         self.device: torch.device = transformer.x_pad_token.device
+        self.precision = "fp8" if self._layers.fp8 else _PRECISIONS[self.dtype]
+        """What the matrix products of the main blocks are made in: ``float32``, ``bf16`` or ``fp8``."""
 
     def compile(self, *, backend: str = "inductor") -> None:
         """Compile the blocks; ``warm_up`` then compiles their usual shapes."""
