@@ -4,6 +4,7 @@ Only safetensors are read, and strictly: a missing, unexpected or misshapen tens
 checkpoint never makes an image. This module knows nothing about requests or engines.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,16 +51,29 @@ class Components:
 
 
 def load_components(
-    directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype
+    directory: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    place_transformer: Callable[[Any, torch.device], Any] | None = None,
 ) -> Components:
     """Load a checkpoint's weights strictly.
+
+    Args:
+        directory: the checkpoint.
+        device: where its models go.
+        dtype: of all but the VAE.
+        vae_dtype: of the VAE.
+        place_transformer: puts the transformer on the device in another form; None to leave its form.
 
     Raises:
         CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
     """
     check_files(directory)
+    place = place_transformer or _on_device
     return Components(
-        transformer=_on_device(_load(ZImageTransformer2DModel, directory, "transformer", dtype), device),
+        transformer=place(_load(ZImageTransformer2DModel, directory, "transformer", dtype), device),
         text_encoder=load_text_encoder(directory, device=device, dtype=dtype),
         vae=load_vae(directory, device=device, dtype=vae_dtype),
         scheduler=load_scheduler(directory),

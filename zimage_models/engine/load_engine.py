@@ -12,6 +12,7 @@ from zimage_models.engine.job import Job
 from zimage_models.engine.step_scheduler import StepScheduler
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.compilation import compiled_forms, compiles
+from zimage_models.models.denoisers.fp8_layers import place_in_fp8
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
@@ -63,7 +64,7 @@ def load_engine(
 def _load_runner(
     config: EngineConfig, spec: ModelSpec, device: torch.device, launcher: RankLauncher | None
 ) -> ModelRunner:
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_dtype(config.computing_dtype, device)
     vae_dtype = resolve_dtype(config.vae_dtype, device)
     if config.parallel.tensor_parallel_size > 1:
         # Imported here: only a divided engine needs process groups.
@@ -72,7 +73,13 @@ def _load_runner(
         return load_first_rank(
             config, spec, device=device, dtype=dtype, vae_dtype=vae_dtype, launcher=launcher
         )
-    components = load_components(spec.directory, device=device, dtype=dtype, vae_dtype=vae_dtype)
+    components = load_components(
+        spec.directory,
+        device=device,
+        dtype=dtype,
+        vae_dtype=vae_dtype,
+        place_transformer=place_in_fp8 if config.precision == "fp8" else None,
+    )
     if spec.controlnet:
         controlnet = load_controlnet(spec.controlnet.directory, device=device, dtype=dtype)
         components = replace(components, controlnet=controlnet)
