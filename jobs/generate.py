@@ -120,6 +120,14 @@ def command(
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
     vae_dtype: Annotated[str, typer.Option(help="The same for the VAE.", rich_help_panel=_ENGINE)] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto: as --dtype says; bf16; fp8: the transformer's products in 8-bit floats, on GPUs that"
+            " have units for them (L4, L40S, RTX 40, H100).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
     compile: Annotated[
         bool | None,
         typer.Option(
@@ -197,6 +205,7 @@ def command(
                 device=device,
                 dtype=dtype,
                 vae_dtype=vae_dtype,
+                precision=precision,
                 max_step_tokens=max_step_tokens,
                 compile=compile,
                 parallel=ParallelConfig(tensor_parallel_size=tp),

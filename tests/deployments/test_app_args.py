@@ -82,6 +82,7 @@ def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
         (["--alias", "gpt-image-1=flux"], "'gpt-image-1' is for 'flux', but models are z-image-turbo"),
         (["--model", "a=x", "--model", "a=y"], "'a' is given 2 times"),
         (["--model", "a b=x"], "models.0.id: not up to 63 letters, digits, '.', '_' and '-'"),
+        (["--precision", "int8"], "precision: 'int8' is not one of auto, bf16, fp8"),
         (["--root-path", "images/"], "root_path: not a path such as /images"),
     ],
 )

@@ -256,12 +256,21 @@ def test_all_of_an_engine_that_decides_pixels_is_part_of_the_id() -> None:
         engine_id(EngineConfig(dtype="bfloat16")),
         engine_id(EngineConfig(dtype="float32")),
         engine_id(EngineConfig(vae_dtype="bfloat16")),
+        engine_id(EngineConfig(precision="fp8")),
+        engine_id(EngineConfig(precision="fp8", dtype="bfloat16")),
         engine_id(spec=replace(SPEC, scheduler="a")),
         engine_id(spec=replace(SPEC, scheduler="b")),
         engine_id(spec=replace(SPEC, pixel_settings="a")),
         engine_id(tokenizer_rules="a"),
     ]
     assert len({*ids}) == len(ids)
+
+
+def test_the_precision_bf16_has_the_ids_of_the_dtype() -> None:
+    named = engine_id(EngineConfig(dtype="bfloat16"))
+    assert engine_id(EngineConfig(precision="bf16")) == named
+    assert engine_id(EngineConfig(precision="bf16", dtype="bfloat16")) == named
+    assert engine_id(EngineConfig(precision="auto")) == engine_id()
 
 
 def test_a_raised_version_of_the_pixels_changes_every_id(monkeypatch: pytest.MonkeyPatch) -> None:
