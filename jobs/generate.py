@@ -11,6 +11,7 @@ from jobs.option_values import parse_pairs, parse_range
 from jobs.table_options import TableOptions
 from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.errors import InvalidRequest
+from zimage_models.memory.modes import RESIDENT
 
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
@@ -119,6 +120,14 @@ def command(
         ),
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
+    memory: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="resident, or 16gb, 8gb or 4gb to fit a smaller GPU (zimage models lists what they take).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = RESIDENT,
     vae_dtype: Annotated[str, typer.Option(help="The same for the VAE.", rich_help_panel=_ENGINE)] = "auto",
     precision: Annotated[
         str,
@@ -207,6 +216,7 @@ def command(
                 vae_dtype=vae_dtype,
                 precision=precision,
                 max_step_tokens=max_step_tokens,
+                memory=memory,
                 compile=compile,
                 parallel=ParallelConfig(tensor_parallel_size=tp),
                 s3_endpoint_url=s3.s3_endpoint,

@@ -98,6 +98,13 @@ class ServedEngineOptions(OptionGroup):
             help="bf16, or fp8: the transformer's products in 8-bit floats, on GPUs that have units for them."
         ),
     ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="resident, or 16gb, 8gb or 4gb to fit a smaller GPU (zimage models lists what they take).",
+        ),
+    ] = None
     fake: Annotated[bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")] = False
 
     def update(self, model: dict[str, Any]) -> None:
@@ -106,6 +113,8 @@ class ServedEngineOptions(OptionGroup):
             model["tensor_parallel_size"] = self.tp
         if self.precision is not None:
             model.setdefault("engine", {})["precision"] = self.precision
+        if self.memory is not None:
+            model.setdefault("engine", {})["memory"] = self.memory
         if self.fake:
             model.setdefault("engine", {})["fake"] = True
 

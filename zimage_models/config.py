@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.memory.modes import MEMORY_MODES, RESIDENT
 from zimage_models.model_spec import DEFAULT_MODEL
 
 DTYPES = ("float32", "bfloat16")
@@ -84,6 +85,9 @@ class EngineConfig:
     """Time without a step after which the first request of a lower priority goes first once."""
     caption_cache_bytes: int = 256 * 2**20
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    memory: str = RESIDENT
+    """What leaves the device until it is needed, so that the model fits a smaller one: a name in
+    ``memory.modes.MEMORY_MODES``. Images stay the same up to rounding."""
     compile: bool | None = None
     """Whether to compile the blocks of the transformer and of its ControlNet (`torch.compile`). None: on
     accelerators. What was compiled is kept in ``cache_dir``."""
@@ -116,6 +120,15 @@ class EngineConfig:
                 f"controlnet: {self.controlnet!r} cannot be divided over"
                 f" {self.parallel.tensor_parallel_size} ranks; an engine with a ControlNet has one rank",
                 field="controlnet",
+            )
+        if self.memory not in MEMORY_MODES:
+            modes = ", ".join(MEMORY_MODES)
+            raise InvalidRequest(f"memory: {self.memory!r} is not one of {modes}", field="memory")
+        if self.memory != RESIDENT and self.parallel.tensor_parallel_size > 1:
+            raise InvalidRequest(
+                f"memory: {self.memory!r} is for one device, but the engine has"
+                f" {self.parallel.tensor_parallel_size} ranks, which hold only a share of the model each",
+                field="memory",
             )
         if self.ageing_s <= 0:
             raise InvalidRequest(f"ageing_s: {self.ageing_s} is not above 0", field="ageing_s")

@@ -84,6 +84,8 @@ def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
         (["--model", "a b=x"], "models.0.id: not up to 63 letters, digits, '.', '_' and '-'"),
         (["--precision", "int8"], "precision: 'int8' is not one of auto, bf16, fp8"),
         (["--root-path", "images/"], "root_path: not a path such as /images"),
+        (["--memory", "2gb"], "memory: '2gb' is not one of resident, 16gb, 8gb, 4gb"),
+        (["--memory", "8gb", "--tp", "2"], "memory: '8gb' is for one device, but the engine has 2 ranks"),
     ],
 )
 def test_zimage_serve_tells_bad_usage(

@@ -244,7 +244,9 @@ def engine_id(config: EngineConfig | None = None, spec: ModelSpec = SPEC, tokeni
 
 @pytest.mark.parametrize("model", ["tiny-zimage-turbo", "tiny-zimage-base", "tiny-zimage-edit"])
 def test_embedded_models_have_the_ids_of_earlier_releases(model: str) -> None:
-    config = EngineConfig(model=model, device="cpu", compile=True, max_step_tokens=100, vae_dtype="auto")
+    config = EngineConfig(
+        model=model, device="cpu", compile=True, memory="4gb", max_step_tokens=100, vae_dtype="auto"
+    )
     spec = resolve_model(config)
     rules = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens).rules
     assert engine_id(config, spec, rules) == id_of()

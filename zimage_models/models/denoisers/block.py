@@ -25,8 +25,13 @@ ALL = slice(None)
 class Block(nn.Module):
     """One block, from tokens and their scaled norm to those for the next block."""
 
-    def __init__(self, block: Any) -> None:
-        """Take over a block's weights."""
+    def __init__(self, block: Any, device: torch.device | None = None) -> None:
+        """Take over a block's weights.
+
+        Args:
+            block: one of diffusers' blocks.
+            device: where it will run; None for the one that its weights are on.
+        """
         super().__init__()
         attention, feed_forward = block.attention, block.feed_forward
         self.qkv = join_layers([attention.to_q, attention.to_k, attention.to_v])
@@ -40,7 +45,7 @@ class Block(nn.Module):
         num_channels = attention.norm_q.weight.numel()
         self.head_shape = (3, len(self.qkv.weight) // 3 // num_channels, num_channels)
         self.fp8 = isinstance(self.qkv, Fp8Linear)
-        self.ops = kernels_or_plain(self.qkv.weight.device, num_channels, fp8=self.fp8)
+        self.ops = kernels_or_plain(device or self.qkv.weight.device, num_channels, fp8=self.fp8)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 from zimage_models.models.denoisers.block import ALL, Block
 from zimage_models.models.denoisers.fp8_linear import Fp8Rows
 from zimage_models.models.denoisers.modulation import Modulator
+from zimage_models.models.offload.window import Window
 
 _MAX_COMPILED_FORMS = 32
 """Of a block: with or without modulation, of one time or two, one image or more, one length or any."""
@@ -21,9 +22,17 @@ _MAX_COMPILED_FORMS = 32
 class BlockStack:
     """Runs blocks of one kind, one after the other."""
 
-    def __init__(self, blocks: Sequence[Any]) -> None:
-        """Take over the weights of diffusers' blocks (ZImageTransformerBlock, or a ControlNet's)."""
-        self._blocks = [Block(block) for block in blocks]
+    def __init__(self, blocks: Sequence[Any], window: Window | None = None) -> None:
+        """Take over the weights of diffusers' blocks (ZImageTransformerBlock, or a ControlNet's).
+
+        Args:
+            blocks: they share their weights with the stack; with a window, they lose those of their products.
+            window: brings the weights to the device; None if they stay there.
+        """
+        self._window = window
+        self._blocks = [
+            Block(block) if window is None else _passed_through(window, block) for block in blocks
+        ]
         self._ops = self._blocks[0].ops
         self.fp8 = self._blocks[0].fp8
         """Whether its matrix products are made in float8."""
@@ -82,6 +91,8 @@ class BlockStack:
         scale = modulation.attention_scale(0)
         normed_BSD = self._scaled_norm(x_BSD, scale)
         for number, block in enumerate(self._blocks):
+            if self._window:
+                self._window.enter(block)
             is_last = number + 1 == len(self._blocks)
             next_scale = None if is_last else modulation.attention_scale(number + 1)
             part = read if is_last else ALL
@@ -103,3 +114,12 @@ class BlockStack:
             return None
         normed_BSD: Tensor | Fp8Rows = self._ops.scaled_norm(x_BSD, scale, self._eps, fp8=self.fp8)
         return normed_BSD
+
+
+def _passed_through(window: Window, block: Any) -> Block:
+    """Take over a block's weights and give them to a window."""
+    taken = Block(block, window.device)
+    window.take(taken)
+    # They are views of what the window has made a copy of.
+    del block.attention, block.feed_forward
+    return taken
