@@ -78,8 +78,13 @@ def command(
         typer.Option(help="The endpoint's application name, for --engine serve.", rich_help_panel=_ENGINE),
     ] = "default",
     engines: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="Number of engines.", rich_help_panel=_ENGINE)
-    ] = "1:1",
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX",
+            help="Number of engines; by default one, or on this machine's CPUs up to one for each core.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     tp: Annotated[
         int,
         typer.Option(
@@ -193,7 +198,7 @@ def command(
         )
     if all_errors and not dry_run:
         raise InvalidRequest("all_errors: valid only with --dry-run", field="all_errors")
-    engines_min, engines_max = parse_range(engines, field="engines")
+    engines_min, engines_max = parse_range(engines or "1:1", field="engines")
     # This imports pyarrow, and what runs it Ray, which --help and bad usage do not need.
     from pipelines.options import GenerateOptions
 
@@ -235,8 +240,11 @@ def command(
             "time_limit_s": time_limit,
         }
     )
+    from jobs.default_engines import with_default_engines
     from jobs.generation import run_generation, show_plan
 
     if dry_run:
         return show_plan(options, progress=display.progress, all_errors=all_errors)
+    if engines is None:
+        options = with_default_engines(options)
     return run_generation(options, progress=display.progress, verbose=display.verbose)
