@@ -8,7 +8,7 @@ from ray._private.utils import get_num_cpus
 
 from pipelines.options import GenerateOptions
 from zimage_models.checkpoints.resolve_model import resolve_model
-from zimage_models.machine_memory import available_bytes
+from zimage_models.memory.machine import available_bytes
 
 _PROCESS_BYTES = 2**30
 """What an engine's process takes without its weights."""
