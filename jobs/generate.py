@@ -240,8 +240,8 @@ def command(
             "time_limit_s": time_limit,
         }
     )
-    from jobs.default_engines import with_default_engines
     from jobs.generation import run_generation, show_plan
+    from jobs.ray_session import with_default_engines
 
     if dry_run:
         return show_plan(options, progress=display.progress, all_errors=all_errors)

@@ -1,7 +1,7 @@
 """Compare the pixels/s of mixed sizes and prompts with those of one size and prompt length, in one run.
 
-    python -m benchmarks.mixed_sizes [--images 96] [--rounds 3]
-    python -m benchmarks.mixed_sizes --model Tongyi-MAI/Z-Image-Turbo --sides 512 1536    # on a GPU
+    python -m benchmarks.scheduling.mixed_sizes [--images 96] [--rounds 3]
+    python -m benchmarks.scheduling.mixed_sizes --model Tongyi-MAI/Z-Image-Turbo --sides 512 1536  # on a GPU
 
 All requests are there from the start. The mixed ones have every side between two and prompts of 8 to 500
 tokens; the uniform ones have the side and the prompt length of the same mean pixels and tokens. By default
@@ -15,8 +15,8 @@ import statistics
 import time
 from typing import Any
 
-from benchmarks.mixed_load import running
 from benchmarks.report import write_result
+from benchmarks.scheduling.mixed_load import running
 from zimage_models.config import EngineConfig
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.step_scheduler import StepScheduler

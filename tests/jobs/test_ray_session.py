@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ray._private.utils import get_num_cpus
 
-from jobs import default_engines
+from jobs import ray_session
 from pipelines.options import GenerateOptions
 from zimage_models.config import EngineConfig, ParallelConfig
 
@@ -16,13 +16,13 @@ NUM_CPUS = int(get_num_cpus())
 @pytest.fixture(autouse=True)
 def own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(default_engines.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
 
 
 def most_engines(folder: Path, **settings: Any) -> int:
     values = {"input": ("a.csv",), "output": str(folder), "engine": EngineConfig(device="cpu")} | settings
     options = GenerateOptions.model_validate(values)
-    decided = default_engines.with_default_engines(options)
+    decided = ray_session.with_default_engines(options)
     assert decided.engines_min == options.engines_min
     return decided.engines_max
 
@@ -36,7 +36,7 @@ def test_each_core_gets_an_engine(tmp_path: Path) -> None:
 def test_engines_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for free_gib, expected in ((0.1, 1), (1.5, 1), (3.0, min(2, NUM_CPUS)), (None, NUM_CPUS)):
         free_bytes = None if free_gib is None else int(free_gib * 2**30)
-        monkeypatch.setattr(default_engines, "available_bytes", lambda free_bytes=free_bytes: free_bytes)
+        monkeypatch.setattr(ray_session, "available_bytes", lambda free_bytes=free_bytes: free_bytes)
         assert most_engines(tmp_path) == expected
 
 
