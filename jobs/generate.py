@@ -11,6 +11,7 @@ from jobs.option_values import parse_pairs, parse_range
 from jobs.table_options import TableOptions
 from zimage_models.config import EngineConfig, ParallelConfig
 from zimage_models.errors import InvalidRequest
+from zimage_models.memory.modes import RESIDENT
 
 _OUTPUT = "What to write"
 _ENGINE = "Engines"
@@ -77,8 +78,13 @@ def command(
         typer.Option(help="The endpoint's application name, for --engine serve.", rich_help_panel=_ENGINE),
     ] = "default",
     engines: Annotated[
-        str, typer.Option(metavar="MIN:MAX", help="Number of engines.", rich_help_panel=_ENGINE)
-    ] = "1:1",
+        str | None,
+        typer.Option(
+            metavar="MIN:MAX",
+            help="Number of engines; by default one, or on this machine's CPUs up to one for each core.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     tp: Annotated[
         int,
         typer.Option(
@@ -119,7 +125,23 @@ def command(
         ),
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or auto.", rich_help_panel=_ENGINE)] = "auto",
+    memory: Annotated[
+        str,
+        typer.Option(
+            metavar="MODE",
+            help="resident, or 16gb, 8gb or 4gb to fit a smaller GPU (zimage models lists what they take).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = RESIDENT,
     vae_dtype: Annotated[str, typer.Option(help="The same for the VAE.", rich_help_panel=_ENGINE)] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto: as --dtype says; bf16; fp8: the transformer's products in 8-bit floats, on GPUs that"
+            " have units for them (L4, L40S, RTX 40, H100).",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = "auto",
     compile: Annotated[
         bool | None,
         typer.Option(
@@ -176,7 +198,7 @@ def command(
         )
     if all_errors and not dry_run:
         raise InvalidRequest("all_errors: valid only with --dry-run", field="all_errors")
-    engines_min, engines_max = parse_range(engines, field="engines")
+    engines_min, engines_max = parse_range(engines or "1:1", field="engines")
     # This imports pyarrow, and what runs it Ray, which --help and bad usage do not need.
     from pipelines.options import GenerateOptions
 
@@ -197,7 +219,9 @@ def command(
                 device=device,
                 dtype=dtype,
                 vae_dtype=vae_dtype,
+                precision=precision,
                 max_step_tokens=max_step_tokens,
+                memory=memory,
                 compile=compile,
                 parallel=ParallelConfig(tensor_parallel_size=tp),
                 s3_endpoint_url=s3.s3_endpoint,
@@ -217,7 +241,10 @@ def command(
         }
     )
     from jobs.generation import run_generation, show_plan
+    from jobs.ray_session import with_default_engines
 
     if dry_run:
         return show_plan(options, progress=display.progress, all_errors=all_errors)
+    if engines is None:
+        options = with_default_engines(options)
     return run_generation(options, progress=display.progress, verbose=display.verbose)

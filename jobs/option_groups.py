@@ -86,6 +86,40 @@ class DisplayOptions(OptionGroup):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ServedEngineOptions(OptionGroup):
+    """What the engines of an endpoint are."""
+
+    tp: Annotated[
+        int | None, typer.Option(metavar="N", help="Split each engine over N GPUs (tensor parallel).")
+    ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="bf16, or fp8: the transformer's products in 8-bit floats, on GPUs that have units for them."
+        ),
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODE",
+            help="resident, or 16gb, 8gb or 4gb to fit a smaller GPU (zimage models lists what they take).",
+        ),
+    ] = None
+    fake: Annotated[bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")] = False
+
+    def update(self, model: dict[str, Any]) -> None:
+        """Change one of a configuration's ``models``; what is not given stays."""
+        if self.tp is not None:
+            model["tensor_parallel_size"] = self.tp
+        if self.precision is not None:
+            model.setdefault("engine", {})["precision"] = self.precision
+        if self.memory is not None:
+            model.setdefault("engine", {})["memory"] = self.memory
+        if self.fake:
+            model.setdefault("engine", {})["fake"] = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions(OptionGroup):
     """What the clients of an endpoint may ask for, and what they get."""
 

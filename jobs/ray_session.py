@@ -1,4 +1,4 @@
-"""Start or join Ray for a job, and decide what each engine reserves there."""
+"""Start or join Ray for a job, and decide how many engines it has there and what each reserves."""
 
 import logging
 import math
@@ -11,12 +11,16 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.accelerators import get_all_accelerator_managers
+from ray._private.utils import get_num_cpus
 
 from deployments.autoscaler import has_autoscaler
 from deployments.engine_resources import EngineResources
 from deployments.errors import RayNotStarted
 from pipelines.options import GenerateOptions
+from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.errors import InvalidRequest
+from zimage_models.memory.machine import available_bytes
 
 STAGE_CPUS = 4
 """Logical CPUs of a local Ray for reading, encoding and writing, in addition to its engines'."""
@@ -25,6 +29,9 @@ _GPU_ENGINE_CPUS = 1.0
 """CPUs that keep an engine on a GPU supplied with work."""
 
 _IDLE_WORKER_MS = 600_000
+
+_PROCESS_BYTES = 2**30
+"""What an engine's process takes without its weights."""
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -188,3 +195,38 @@ def default_gpus(device: str, *, fake: bool) -> float:
 def _engine_cpus(options: GenerateOptions, num_cores: int) -> float:
     num_ranks = options.engines_max * options.engine.parallel.tensor_parallel_size
     return options.engine_cpus or max(1, num_cores // num_ranks)
+
+
+def with_default_engines(options: GenerateOptions) -> GenerateOptions:
+    """Let a job on this machine's CPUs start an engine for each core, as far as memory allows.
+
+    One engine of all cores makes fewer images per second: it waits for its slowest thread at every step. Jobs
+    elsewhere keep one engine.
+    """
+    if not _is_on_own_cpus(options):
+        return options
+    most = max(1, int(get_num_cpus() // (options.engine_cpus or 1)))
+    free_bytes = available_bytes()
+    if free_bytes is not None:
+        most = min(most, free_bytes // _engine_bytes(options))
+    return options.model_copy(update={"engines_max": max(options.engines_min, most)})
+
+
+def _is_on_own_cpus(options: GenerateOptions) -> bool:
+    engine = options.engine
+    joins = options.serve_app or "RAY_ADDRESS" in os.environ or ray.is_initialized()
+    if joins or engine.fake or options.engine_gpus:
+        return False
+    if options.accelerator_type or engine.parallel.tensor_parallel_size > 1:
+        return False
+    if engine.device == "auto":
+        return not any(kind.get_current_node_num_accelerators() for kind in get_all_accelerator_managers())
+    return engine.device == "cpu"
+
+
+def _engine_bytes(options: GenerateOptions) -> int:
+    """Bound the memory of an engine: bfloat16 weights become float32, which takes twice their files."""
+    spec = resolve_model(options.engine)
+    folders = [spec.directory, *([spec.controlnet.directory] if spec.controlnet else [])]
+    weights = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors"))
+    return _PROCESS_BYTES + 2 * weights

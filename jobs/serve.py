@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.option_groups import AnswerOptions, with_groups
+from jobs.option_groups import AnswerOptions, ServedEngineOptions, with_groups
 from jobs.option_values import duration_text, parse_duration, parse_range
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import DEFAULT_MODEL
@@ -53,9 +53,7 @@ def command(
         bool, typer.Option("--playground/--no-playground", help="Serve the page at /.")
     ] = True,
     answers: AnswerOptions,
-    tp: Annotated[
-        int | None, typer.Option(metavar="N", help="Split each engine over N GPUs (tensor parallel).")
-    ] = None,
+    engines: ServedEngineOptions,
     engine_cpus: Annotated[
         float | None, typer.Option(help="CPUs (and threads) per engine, or per rank with --tp.")
     ] = None,
@@ -79,9 +77,6 @@ def command(
             metavar="DURATION", help="How long accepted requests may still take when the endpoint is stopped."
         ),
     ] = "60s",
-    fake: Annotated[
-        bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")
-    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Ray's and the replicas' logs.")] = False,
 ) -> int:
     """Serve OpenAI's Images API over HTTP until interrupted; accepted requests are then finished."""
@@ -98,10 +93,7 @@ def command(
                 message = f"replicas: {high}, the maximum of {replicas}, is below {max(low, 1)}"
                 raise InvalidRequest(message, field="replicas")
             entry.setdefault("scaling", {}).update(min_replicas=low, max_replicas=high)
-        if tp is not None:
-            entry["tensor_parallel_size"] = tp
-        if fake:
-            entry.setdefault("engine", {})["fake"] = True
+        engines.update(entry)
     answers.update(values)
     if keys_file:
         values.setdefault("auth", {})["keys_file"] = keys_file

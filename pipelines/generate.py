@@ -202,7 +202,7 @@ def _check_plan(plan: Plan, options: GenerateOptions, published: PublishedKeys, 
 def _engine(options: GenerateOptions, weights_sha256: str) -> EngineConfig | ServedModel:
     if options.serve_app is None:
         return options.engine
-    return find_served_model(options.serve_app, options.engine.model, weights_sha256)
+    return find_served_model(options.serve_app, options.engine, weights_sha256)
 
 
 def _delete_old_plans(output: Storage, *, kept: Collection[str]) -> None:

@@ -11,7 +11,8 @@ from zimage_models.config import EngineConfig
 from zimage_models.image_files.image_codec import Encoding
 
 _DEFAULT_ENGINE = EngineConfig()
-_OWN_ENGINE_OPTIONS = ("device", "dtype", "vae_dtype", "compile", "max_step_tokens")
+_OWN_ENGINE_OPTIONS = ("device", "dtype", "vae_dtype", "memory", "compile", "max_step_tokens")
+"""What is not asked of the engines of an endpoint; their precision is (:func:`.find_served_model`)."""
 ExportName = Literal["files", "webdataset"]
 
 

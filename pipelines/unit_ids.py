@@ -55,12 +55,14 @@ def engine_settings(
     """Return what of an engine decides pixels and is not as by default, for :func:`unit_id`.
 
     Args:
-        config: the engine's; a dtype given explicitly counts even if ``auto`` would have chosen it.
+        config: the engine's; a dtype given explicitly counts even if ``auto`` would have chosen it, and the
+            precision ``bf16`` is the dtype bfloat16.
         spec: its model.
         tokenizer_rules: :attr:`.PromptTokenizer.rules`.
     """
     settings = {
-        "dtype": "" if config.dtype == "auto" else config.dtype,
+        "dtype": "" if config.computing_dtype == "auto" else config.computing_dtype,
+        "precision": config.precision if config.precision == "fp8" else "",
         # Releases before 0.3 stored "float32", which was their default, and `zimage retry` reads it.
         "vae_dtype": "" if config.vae_dtype in ("auto", "float32") else config.vae_dtype,
         "scheduler": spec.scheduler,

@@ -52,7 +52,7 @@ MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
 """Columns that a table with pictures passes through in addition to its own: what an image was made from."""
 
 STAGE_COLUMNS = (
-    *("pixels", "prompt_truncated", "error_class", "message", "attempts"),
+    *("pixels", "prompt_truncated", "engine_precision", "error_class", "message", "attempts"),
     *("reference_pixels", "mask_pixels", "control_pixels", "ingredients"),
 )
 """Columns that the stages of a run add to work rows on their way to a part."""

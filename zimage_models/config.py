@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 
 from zimage_models.errors import InvalidRequest
+from zimage_models.memory.modes import MEMORY_MODES, RESIDENT
 from zimage_models.model_spec import DEFAULT_MODEL
 
 DTYPES = ("float32", "bfloat16")
 _SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+PRECISIONS = ("auto", "bf16", "fp8")
 PARALLEL_DEGREES = (1, 2, 3, 4, 5, 6, 8, 10)
 """Numbers of ranks an engine may have. They pad the release's 30 heads to at most 32; 7 ranks would need 35
 heads, and 9 would need 36."""
@@ -65,6 +67,10 @@ class EngineConfig:
     dtype: str = "auto"
     """``float32`` (``fp32``), ``bfloat16`` (``bf16``), or ``auto``: bfloat16 on accelerators, float32 on the
     CPU."""
+    precision: str = "auto"
+    """``auto``: what ``dtype`` says. ``bf16``: the dtype is bfloat16. ``fp8``: the matrix products of the
+    transformer's main blocks are made in float8, everything else in ``dtype``; slightly other images, on GPUs
+    with units for it in less time. On a CPU only the same arithmetic, slowly."""
     vae_dtype: str = "auto"
     """As ``dtype``. bfloat16 decodes faster; pixels then differ from those of float32 by at most 2 of 255
     (embedded Turbo, 48 prompts: 57 dB), and as much between batch shapes."""
@@ -81,6 +87,9 @@ class EngineConfig:
     """Time without a step after which the first request of a lower priority goes first once."""
     caption_cache_bytes: int = 256 * 2**20
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    memory: str = RESIDENT
+    """What leaves the device until it is needed, so that the model fits a smaller one: a name in
+    ``memory.modes.MEMORY_MODES``. Images stay the same up to rounding."""
     compile: bool | None = None
     """Whether to compile the blocks of the transformer and of its ControlNet (`torch.compile`). None: on
     accelerators. What was compiled is kept in ``cache_dir``."""
@@ -101,6 +110,14 @@ class EngineConfig:
                 )
             # One name each, because what an image is made from includes it.
             object.__setattr__(self, name, _SHORT_DTYPES.get(value, value))
+        if self.precision not in PRECISIONS:
+            raise InvalidRequest(
+                f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}", field="precision"
+            )
+        if self.precision == "bf16" and self.dtype == "float32":
+            raise InvalidRequest(
+                "precision: bf16 is the dtype bfloat16, but the dtype given is float32", field="precision"
+            )
         for name in ("max_step_tokens", "max_queued", "caption_cache_bytes", "num_threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,5 +128,19 @@ class EngineConfig:
                 f" {self.parallel.tensor_parallel_size} ranks; an engine with a ControlNet has one rank",
                 field="controlnet",
             )
+        if self.memory not in MEMORY_MODES:
+            modes = ", ".join(MEMORY_MODES)
+            raise InvalidRequest(f"memory: {self.memory!r} is not one of {modes}", field="memory")
+        if self.memory != RESIDENT and self.parallel.tensor_parallel_size > 1:
+            raise InvalidRequest(
+                f"memory: {self.memory!r} is for one device, but the engine has"
+                f" {self.parallel.tensor_parallel_size} ranks, which hold only a share of the model each",
+                field="memory",
+            )
         if self.ageing_s <= 0:
             raise InvalidRequest(f"ageing_s: {self.ageing_s} is not above 0", field="ageing_s")
+
+    @property
+    def computing_dtype(self) -> str:
+        """What to compute in: the ``dtype``, or bfloat16 where the ``precision`` says so."""
+        return "bfloat16" if self.precision == "bf16" else self.dtype

@@ -127,6 +127,8 @@ class ImageResult:
     prompt_truncated: bool = False
     num_prompt_tokens: int = 0
     """Tokens of the prompt as encoded, chat template included."""
+    precision: str = ""
+    """What the matrix products were made in: ``float32``, ``bf16`` or ``fp8``; empty without a model."""
     timings: Timings
 
 

@@ -14,6 +14,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("pytest", "-m", "gpu", "-n", "0", "-q", "tests/zimage_models"),
     ("benchmarks.gpu.gpu_latency", "--repeats", "3"),
     ("benchmarks.gpu.whole_product", "--folder", "{folder}/released"),
+    ("benchmarks.gpu.memory_modes",),
     ("benchmarks.gpu.sharded_load", "--folder", "{folder}/released"),
 )
 """Modules and their arguments, the most important first; the folder is one that they share."""

@@ -7,6 +7,7 @@ arithmetic floor at that ceiling, and peak memory. It needs torch, transformers,
 memory, but no Ray and no download:
 
     python -m benchmarks.gpu.gpu_latency
+    python -m benchmarks.gpu.gpu_latency --fp8       (the engine's main blocks in float8)
     python -m benchmarks.gpu.gpu_latency --tiny      (a small model on the CPU: shows that the program works)
 """
 
@@ -45,6 +46,7 @@ class Settings:
     repeats: int
     gemm_side: int
     compile_backend: str
+    fp8: bool
 
 
 def measure_case(
@@ -116,6 +118,7 @@ def measure(settings: Settings, checkpoint: Path, keep: Callable[[dict[str, Any]
         device=settings.device,
         vae_dtype=settings.vae_dtype,
         max_step_tokens=settings.max_step_tokens,
+        fp8=settings.fp8,
     )
     ceiling = matmul_ceiling(settings.gemm_side, settings.device)
     print(f"{device_name(settings.device)}: matrix products reach {ceiling / 1e12:.1f} TFLOP/s")
@@ -130,6 +133,7 @@ def measure(settings: Settings, checkpoint: Path, keep: Callable[[dict[str, Any]
         "num_inference_steps": NUM_STEPS,
         "caption_tokens": sides.caption_tokens(),
         "dtype": "bfloat16",
+        "engine_precision": "fp8" if settings.fp8 else "bf16",
         "vae_dtype": str(settings.vae_dtype).removeprefix("torch."),
         "matmul_ceiling_tflops": ceiling / 1e12,
         "decode_seconds": {
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="measure a small model on the CPU")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--fp8", action="store_true", help="the engine's main blocks in float8")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     if not (arguments.tiny or torch.cuda.is_available()):
@@ -175,6 +180,7 @@ def main() -> None:
         repeats=arguments.repeats,
         gemm_side=8192,
         compile_backend="inductor",
+        fp8=arguments.fp8,
     )
     if arguments.tiny:
         # With tiny tensors, more threads mostly wait for each other.
@@ -191,6 +197,7 @@ def main() -> None:
             compile_backend="aot_eager",
         )
     name = "tiny" if arguments.tiny else device_name(settings.device).lower().replace(" ", "-")
+    name += "_fp8" if arguments.fp8 else ""
     results = Path("out") if arguments.tiny else RESULTS
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = build_tiny_checkpoint(Path(folder) / "tiny")

@@ -14,6 +14,7 @@ from benchmarks.gpu.released_shape import Shape, build_models
 from zimage_models.checkpoints.components import Components, without_unread_layers
 from zimage_models.engine.engine import Engine
 from zimage_models.model_spec import ModelSpec, read_model_spec
+from zimage_models.models.denoisers.fp8_layers import place_in_fp8
 from zimage_models.models.image_state import ImageState
 from zimage_models.models.model_runner import ModelRunner
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
@@ -34,15 +35,27 @@ class Sides:
         device: torch.device,
         vae_dtype: torch.dtype,
         max_step_tokens: int,
+        fp8: bool = False,
     ) -> None:
+        """Build both sides.
+
+        Args:
+            shape: of the models.
+            checkpoint: where the limits and the tokenizer come from.
+            device: of both sides.
+            vae_dtype: of both sides; everything else is bfloat16.
+            max_step_tokens: the engine's.
+            fp8: whether the engine's main blocks are in float8; it then has its own copy of the transformer.
+        """
         self.device = device
         models = build_models(shape, device=device, dtype=torch.bfloat16, vae_dtype=vae_dtype)
         scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
         self.transformer, self.vae = models["transformer"], models["vae"]
         # The engine runs a shorter text encoder than the pipeline, so it gets its own copy.
         encoder = without_unread_layers(copy.deepcopy(models["text_encoder"]))
+        in_engine = place_in_fp8(copy.deepcopy(self.transformer), device) if fp8 else self.transformer
         components = Components(
-            transformer=self.transformer, text_encoder=encoder, vae=self.vae, scheduler=scheduler
+            transformer=in_engine, text_encoder=encoder, vae=self.vae, scheduler=scheduler
         )
         tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint / "tokenizer"), local_files_only=True)
         pipeline: Any = ZImagePipeline(scheduler=scheduler, tokenizer=tokenizer, **models)

@@ -5,6 +5,7 @@ from deployments.access.kept_images import ImageTicket, KeptImage, KeptImages
 from deployments.access.rate_limits import RateLimiter
 from deployments.app_args import AppArgs, LocalUrlArgs
 from deployments.errors import IdempotencyKeyReused, UnknownImage
+from zimage_models.config import EngineConfig
 
 
 class FrontDesk:
@@ -14,7 +15,7 @@ class FrontDesk:
     """
 
     def __init__(self, args: AppArgs, *, max_run_s: float) -> None:
-        self._checkpoints = {model.id: model.model for model in args.models}
+        self._engines = {model.id: model.engine_config() for model in args.models}
         self._starting: dict[str, dict[str, str]] = {}
         self._failed: dict[str, str] = {}
         self._limiter = RateLimiter(max_run_s=max_run_s)
@@ -25,9 +26,9 @@ class FrontDesk:
         images = args.local_urls or LocalUrlArgs()
         self._images = KeptImages(max_bytes=images.max_bytes, keep_s=images.valid_s)
 
-    async def checkpoints(self) -> dict[str, str]:
-        """Return each model's checkpoint by model ID."""
-        return self._checkpoints
+    async def engines(self) -> dict[str, EngineConfig]:
+        """Return the configuration of each model's engines by model ID."""
+        return self._engines
 
     async def report(
         self, model_id: str, replica: str, phase: str | None, *, failure: str | None = None

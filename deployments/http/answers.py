@@ -141,7 +141,7 @@ class AnswerWriter:
         return ImageData(b64_json=text, url=url, seed=image.request.seed)
 
     def _encode(self, image: ImageResult) -> bytes:
-        parameters = image_parameters(image.request, model=self._spec.model_id)
+        parameters = image_parameters(image.request, model=self._spec.model_id, precision=image.precision)
         try:
             return encode_image(
                 image.pixels_HWC, self._encoding, parameters=parameters, ingredients=self._ingredients
@@ -172,6 +172,7 @@ class AnswerWriter:
             output_format=self._body.output_format,
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
+            precision=images[0].precision,
             prompt_truncated=images[0].prompt_truncated,
             ignored=self._body.ignored,
             warning=self._order.warning,

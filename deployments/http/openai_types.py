@@ -177,6 +177,8 @@ class Settings(BaseModel):
     output_format: ImageFormat
     num_inference_steps: int
     guidance_scale: float
+    precision: str
+    """What the transformer's matrix products were made in: ``float32``, ``bf16`` or ``fp8``."""
     prompt_truncated: bool
     usage: Usage
     ignored: list[str]

@@ -30,6 +30,8 @@ class DatasetSummary:
     title: str
     model: str
     weights_sha256: str
+    precision: str = "auto"
+    """The engine's, as its options had it."""
     num_images: int
     num_errors: int = 0
     """Planned images that are not in the data set."""
@@ -59,6 +61,8 @@ def write_card(output: Storage, manifest: RunManifest, *, title: str | None = No
         title=title or _title(output),
         model=manifest.model,
         weights_sha256=manifest.weights_sha256,
+        # Releases up to 0.2 had no such option.
+        precision=manifest.options["engine"].get("precision", "auto"),
         num_images=manifest.counts["published"],
         num_errors=manifest.counts["failed"],
         num_bytes=sum(part.num_bytes for part in manifest.parts),
@@ -105,6 +109,7 @@ def dataset_card(summary: DatasetSummary) -> str:
         "tags": ["synthetic", "ai-generated", "z-image"],
         "size_categories": [_size_category(summary.num_images)],
     }
+    precision = "" if summary.precision == "auto" else f"| Precision | `{summary.precision}` |\n"
     written = "the generation parameters, prompt included," if summary.prompts_in_images else "its settings"
     return f"""---
 {_front_matter(facts, summary.data_files)}---
@@ -120,7 +125,7 @@ Images generated from a table of prompts with [Z-Image](https://github.com/Tongy
 | Size | {_size_text(summary.num_bytes)} in {len(summary.data_files):,} Parquet files |
 | Model | `{summary.model}` |
 | Weights (SHA-256) | `{summary.weights_sha256}` |
-
+{precision}
 ## Loading
 
 ```python

@@ -159,6 +159,7 @@ def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) 
     added: dict[str, pa.Array[Any]] = {
         "pixels": pa.array([image and image.pixels_HWC.tobytes() for image in images], pa.binary()),
         "prompt_truncated": pa.array([bool(image and image.prompt_truncated) for image in images]),
+        "engine_precision": pa.array([image and image.precision for image in images], pa.string()),
         "error_class": pa.array([error and error.error_class for error in errors], pa.string()),
         "message": pa.array([error and str(error) for error in errors], pa.string()),
         "attempts": pa.array([attempt] * len(outcomes), pa.int32()),

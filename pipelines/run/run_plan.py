@@ -253,15 +253,28 @@ def _pool(
 ) -> ray.data.ActorPoolStrategy:
     if isinstance(engine, EngineConfig):
         low, high = options.engines_min, options.engines_max
-        if resources.num_gpus and has_autoscaler():
-            low = high = min(high, max(low, math.ceil(num_blocks / _BLOCKS_PER_ENGINE)))
+        scales_nodes = bool(resources.num_gpus) and has_autoscaler()
+        if scales_nodes:
             _ask_for_nodes_by_engines_only()
+        if scales_nodes or _have_room(resources, high):
+            # At once: Ray Data would add one after the other, each seconds after the last is busy.
+            low = high = min(high, max(low, math.ceil(num_blocks / _BLOCKS_PER_ENGINE)))
         return ray.data.ActorPoolStrategy(
             min_size=low, max_size=high, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE
         )
     # One actor that only waits: it keeps as many of the endpoint's replicas busy as --engines allows.
     return ray.data.ActorPoolStrategy(
         size=1, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE * options.engines_max
+    )
+
+
+def _have_room(resources: EngineResources, num_engines: int) -> bool:
+    """Return whether so many engines fit into the cluster now, with a CPU left for the other stages."""
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    spare = {"CPU": 1.0}
+    return all(
+        free.get(kind, 0) >= num_engines * amount + spare.get(kind, 0)
+        for kind, amount in resources.bundle().items()
     )
 
 

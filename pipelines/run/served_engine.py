@@ -7,6 +7,7 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from deployments.engine_actor import Outcome
+from zimage_models.config import EngineConfig
 from zimage_models.engine.request_handle import PreviewEvent
 from zimage_models.errors import EngineDead, InvalidRequest
 from zimage_models.requests import ImageRequest
@@ -20,16 +21,17 @@ class ServedModel:
     model_id: str
 
 
-def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedModel:
-    """Find which model of an endpoint runs a checkpoint. Ray must be initialised.
+def find_served_model(app_name: str, wanted: EngineConfig, weights_sha256: str) -> ServedModel:
+    """Find which model of an endpoint runs a job's checkpoint at its precision. Ray must be initialised.
 
     Args:
         app_name: the Serve application's name.
-        model: the checkpoint, as the endpoint's configuration names it.
+        wanted: the job's engine; its checkpoint as the endpoint's configuration names it.
         weights_sha256: hash that identifies the weights that the job was planned for.
 
     Raises:
-        InvalidRequest: no such application, none of its models runs the checkpoint, or it has other weights.
+        InvalidRequest: no such application, or none of its models runs the checkpoint, at that precision and
+            with those weights.
     """
     from ray import serve  # takes a second to import
 
@@ -40,18 +42,25 @@ def find_served_model(app_name: str, model: str, weights_sha256: str) -> ServedM
             f"serve_app: no Serve application {app_name!r} is running here", field="serve_app"
         )
     desk: Any = serve.get_deployment_handle(FrontDesk.__name__, app_name)
-    checkpoints: dict[str, str] = desk.checkpoints.remote().result()
-    candidates = [
-        ServedModel(app_name=app_name, model_id=model_id)
-        for model_id, checkpoint in checkpoints.items()
-        if checkpoint == model
-    ]
-    if not candidates:
+    engines: dict[str, EngineConfig] = desk.engines.remote().result()
+    model = wanted.model
+    precisions = {model_id: engine.precision for model_id, engine in engines.items() if engine.model == model}
+    if not precisions:
+        served = ", ".join(engine.model for engine in engines.values())
         raise InvalidRequest(
-            f"model: {app_name!r} does not serve {model!r}; it serves {', '.join(checkpoints.values())}",
-            field="model",
+            f"model: {app_name!r} does not serve {model!r}; it serves {served}", field="model"
         )
-    for candidate in candidates:
+    # Images of another precision would be published under IDs that say this one.
+    if wanted.precision not in precisions.values():
+        served = ", ".join(sorted({*precisions.values()}))
+        raise InvalidRequest(
+            f"precision: {app_name!r} serves {model!r} with precision {served}, not {wanted.precision}",
+            field="precision",
+        )
+    for model_id, precision in precisions.items():
+        candidate = ServedModel(app_name=app_name, model_id=model_id)
+        if precision != wanted.precision:
+            continue
         if _handle(candidate).weights_sha256.remote().result() == weights_sha256:
             return candidate
     raise InvalidRequest(

@@ -24,7 +24,7 @@ from zimage_models.errors import InvalidRequest
 from zimage_models.image_files.image_codec import EMBEDDED_FIELDS, Encoding, encode_image
 
 _PARAMETERS = (*EMBEDDED_FIELDS, "unit_id")
-_OTHER_COLUMNS = ("file_name", "error_class", "message")
+_OTHER_COLUMNS = ("file_name", "engine_precision", "error_class", "message")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,7 @@ def encode_stage(table: pa.Table, settings: StageSettings) -> pa.Table:
         if row["error_class"] is not None:
             continue
         parameters = {name: row[name] for name in parameters_of} | constant
+        parameters["precision"] = row["engine_precision"]
         ingredients = read_ingredients(row.get("ingredients"))
         try:
             data = encode_image(pixels_HWC, settings.encoding, parameters=parameters, ingredients=ingredients)

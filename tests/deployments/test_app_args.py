@@ -82,7 +82,10 @@ def test_wrong_options_are_told(args: dict[str, Any], told: str) -> None:
         (["--alias", "gpt-image-1=flux"], "'gpt-image-1' is for 'flux', but models are z-image-turbo"),
         (["--model", "a=x", "--model", "a=y"], "'a' is given 2 times"),
         (["--model", "a b=x"], "models.0.id: not up to 63 letters, digits, '.', '_' and '-'"),
+        (["--precision", "int8"], "precision: 'int8' is not one of auto, bf16, fp8"),
         (["--root-path", "images/"], "root_path: not a path such as /images"),
+        (["--memory", "2gb"], "memory: '2gb' is not one of resident, 16gb, 8gb, 4gb"),
+        (["--memory", "8gb", "--tp", "2"], "memory: '8gb' is for one device, but the engine has 2 ranks"),
     ],
 )
 def test_zimage_serve_tells_bad_usage(

@@ -235,6 +235,10 @@ def test_openai_batch_file_is_read_as_it_is(zimage: Zimage, tmp_path: Path) -> N
         (["generate", "t.csv", "out", "--quality", "70"], "quality"),
         (["generate", "t.csv", "out", "--export", "zip"], "zip"),
         (["generate", "t.csv", "out", "--dtype", "float16"], "float16"),
+        (
+            ["generate", "t.csv", "out", "--precision", "int4"],
+            "precision: 'int4' is not one of auto, bf16, fp8",
+        ),
         (["generate", "t.csv", "out", "--bogus"], "--bogus"),
         (["verify", "out"], "nothing is published"),
         (["retry", "out"], "nothing is published"),

@@ -67,7 +67,8 @@ def test_example_table_becomes_a_data_set_of_pictures(example: Path) -> None:
     assert all(isinstance(row["image"], Image.Image) and row["image"].size == (64, 64) for row in loaded)
     row = published(example).rows[0]
     assert is_marked_generated(row["image"]["bytes"])
-    assert read_parameters(row["image"]["bytes"])["prompt"] == row["prompt"]
+    told = read_parameters(row["image"]["bytes"])
+    assert (told["prompt"], told["precision"]) == (row["prompt"], "float32")
 
 
 def test_pictures_show_what_their_prompts_say(example: Path) -> None:

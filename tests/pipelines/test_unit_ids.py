@@ -244,7 +244,9 @@ def engine_id(config: EngineConfig | None = None, spec: ModelSpec = SPEC, tokeni
 
 @pytest.mark.parametrize("model", ["tiny-zimage-turbo", "tiny-zimage-base", "tiny-zimage-edit"])
 def test_embedded_models_have_the_ids_of_earlier_releases(model: str) -> None:
-    config = EngineConfig(model=model, device="cpu", compile=True, max_step_tokens=100, vae_dtype="auto")
+    config = EngineConfig(
+        model=model, device="cpu", compile=True, memory="4gb", max_step_tokens=100, vae_dtype="auto"
+    )
     spec = resolve_model(config)
     rules = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens).rules
     assert engine_id(config, spec, rules) == id_of()
@@ -256,12 +258,21 @@ def test_all_of_an_engine_that_decides_pixels_is_part_of_the_id() -> None:
         engine_id(EngineConfig(dtype="bfloat16")),
         engine_id(EngineConfig(dtype="float32")),
         engine_id(EngineConfig(vae_dtype="bfloat16")),
+        engine_id(EngineConfig(precision="fp8")),
+        engine_id(EngineConfig(precision="fp8", dtype="bfloat16")),
         engine_id(spec=replace(SPEC, scheduler="a")),
         engine_id(spec=replace(SPEC, scheduler="b")),
         engine_id(spec=replace(SPEC, pixel_settings="a")),
         engine_id(tokenizer_rules="a"),
     ]
     assert len({*ids}) == len(ids)
+
+
+def test_the_precision_bf16_has_the_ids_of_the_dtype() -> None:
+    named = engine_id(EngineConfig(dtype="bfloat16"))
+    assert engine_id(EngineConfig(precision="bf16")) == named
+    assert engine_id(EngineConfig(precision="bf16", dtype="bfloat16")) == named
+    assert engine_id(EngineConfig(precision="auto")) == engine_id()
 
 
 def test_a_raised_version_of_the_pixels_changes_every_id(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ Only safetensors are read, and strictly: a missing, unexpected or misshapen tens
 checkpoint never makes an image. This module knows nothing about requests or engines.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,17 +52,34 @@ class Components:
 
 
 def load_components(
-    directory: Path, *, device: torch.device, dtype: torch.dtype, vae_dtype: torch.dtype
+    directory: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    vae_dtype: torch.dtype,
+    place_transformer: Callable[[Any, torch.device], Any] | None = None,
+    on_host: Collection[str] = (),
 ) -> Components:
     """Load a checkpoint's weights strictly.
+
+    Args:
+        directory: local folder in diffusers layout.
+        device: for all models but those ``on_host``.
+        dtype: of all models but the VAE.
+        vae_dtype: of the VAE.
+        place_transformer: puts the transformer on its device in another form; None to leave its form.
+        on_host: ``transformer`` or ``text_encoder``, to have them in host memory.
 
     Raises:
         CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
     """
     check_files(directory)
+    device_of = {part: torch.device("cpu") for part in on_host}
+    place = place_transformer or _on_device
+    transformer = _load(ZImageTransformer2DModel, directory, "transformer", dtype)
     return Components(
-        transformer=_on_device(_load(ZImageTransformer2DModel, directory, "transformer", dtype), device),
-        text_encoder=load_text_encoder(directory, device=device, dtype=dtype),
+        transformer=place(transformer, device_of.get("transformer", device)),
+        text_encoder=load_text_encoder(directory, device=device_of.get("text_encoder", device), dtype=dtype),
         vae=load_vae(directory, device=device, dtype=vae_dtype),
         scheduler=load_scheduler(directory),
         **load_siglip(directory, device=device, dtype=dtype),

@@ -59,7 +59,7 @@ def build_engine(
 
     Raises:
         CheckpointError: the checkpoint cannot be found, fetched or loaded.
-        InvalidRequest: the device is not available.
+        InvalidRequest: the device is not available, or does not have the memory.
     """
     spec = resolve_model(config)
     if on_found:

@@ -233,12 +233,13 @@ class Engine:
         """Decode finished images and hand them to their callers."""
         if not entries:
             return
-        denoised_s = time.monotonic()
+        denoised_s, precision = time.monotonic(), self._runner.denoiser.precision
         for entry, outcome in zip(entries, self._steps.decode(entries), strict=True):
             if isinstance(outcome, ZImageError):
                 self._drop(entry, outcome)
             else:
-                self._drop(entry, entry.payload.result(outcome, denoised_s=denoised_s))
+                result = entry.payload.result(outcome, denoised_s=denoised_s, precision=precision)
+                self._drop(entry, result)
 
     def _drop(self, entry: Entry[Job], outcome: ImageResult | ZImageError) -> None:
         """Remove a request and hand its caller the outcome."""

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from zimage_models.engine.engine_stats import EngineStats, StatsCollector
 from zimage_models.engine.request_handle import PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.errors import BlankImage, EngineDead, OutOfMemory, ZImageError
+from zimage_models.memory.process import process_peak_bytes
 from zimage_models.model_spec import ModelSpec
-from zimage_models.process_memory import process_peak_bytes
 from zimage_models.requests import ImageRequest, ImageResult, Timings
 
 _PREVIEW_SIDE = 64

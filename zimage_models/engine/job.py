@@ -39,7 +39,7 @@ class Job:
         """Size of the image, for messages."""
         return f"{self.handle.request.width}x{self.handle.request.height}"
 
-    def result(self, pixels_HWC: npt.NDArray[np.uint8], *, denoised_s: float) -> ImageResult:
+    def result(self, pixels_HWC: npt.NDArray[np.uint8], *, denoised_s: float, precision: str) -> ImageResult:
         """Build the request's result; its image was denoised at ``denoised_s`` and has just been decoded."""
         submitted_s, now_s = self.handle.submitted_s, time.monotonic()
         started_s = submitted_s if self.started_s is None else self.started_s
@@ -48,6 +48,7 @@ class Job:
             request=self.handle.request,
             prompt_truncated=self.state.prompt.truncated,
             num_prompt_tokens=len(self.state.prompt.ids),
+            precision=precision,
             timings=Timings(
                 queue_s=started_s - submitted_s,
                 denoise_s=denoised_s - started_s,

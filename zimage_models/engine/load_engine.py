@@ -7,15 +7,19 @@ import torch
 from zimage_models.checkpoints.components import load_components, load_controlnet
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.config import EngineConfig
+from zimage_models.engine.check_memory import check_memory
 from zimage_models.engine.engine import Engine
 from zimage_models.engine.job import Job
 from zimage_models.engine.step_scheduler import StepScheduler
+from zimage_models.memory.modes import MEMORY_MODES
 from zimage_models.model_spec import ModelSpec
 from zimage_models.models.compilation import compiled_forms, compiles
+from zimage_models.models.denoisers.fp8_layers import place_in_fp8
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import keep_freed, release_cached
 from zimage_models.models.devices import limit_threads, resolve_device, resolve_dtype
 from zimage_models.models.model_runner import ModelRunner
+from zimage_models.models.offload.placement import host_parts, place
 from zimage_models.models.prompt_tokenizer import PromptTokenizer
 from zimage_models.tensor_parallel.rank_launcher import RankLauncher
 
@@ -44,7 +48,6 @@ def load_engine(
     limit_threads(config)
     device = resolve_device(config)
     keep_freed(device)
-    on_cpu = device.type == "cpu"
     tokenizer = PromptTokenizer(
         spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
     )
@@ -52,7 +55,7 @@ def load_engine(
         spec=spec,
         tokenizer=tokenizer,
         runner=_load_runner(config, spec, device, launcher),
-        max_step_tokens=config.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else ACCELERATOR_STEP_TOKENS),
+        max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
         compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
@@ -60,10 +63,15 @@ def load_engine(
     )
 
 
+def _default_step_tokens(config: EngineConfig, device: torch.device) -> int:
+    limit = CPU_STEP_TOKENS if device.type == "cpu" else ACCELERATOR_STEP_TOKENS
+    return min(limit, MEMORY_MODES[config.memory].max_step_tokens or limit)
+
+
 def _load_runner(
     config: EngineConfig, spec: ModelSpec, device: torch.device, launcher: RankLauncher | None
 ) -> ModelRunner:
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_dtype(config.computing_dtype, device)
     vae_dtype = resolve_dtype(config.vae_dtype, device)
     if config.parallel.tensor_parallel_size > 1:
         # Imported here: only a divided engine needs process groups.
@@ -72,14 +80,26 @@ def _load_runner(
         return load_first_rank(
             config, spec, device=device, dtype=dtype, vae_dtype=vae_dtype, launcher=launcher
         )
-    components = load_components(spec.directory, device=device, dtype=dtype, vae_dtype=vae_dtype)
+    check_memory(config, spec, device=device, dtype=dtype, vae_dtype=vae_dtype)
+    mode = MEMORY_MODES[config.memory]
+    on_host = host_parts(mode)
+    components = load_components(
+        spec.directory,
+        device=device,
+        dtype=dtype,
+        vae_dtype=vae_dtype,
+        place_transformer=place_in_fp8 if config.precision == "fp8" else None,
+        on_host=on_host,
+    )
     if spec.controlnet:
-        controlnet = load_controlnet(spec.controlnet.directory, device=device, dtype=dtype)
+        place_of = torch.device("cpu") if "controlnet" in on_host else device
+        controlnet = load_controlnet(spec.controlnet.directory, device=place_of, dtype=dtype)
         components = replace(components, controlnet=controlnet)
     runner = ModelRunner(
         components,
         caption_cache_bytes=config.caption_cache_bytes,
         denoiser_class=denoiser_class(spec.variant),
+        residency=place(components, mode, device),
     )
     # Joining the blocks' weights leaves as much cached as they take.
     release_cached(device)

@@ -46,7 +46,8 @@ def compiled_forms(config: EngineConfig, spec: ModelSpec, device: torch.device) 
     parts = [spec.directory / "transformer"]
     if spec.controlnet:
         parts.append(spec.controlnet.directory)
-    what = [torch.__version__, _name(device), config.dtype, str(config.parallel.tensor_parallel_size)]
+    what = [torch.__version__, _name(device), config.computing_dtype, config.precision]
+    what.append(str(config.parallel.tensor_parallel_size))
     what += [(part / "config.json").read_text(encoding="utf-8") for part in parts]
     name = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
     return Path(os.environ[_CACHE_DIR]) / f"{name}.compiled"

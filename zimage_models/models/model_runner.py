@@ -23,6 +23,7 @@ from zimage_models.models.feature_encoder import FeatureEncoder
 from zimage_models.models.image_decoder import ImageDecoder
 from zimage_models.models.image_encoder import ImageEncoder
 from zimage_models.models.image_state import Canvas, ImageState, Inpainting, add_noise
+from zimage_models.models.offload.window import ON_DEVICE, Residency
 from zimage_models.models.prompt_encoder import PromptEncoder
 from zimage_models.models.prompt_tokenizer import TokenizedPrompt
 from zimage_models.models.ranks import OneRank, Ranks
@@ -50,6 +51,7 @@ class ModelRunner:
         denoiser_class: type[Denoiser] = Denoiser,
         ranks: Ranks | None = None,
         text_encoder_ranks: Ranks | None = None,
+        residency: Residency = ON_DEVICE,
     ) -> None:
         """Wrap a checkpoint's models.
 
@@ -60,12 +62,13 @@ class ModelRunner:
             denoiser_class: the variant's (:func:`.omni_denoiser.denoiser_class`).
             ranks: the ranks that the transformer is divided over; None if it is whole.
             text_encoder_ranks: the same for the text encoder.
+            residency: how the transformer's blocks get to the device.
         """
         self.ranks = ranks or OneRank()
         self.denoiser: Denoiser = (
-            denoiser_class(components.transformer, ranks=ranks)
+            denoiser_class(components.transformer, ranks=ranks, residency=residency)
             if components.controlnet is None
-            else ControlNetDenoiser(components.transformer, components.controlnet)
+            else ControlNetDenoiser(components.transformer, components.controlnet, residency=residency)
         )
         """The variant's, around this rank's share of the transformer."""
         self._encoder = PromptEncoder(components.text_encoder, ranks=text_encoder_ranks)

@@ -63,7 +63,10 @@ def load_first_rank(
     check_degree(num_ranks, transformer_config(directory)["n_heads"])
     group = RankGroup(config, launcher or LocalRankLauncher(), device)
     try:
-        shares = {"transformer": load_transformer_share(directory, group.mesh, device=device, dtype=dtype)}
+        fp8 = config.precision == "fp8"
+        shares = {
+            "transformer": load_transformer_share(directory, group.mesh, device=device, dtype=dtype, fp8=fp8)
+        }
         transformer = shares["transformer"].model
         group.keep_connected(transformer, parallelize)
         if config.parallel.text_encoder == "sharded":

@@ -23,8 +23,8 @@ from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
 from zimage_models.checkpoints.tensor_split import Split
 from zimage_models.errors import InvalidRequest
 
-_HIDDEN_UNITS = 8
-"""Hidden units that stay together: matrix kernels want rows in multiples of 16 bytes."""
+_HIDDEN_UNITS = 16
+"""Hidden units that stay together: matrix kernels want rows in multiples of 16 bytes, and float8 has one."""
 _BLOCK_STACKS = ("layers", "noise_refiner", "context_refiner", "siglip_refiner")
 
 

@@ -91,7 +91,7 @@ def _run(
     limit_threads(config)
     device = resolve_device(config, index=device_index)
     keep_freed(device)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype = resolve_dtype(config.computing_dtype, device)
     spec = resolve_model(config)
     directory = spec.directory
     store.tell(rank, STARTED)
@@ -103,7 +103,10 @@ def _run(
         timeout_s=config.parallel.collective_timeout_s,
     )
     ranks = FollowingRanks(member)
-    shares = {"transformer": load_transformer_share(directory, member.mesh, device=device, dtype=dtype)}
+    fp8 = config.precision == "fp8"
+    shares = {
+        "transformer": load_transformer_share(directory, member.mesh, device=device, dtype=dtype, fp8=fp8)
+    }
     if config.parallel.text_encoder == "sharded":
         shares["text_encoder"] = load_text_encoder_share(directory, member.mesh, device=device, dtype=dtype)
         PromptEncoder(shares["text_encoder"].model, ranks=ranks)

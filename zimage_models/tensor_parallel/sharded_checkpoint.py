@@ -23,6 +23,8 @@ from zimage_models.checkpoints.components import without_unread_layers
 from zimage_models.checkpoints.tensor_file import TensorFile
 from zimage_models.checkpoints.weight_files import weight_files
 from zimage_models.errors import CheckpointError
+from zimage_models.models.denoisers.fp8_layers import use_fp8
+from zimage_models.models.denoisers.fp8_linear import Fp8Linear
 from zimage_models.tensor_parallel.parallel import parallelize, parallelize_text_encoder, parameter_splits
 
 logger = logging.getLogger(__name__)
@@ -40,9 +42,16 @@ class Share:
 
 
 def load_transformer_share(
-    directory: Path, mesh: DeviceMesh, *, device: torch.device, dtype: torch.dtype
+    directory: Path, mesh: DeviceMesh, *, device: torch.device, dtype: torch.dtype, fp8: bool = False
 ) -> Share:
     """Load this rank's share of a ZImageTransformer2DModel, in eval mode.
+
+    Args:
+        directory: the checkpoint.
+        mesh: the ranks.
+        device: where the share goes.
+        dtype: of its weights.
+        fp8: quantise those of the main blocks, each as it is read.
 
     Raises:
         CheckpointError: a file is missing or damaged, or its tensors do not match its configuration.
@@ -51,6 +60,8 @@ def load_transformer_share(
     config = transformer_config(directory)
     whole = _build(lambda: ZImageTransformer2DModel.from_config(config), directory / "transformer")
     shapes = _shapes(whole)
+    if fp8:
+        use_fp8(whole)
     parallelize(whole, mesh)
     return _load(whole, shapes, directory, "transformer", device=device, dtype=dtype)
 
@@ -125,7 +136,10 @@ def _load(
                 file, stored = found[f"{module_name}.{name}".lstrip(".")]
                 tensor = torch.empty(parameter.shape, dtype=dtype, device=device)
                 file.read_into(tensor, stored, splits.get(name))
-                setattr(module, name, nn.Parameter(tensor, requires_grad=False))
+                if isinstance(module, Fp8Linear):
+                    module.quantize(tensor)
+                else:
+                    setattr(module, name, nn.Parameter(tensor, requires_grad=False))
     share = Share(
         model=_rest_on_device(model, device),
         num_bytes_read=sum(file.num_bytes_read for file in files),

@@ -57,10 +57,12 @@ def test_picture_is_the_engines_own(
     assert (response.size, told["model"]) == (size, model)
     assert told["num_inference_steps"] == expected.request.num_inference_steps
     assert told["guidance_scale"] == expected.request.guidance_scale
+    assert told["precision"] == expected.precision == "float32"
     assert (response.data or [])[0].model_extra == {"seed": settings["seed"]}
     assert read_parameters(file).items() >= {
         "prompt": PROMPT,
         "model": {TURBO: "tiny-zimage-turbo", BASE: "tiny-zimage-base"}[model],
+        "precision": "float32",
         **settings,
     }.items() - {
         ("cfg_normalization", 1.0),

@@ -285,6 +285,8 @@ def test_a_row_that_kills_replicas_becomes_an_error_row(zimage: Zimage, tmp_path
         (("--engine", "serve", "--serve-app", "nope"), "serve_app: no Serve application 'nope'"),
         ((*SERVED, "--model", "tiny-zimage-base"), "does not serve 'tiny-zimage-base'"),
         ((*SERVED, "--dtype", "float32"), "dtype: float32 has no effect"),
+        ((*SERVED, "--memory", "8gb"), "memory: 8gb has no effect"),
+        ((*SERVED, "--precision", "fp8"), "with precision auto, not fp8"),
         ((*SERVED, "--engine-gpus", "1"), "engine_gpus: 1.0 has no effect"),
     ],
 )

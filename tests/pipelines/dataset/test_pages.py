@@ -75,6 +75,11 @@ def test_front_matter_tells_the_hub_what_it_is() -> None:
     assert front_matter(replace(SUMMARY, license="cc-by-4.0"))["license"] == "cc-by-4.0"
 
 
+def test_the_card_tells_a_precision_that_was_asked_for() -> None:
+    assert "| Precision | `fp8` |\n\n## Loading" in dataset_card(replace(SUMMARY, precision="fp8"))
+    assert "Precision" not in dataset_card(SUMMARY)
+
+
 def test_a_set_without_images_loads_no_other_files(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     write_part(storage, "_errors", make_table(1))

@@ -16,15 +16,17 @@ from torch._dynamo.utils import counters
 from tests.zimage_models.diffusers_reference import assert_as_diffusers
 from tests.zimage_models.engine.test_controlnet import LAYOUTS
 from tests.zimage_models.engine.test_edits import picture
+from tests.zimage_models.engine.test_fp8 import make, psnr_db
 from tests.zimage_models.engine_parts import cpu_components, engine_around
 from zimage_models.checkpoints.components import load_controlnet
 from zimage_models.checkpoints.resolve_model import resolve_model
 from zimage_models.checkpoints.tiny import build_tiny_controlnet
 from zimage_models.config import EngineConfig
 from zimage_models.engine.build_engine import warm_up
+from zimage_models.models.denoisers.fp8_layers import place_in_fp8
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.model_runner import ModelRunner
-from zimage_models.requests import build_request
+from zimage_models.requests import ImageResult, build_request
 
 PipelineOf = Callable[[Path], ZImagePipeline]
 
@@ -46,12 +48,15 @@ def nothing_compiled() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def assert_nothing_is_compiled_after_the_warm_up(
-    config: EngineConfig, values: list[dict[str, Any]], pipeline_of: PipelineOf, controlnet: Any = None
-) -> None:
+def make_with_nothing_compiled_after_the_warm_up(
+    config: EngineConfig, values: list[dict[str, Any]], controlnet: Any = None
+) -> list[ImageResult]:
     spec = resolve_model(config)
+    components = replace(cpu_components(spec.directory), controlnet=controlnet)
+    if config.precision == "fp8":
+        place_in_fp8(components.transformer, torch.device("cpu"))
     runner = ModelRunner(
-        replace(cpu_components(spec.directory), controlnet=controlnet),
+        components,
         caption_cache_bytes=2**20,
         denoiser_class=denoiser_class(spec.variant),
     )
@@ -70,12 +75,27 @@ def assert_nothing_is_compiled_after_the_warm_up(
         assert engine.stats().num_compiled == compiled
     finally:
         engine.close()
-    for result in results[: len(values)]:
+    return results[: len(values)]
+
+
+def assert_nothing_is_compiled_after_the_warm_up(
+    config: EngineConfig, values: list[dict[str, Any]], pipeline_of: PipelineOf, controlnet: Any = None
+) -> None:
+    spec = resolve_model(config)
+    for result in make_with_nothing_compiled_after_the_warm_up(config, values, controlnet):
         assert_as_diffusers(pipeline_of(spec.directory), result, controlnet=controlnet)
 
 
 def test_base(pipeline_of: PipelineOf, nothing_compiled: None) -> None:
     assert_nothing_is_compiled_after_the_warm_up(EngineConfig(model="tiny-zimage-base"), MIX, pipeline_of)
+
+
+def test_float8(nothing_compiled: None) -> None:
+    values = [value for value in MIX if "guidance_scale" not in value]
+    found = make_with_nothing_compiled_after_the_warm_up(EngineConfig(precision="fp8"), values)
+    expected = make([{"num_inference_steps": 2, **value} for value in values], precision="fp8")
+    assert {result.precision for result in found} == {"fp8"}
+    assert min(psnr_db(found, expected)) > 40
 
 
 def test_edit(pipeline_of: PipelineOf, nothing_compiled: None) -> None:

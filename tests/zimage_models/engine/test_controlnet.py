@@ -267,7 +267,7 @@ def test_warming_up_follows_control_images(tiny_checkpoint: Path, plain_layout: 
     engine = build_engine(config_of(tiny_checkpoint, plain_layout, "turbo"))
     try:
         warm_up(engine)
-        # One, two and three, plain and controlled.
-        assert engine.stats().num_images == 2 * 6
+        # Seven, of one, two and three at once; plain and controlled.
+        assert engine.stats().num_images == 2 * 7
     finally:
         engine.close()

@@ -272,7 +272,7 @@ def test_warming_up_reads_references(tmp_path: Path) -> None:
     engine = build_engine(EngineConfig(model=str(directory)))
     try:
         warm_up(engine)
-        # Of one, two and three; guided or not; with a reference or without.
-        assert engine.stats().num_images == 2 * 2 * 6
+        # Seven, of one, two and three at once; guided or not; with a reference or without.
+        assert engine.stats().num_images == 2 * 2 * 7
     finally:
         engine.close()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.mixed_load import FifoScheduler
+from benchmarks.scheduling.mixed_load import FifoScheduler
 from zimage_models.engine.step_scheduler import Bucket, Entry, StepScheduler
 
 MAX_STEP_TOKENS = 16_896

@@ -1,5 +1,6 @@
 """What a divided engine can be made of: other models, other places for the text encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,31 @@ def test_the_embedded_models_divide_too(rank_launcher: KeptLauncher) -> None:
             [result] = make_all(engine, [request])
             pixels.append(result.pixels_HWC.astype(int))
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
+def test_float8_divides_too(rank_launcher: KeptLauncher) -> None:
+    engines = [
+        load_engine(
+            replace(divided_config("tiny-zimage-turbo", num_ranks, variant=None), precision=precision),
+            launcher=rank_launcher,
+        )
+        for num_ranks, precision in ((1, "auto"), (1, "fp8"), (2, "fp8"))
+    ]
+    try:
+        values = {"prompt": "red apple", "seed": 1}
+        exact, whole, divided = (
+            make_all(engine, [build_request(engine.spec, values)])[0] for engine in engines
+        )
+    finally:
+        for engine in engines:
+            engine.close()
+    assert divided.precision == "fp8"
+
+    # Each rank rounds its part of the inputs by scales of its own.
+    def distance(one, other):
+        return np.square(one.pixels_HWC.astype(float) - other.pixels_HWC).mean() ** 0.5
+
+    assert 0 < distance(divided, exact) < 2 * distance(whole, exact)
 
 
 def test_previews_cancelling_and_mixed_sizes(six_heads: Path, rank_launcher: KeptLauncher) -> None:

@@ -131,7 +131,7 @@ def test_every_rank_holds_its_part_of_what_is_divided(engines: tuple[Parts, Part
     ]
     undivided = sum(p.nbytes for p in transformer.parameters()) - sum(in_blocks)
     loads = [group.loads[rank]["transformer"] for rank in range(num_ranks)]
-    # Padding: heads up to the next multiple of the ranks, hidden units up to 8 for each.
+    # Padding: heads up to the next multiple of the ranks, hidden units up to 16 for each.
     heads = transformer.config.n_heads
     most = -(-heads // num_ranks) * num_ranks / heads + 0.1
     for load in loads:
@@ -160,7 +160,7 @@ def test_parallel_configs_are_checked(values: dict[str, Any], told: str) -> None
 
 @pytest.mark.parametrize("num_ranks", [2, 3, 4, 5, 6, 8, 10])
 def test_the_released_shape_divides_over_every_degree(num_ranks: int) -> None:
-    for full_size, unit in ((30 * 128, 128), (10240, 8)):
+    for full_size, unit in ((30 * 128, 128), (10240, 16)):
         splits = [
             split_of(full_size, unit=unit, dim=0, rank=rank, world_size=num_ranks)
             for rank in range(num_ranks)

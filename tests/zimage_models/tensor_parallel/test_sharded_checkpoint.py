@@ -20,6 +20,7 @@ from zimage_models.checkpoints.tensor_file import TensorFile
 from zimage_models.checkpoints.tensor_split import Split
 from zimage_models.checkpoints.tiny import build_tiny_checkpoint
 from zimage_models.errors import CheckpointError
+from zimage_models.models.denoisers.fp8_linear import to_fp8
 from zimage_models.tensor_parallel.parallel import parallelize, parameter_splits
 from zimage_models.tensor_parallel.sharded_checkpoint import (
     Share,
@@ -134,6 +135,27 @@ def test_types_are_cast_slice_by_slice(six_heads: Path) -> None:
         assert torch.equal(one, other.bfloat16())
     assert not any(parameter.requires_grad for parameter in cast.model.parameters())
     assert not cast.model.training
+
+
+def test_float8_rounds_what_a_rank_has_read(six_heads: Path) -> None:
+    exact = load(six_heads, "transformer", 1, 2)
+    with mesh_of(1, 2) as mesh:
+        rounded = load_transformer_share(six_heads, mesh, device=CPU, dtype=torch.float32, fp8=True)
+    assert rounded.num_bytes_read == exact.num_bytes_read
+    splits, weights = splits_of(rounded.model), dict(exact.model.named_parameters())
+    assert splits == splits_of(exact.model)
+    saved = 0
+    for name, found in rounded.model.named_parameters():
+        if name.endswith(".scales"):
+            saved -= found.nbytes
+        elif name in splits and name.startswith("layers."):
+            values, scales = to_fp8(weights[name])
+            assert torch.equal(found.view(torch.uint8), values.view(torch.uint8))
+            assert torch.equal(rounded.model.get_parameter(name.replace("weight", "scales")), scales)
+            saved += weights[name].nbytes - found.nbytes
+        else:
+            assert torch.equal(found, weights[name])
+    assert exact.num_bytes - rounded.num_bytes == saved > 0
 
 
 def test_a_whole_transformer_can_be_divided_too(six_heads: Path) -> None:

@@ -2,6 +2,9 @@
 
 Prototypes of them, in a step of 4160 tokens on an H100: queries and keys took 1.5 ms instead of the 5.3 of
 the compiler's kernels, residuals and norms 2.7 instead of 3.4. These themselves have not run on a GPU yet.
+
+With ``IS_FP8`` they round what they store to float8, each row by its own scale; without it, they do not touch
+the place of the scales.
 """
 
 import torch
@@ -9,34 +12,52 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from zimage_models.models.denoisers.fp8_linear import FP8, FP8_MAX, SMALLEST, Fp8Rows
+
 _ROWS = 32
 """Heads of a program that turns queries and keys."""
+_FP8_MAX, _SMALLEST = tl.constexpr(FP8_MAX), tl.constexpr(SMALLEST)
 
 
 @triton.jit
-def _store_scaled_norm(x, scale, out, columns, is_inside, eps, WIDTH: tl.constexpr):
+def _store_row(
+    x, out, out_scales, row, columns, is_inside, WIDTH: tl.constexpr, IS_FP8: tl.constexpr
+):  # fmt: skip
+    if IS_FP8:
+        factor = tl.maximum(tl.max(tl.abs(x), 0), _SMALLEST) / _FP8_MAX
+        tl.store(out_scales + row, factor)
+        x = x / factor
+    tl.store(out + row * WIDTH + columns, x.to(out.dtype.element_ty), mask=is_inside)
+
+
+@triton.jit
+def _store_scaled_norm(
+    x, scale, out, out_scales, row, columns, is_inside, eps, WIDTH: tl.constexpr, IS_FP8: tl.constexpr
+):
     inverse = tl.rsqrt(tl.sum(x * x, 0) / WIDTH + eps)
     factors = tl.load(scale + columns, mask=is_inside, other=0.0)
-    tl.store(out + columns, (x * inverse * factors).to(out.dtype.element_ty), mask=is_inside)
+    _store_row(x * inverse * factors, out, out_scales, row, columns, is_inside, WIDTH, IS_FP8)
 
 
 @triton.jit
 def _scaled_norm(
-    x, scale, out, length, scale_item, scale_token, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr
-):
+    x, scale, out, out_scales, length, scale_item, scale_token, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, IS_FP8: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     item, place = token // length, token % length
     columns = tl.arange(0, BLOCK)
     is_inside = columns < WIDTH
     values = tl.load(x + token * WIDTH + columns, mask=is_inside, other=0.0).to(tl.float32)
     scale += item * scale_item + place * scale_token
-    _store_scaled_norm(values, scale, out + token * WIDTH, columns, is_inside, eps, WIDTH)
+    _store_scaled_norm(values, scale, out, out_scales, token, columns, is_inside, eps, WIDTH, IS_FP8)
 
 
 @triton.jit
 def _gated_residual(
-    x, output, gate, scale, sum_out, norm_out, length, gate_item, gate_token, scale_item, scale_token, eps,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_NEXT: tl.constexpr,
+    x, output, gate, scale, sum_out, norm_out, out_scales, length,
+    gate_item, gate_token, scale_item, scale_token, eps,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr, HAS_NEXT: tl.constexpr, IS_FP8: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     item, place = token // length, token % length
@@ -53,7 +74,7 @@ def _gated_residual(
     if HAS_NEXT:
         scale += item * scale_item + place * scale_token
         _store_scaled_norm(
-            rounded.to(tl.float32), scale, norm_out + token * WIDTH, columns, is_inside, eps, WIDTH
+            rounded.to(tl.float32), scale, norm_out, out_scales, token, columns, is_inside, eps, WIDTH, IS_FP8
         )
 
 
@@ -82,7 +103,7 @@ def _rotate(
 
 
 @triton.jit
-def _gated_silu(hidden, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+def _gated_silu(hidden, out, out_scales, WIDTH: tl.constexpr, BLOCK: tl.constexpr, IS_FP8: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_inside = columns < WIDTH
@@ -90,39 +111,63 @@ def _gated_silu(hidden, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     gate = tl.load(at, mask=is_inside, other=0.0).to(tl.float32)
     up = tl.load(at + WIDTH, mask=is_inside, other=0.0).to(tl.float32)
     made = gate * tl.sigmoid(gate) * up
-    tl.store(out + token * WIDTH + columns, made.to(out.dtype.element_ty), mask=is_inside)
+    _store_row(made, out, out_scales, token, columns, is_inside, WIDTH, IS_FP8)
 
 
-def scaled_norm(x_BSD: Tensor, scale: Tensor, eps: float) -> Tensor:
+@triton.jit
+def _to_fp8(x, out, out_scales, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    is_inside = columns < WIDTH
+    values = tl.load(x + row * WIDTH + columns, mask=is_inside, other=0.0).to(tl.float32)
+    _store_row(values, out, out_scales, row, columns, is_inside, WIDTH, True)
+
+
+def to_fp8(x_BSK: Tensor) -> Fp8Rows:
+    """Do as :func:`.block_ops.to_fp8` does."""
+    x_BSK = x_BSK.contiguous()
+    batch, length, width = x_BSK.shape
+    rows = _room(x_BSK, width)
+    _to_fp8[(batch * length,)](x_BSK, *rows, WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=8)
+    return rows
+
+
+def scaled_norm(x_BSD: Tensor, scale: Tensor, eps: float, *, fp8: bool = False) -> Tensor | Fp8Rows:
     """Do as :func:`.block_ops.scaled_norm` does."""
+    x_BSD = x_BSD.contiguous()
     batch, length, width = x_BSD.shape
-    x_BSD, out_BSD = x_BSD.contiguous(), torch.empty_like(x_BSD, memory_format=torch.contiguous_format)
+    normed = _room(x_BSD, width) if fp8 else torch.empty_like(x_BSD)
     scale_item, scale_token = _strides(scale)
     _scaled_norm[(batch * length,)](
-        x_BSD, scale, out_BSD, length, scale_item, scale_token, eps,
-        WIDTH=width, BLOCK=triton.next_power_of_2(width), num_warps=8,
+        x_BSD, scale, *_places(normed, scale), length, scale_item, scale_token, eps,
+        WIDTH=width, BLOCK=triton.next_power_of_2(width), IS_FP8=fp8, num_warps=8,
     )  # fmt: skip
-    return out_BSD
+    return normed
 
 
 def gated_residual(
-    x_BSD: Tensor, output_BSD: Tensor, gate: Tensor, next_scale: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor | None]:
+    x_BSD: Tensor,
+    output_BSD: Tensor,
+    gate: Tensor,
+    next_scale: Tensor | None,
+    eps: float,
+    *,
+    fp8: bool = False,
+) -> tuple[Tensor, Tensor | Fp8Rows | None]:
     """Do as :func:`.block_ops.gated_residual` does."""
-    batch, length, width = x_BSD.shape
     x_BSD, output_BSD = x_BSD.contiguous(), output_BSD.contiguous()
+    batch, length, width = x_BSD.shape
     sum_BSD = torch.empty_like(x_BSD)
-    normed_BSD = None if next_scale is None else torch.empty_like(x_BSD)
-    gate_item, gate_token = _strides(gate)
-    scale_item, scale_token = (0, 0) if next_scale is None else _strides(next_scale)
-    # Without a next scale, the kernel reads and writes neither of the two in its place.
+    # Without a next scale, the kernel reads and writes nothing in these places.
+    scale = gate if next_scale is None else next_scale
+    normed = sum_BSD if next_scale is None else _room(x_BSD, width) if fp8 else torch.empty_like(x_BSD)
     _gated_residual[(batch * length,)](
-        x_BSD, output_BSD, gate, gate if next_scale is None else next_scale,
-        sum_BSD, sum_BSD if normed_BSD is None else normed_BSD,
-        length, gate_item, gate_token, scale_item, scale_token, eps,
-        WIDTH=width, BLOCK=triton.next_power_of_2(width), HAS_NEXT=next_scale is not None, num_warps=8,
+        x_BSD, output_BSD, gate, scale, sum_BSD, *_places(normed, scale),
+        length, *_strides(gate), *_strides(scale), eps,
+        WIDTH=width, BLOCK=triton.next_power_of_2(width), HAS_NEXT=next_scale is not None, IS_FP8=fp8,
+        num_warps=8,
     )  # fmt: skip
-    return sum_BSD, normed_BSD
+    return sum_BSD, None if next_scale is None else normed
 
 
 def rotated_queries_and_keys(
@@ -142,16 +187,30 @@ def rotated_queries_and_keys(
     return queries, keys
 
 
-def gated_silu(gate_and_up_BSF: Tensor) -> Tensor:
+def gated_silu(gate_and_up_BSF: Tensor, *, fp8: bool = False) -> Tensor | Fp8Rows:
     """Do as :func:`.block_ops.gated_silu` does."""
     hidden = gate_and_up_BSF.contiguous()
     batch, length, width = *hidden.shape[:2], hidden.shape[2] // 2
-    out_BSF = hidden.new_empty(batch, length, width)
-    block = min(triton.next_power_of_2(width), 4096)
+    made = _room(hidden, width) if fp8 else hidden.new_empty(batch, length, width)
+    # A row in float8 is of one program, which finds its largest value.
+    block = triton.next_power_of_2(width) if fp8 else min(triton.next_power_of_2(width), 4096)
     _gated_silu[(batch * length, triton.cdiv(width, block))](
-        hidden, out_BSF, WIDTH=width, BLOCK=block, num_warps=8
+        hidden, *_places(made, hidden), WIDTH=width, BLOCK=block, IS_FP8=fp8, num_warps=16 if fp8 else 8
     )
-    return out_BSF
+    return made
+
+
+def _room(like_BSK: Tensor, width: int) -> Fp8Rows:
+    """Make room for as many rows in float8, of that width."""
+    rows = like_BSK.shape[:-1]
+    return Fp8Rows(
+        like_BSK.new_empty(*rows, width, dtype=FP8), like_BSK.new_empty(*rows, 1, dtype=torch.float32)
+    )
+
+
+def _places(made: Tensor | Fp8Rows, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where a kernel writes values and, if there are any, scales; ``other`` stands in for these."""
+    return made if isinstance(made, Fp8Rows) else (made, other)
 
 
 def _strides(factors: Tensor) -> tuple[int, int]:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers.block import ALL, Block
+from zimage_models.models.denoisers.fp8_linear import Fp8Rows
 from zimage_models.models.denoisers.modulation import Modulator
+from zimage_models.models.offload.window import Window
 
 _MAX_COMPILED_FORMS = 32
 """Of a block: with or without modulation, of one time or two, one image or more, one length or any."""
@@ -20,10 +22,20 @@ _MAX_COMPILED_FORMS = 32
 class BlockStack:
     """Runs blocks of one kind, one after the other."""
 
-    def __init__(self, blocks: Sequence[Any]) -> None:
-        """Take over the weights of diffusers' blocks (ZImageTransformerBlock, or a ControlNet's)."""
-        self._blocks = [Block(block) for block in blocks]
+    def __init__(self, blocks: Sequence[Any], window: Window | None = None) -> None:
+        """Take over the weights of diffusers' blocks (ZImageTransformerBlock, or a ControlNet's).
+
+        Args:
+            blocks: they share their weights with the stack; with a window, they lose those of their products.
+            window: brings the weights to the device; None if they stay there.
+        """
+        self._window = window
+        self._blocks = [
+            Block(block) if window is None else _passed_through(window, block) for block in blocks
+        ]
         self._ops = self._blocks[0].ops
+        self.fp8 = self._blocks[0].fp8
+        """Whether its matrix products are made in float8."""
         self._is_compiled = False
         self._eps = self._blocks[0].eps
         self._modulator = Modulator(blocks)
@@ -77,8 +89,10 @@ class BlockStack:
             config.recompile_limit = max(config.recompile_limit, _MAX_COMPILED_FORMS)
         modulation = self._modulator(times_BMT, is_noisy_BS)
         scale = modulation.attention_scale(0)
-        normed_BSD: Tensor | None = self._ops.scaled_norm(x_BSD, scale, self._eps)
+        normed_BSD = self._scaled_norm(x_BSD, scale)
         for number, block in enumerate(self._blocks):
+            if self._window:
+                self._window.enter(block)
             is_last = number + 1 == len(self._blocks)
             next_scale = None if is_last else modulation.attention_scale(number + 1)
             part = read if is_last else ALL
@@ -91,7 +105,21 @@ class BlockStack:
             added_BSD = add(number) if add else None
             if added_BSD is not None:
                 x_BSD = x_BSD + added_BSD[:, part]
-                normed_BSD = (
-                    None if next_scale is None else self._ops.scaled_norm(x_BSD, next_scale, self._eps)
-                )
+                normed_BSD = self._scaled_norm(x_BSD, next_scale)
             yield x_BSD[:, read] if is_last and self._is_compiled else x_BSD
+
+    def _scaled_norm(self, x_BSD: Tensor, scale: Tensor | None) -> Tensor | Fp8Rows | None:
+        """Prepare tokens for the first product of a block, if there is one."""
+        if scale is None:
+            return None
+        normed_BSD: Tensor | Fp8Rows = self._ops.scaled_norm(x_BSD, scale, self._eps, fp8=self.fp8)
+        return normed_BSD
+
+
+def _passed_through(window: Window, block: Any) -> Block:
+    """Take over a block's weights and give them to a window."""
+    taken = Block(block, window.device)
+    window.take(taken)
+    # They are views of what the window has made a copy of.
+    del block.attention, block.feed_forward
+    return taken

@@ -23,25 +23,26 @@ from torch.nn import functional
 from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
 from zimage_models.models.denoisers.denoiser import Denoiser, patches_of, patchify
+from zimage_models.models.offload.window import ON_DEVICE, Residency, Window
 
 
 class ControlNetDenoiser(Denoiser):
     """Predicts velocities with a ZImageTransformer2DModel and, for some requests, a ZImageControlNetModel."""
 
-    def __init__(self, transformer: Any, controlnet: Any) -> None:
+    def __init__(self, transformer: Any, controlnet: Any, *, residency: Residency = ON_DEVICE) -> None:
         """Wrap a whole transformer and a ControlNet that fits it; their modules need not be tied."""
-        super().__init__(transformer)
+        super().__init__(transformer, residency=residency)
         self._controlnet = controlnet
-        self._hinting = _HintStack(controlnet.control_layers)
+        self._hinting = _HintStack(controlnet.control_layers, residency.layers)
         self._refiner_hinting: _HintStack | None = None
         self._control_refiner: BlockStack | None = None
         match controlnet.add_control_noise_refiner:
             case None:
-                self._control_refiner = BlockStack(controlnet.control_noise_refiner)
+                self._control_refiner = BlockStack(controlnet.control_noise_refiner, residency.refiners)
             case "control_layers":
                 self._refiner_hinting = self._hinting
             case _:
-                self._refiner_hinting = _HintStack(controlnet.control_noise_refiner)
+                self._refiner_hinting = _HintStack(controlnet.control_noise_refiner, residency.refiners)
 
     def _stacks(self) -> list[BlockStack]:
         own = [self._hinting.stack]
@@ -136,9 +137,9 @@ class ControlNetDenoiser(Denoiser):
 class _HintStack:
     """Control blocks, each of which makes a hint for a block of the transformer."""
 
-    def __init__(self, blocks: Sequence[Any]) -> None:
+    def __init__(self, blocks: Sequence[Any], window: Window | None) -> None:
         """Take over the weights of ZImageControlTransformerBlocks."""
-        self.stack = BlockStack(blocks)
+        self.stack = BlockStack(blocks, window)
         self._before: Any = blocks[0].before_proj
         self._after: list[Any] = [block.after_proj for block in blocks]
 

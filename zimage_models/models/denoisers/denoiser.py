@@ -21,35 +21,42 @@ from zimage_models.models.denoisers.block_stack import BlockStack
 from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference, stack
 from zimage_models.models.device_memory import upload
 from zimage_models.models.devices import on_device
+from zimage_models.models.offload.window import ON_DEVICE, Residency
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, num_caption_tokens, padded_length
 
 PATCH_KEY = f"{PATCH_SIZE}-1"
 _MAX_GEOMETRIES = 32
+_PRECISIONS = {torch.float32: "float32", torch.bfloat16: "bf16"}
 
 
 class Denoiser:
     """Predicts velocities with a ZImageTransformer2DModel; computes each request's invariants only once."""
 
-    def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, transformer: Any, *, ranks: Ranks | None = None, residency: Residency = ON_DEVICE
+    ) -> None:
         """Wrap a transformer.
 
         Args:
             transformer: whole, or this rank's share of it.
             ranks: the ranks that hold the other shares; None if it is whole.
+            residency: how its blocks get to the device.
         """
         ranks = ranks or OneRank()
         self._transformer = transformer
         self._refine_together = ranks.together(Verb.REFINE, self._refine)
         self._predict_together = ranks.together(Verb.VELOCITY, self._predict)
-        self._caption_refiner = BlockStack(transformer.context_refiner)
-        self._noise_refiner = BlockStack(transformer.noise_refiner)
-        self._layers = BlockStack(transformer.layers)
+        self._caption_refiner = BlockStack(transformer.context_refiner, residency.refiners)
+        self._noise_refiner = BlockStack(transformer.noise_refiner, residency.refiners)
+        self._layers = BlockStack(transformer.layers, residency.layers)
         self._rotary: OrderedDict[tuple[int, int, int], tuple[Tensor, Tensor]] = OrderedDict()
         self.num_channels: int = transformer.in_channels
         self.width: int = transformer.dim
         self.dtype: torch.dtype = transformer.x_pad_token.dtype
         self.device: torch.device = transformer.x_pad_token.device
+        self.precision = "fp8" if self._layers.fp8 else _PRECISIONS[self.dtype]
+        """What the matrix products of the main blocks are made in: ``float32``, ``bf16`` or ``fp8``."""
 
     def compile(self, *, backend: str = "inductor") -> None:
         """Compile the blocks; ``warm_up`` then compiles their usual shapes."""

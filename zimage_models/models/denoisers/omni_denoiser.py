@@ -24,6 +24,7 @@ from zimage_models.models.denoisers.condition import Caption, Condition, Control
 from zimage_models.models.denoisers.denoiser import PATCH_KEY, Denoiser, image_positions, patches_of, patchify
 from zimage_models.models.device_memory import upload
 from zimage_models.models.devices import on_device
+from zimage_models.models.offload.window import ON_DEVICE, Residency
 from zimage_models.models.ranks import OneRank, Ranks, Verb
 from zimage_models.models.sequence_layout import caption_positions, padded_length, segment_ends
 from zimage_models.variants import VariantSpec
@@ -41,11 +42,13 @@ def denoiser_class(variant: VariantSpec) -> type[Denoiser]:
 class OmniDenoiser(Denoiser):
     """Predicts velocities with a ZImageTransformer2DModel in omni mode, with or without references."""
 
-    def __init__(self, transformer: Any, *, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, transformer: Any, *, ranks: Ranks | None = None, residency: Residency = ON_DEVICE
+    ) -> None:
         """Wrap a transformer, as :class:`Denoiser` does."""
-        super().__init__(transformer, ranks=ranks)
+        super().__init__(transformer, ranks=ranks, residency=residency)
         refiner = transformer.siglip_refiner
-        self._feature_refiner = BlockStack(refiner) if refiner else None
+        self._feature_refiner = BlockStack(refiner, residency.refiners) if refiner else None
         self._refine_features_together = (ranks or OneRank()).together(Verb.FEATURES, self._refine_features)
 
     def _stacks(self) -> list[BlockStack]:

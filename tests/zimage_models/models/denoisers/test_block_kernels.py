@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from zimage_models.models.denoisers import block_ops
+from zimage_models.models.denoisers.fp8_linear import Fp8Rows
 
 if not find_spec("triton"):
     pytest.skip("needs triton, which comes with torch for GPUs", allow_module_level=True)
@@ -30,7 +31,24 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
 
 
 def interpret() -> None:
+    """Run kernels by Triton's interpreter, with torch's rounding: all but the instruction that rounds.
+
+    The interpreter's own cuts digits off for bfloat16, and loses a carry for float8.
+    """
     os.environ["TRITON_INTERPRET"] = "1"
+    from triton.runtime import interpreter
+
+    convert = interpreter._convert_float
+
+    rounded = {"fp8e4nv": (torch.float8_e4m3fn, torch.uint8), "bf16": (torch.bfloat16, torch.uint16)}
+
+    def as_torch_does(values: Any, before: Any, after: Any, mode: Any) -> Any:
+        if after.name not in rounded:
+            return convert(values, before, after, mode)
+        dtype, bits = rounded[after.name]
+        return torch.from_numpy(values).to(dtype).view(bits).numpy()
+
+    interpreter._convert_float = as_torch_does
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +61,31 @@ def block_kernels() -> Any:
     return importlib.import_module("zimage_models.models.denoisers.block_kernels")
 
 
-def interpreted(name: str, *arguments: Any) -> Any:
-    return getattr(block_kernels(), name)(*arguments)
+def interpreted(name: str, *arguments: Any, **options: Any) -> Any:
+    return getattr(block_kernels(), name)(*arguments, **options)
 
 
-def assert_as_plain(interpreter: ProcessPoolExecutor, name: str, *arguments: Any) -> None:
-    found = interpreter.submit(interpreted, name, *arguments).result()
-    expected = getattr(block_ops, name)(*arguments)
-    if isinstance(expected, Tensor):
+def assert_as_plain(interpreter: ProcessPoolExecutor, name: str, *arguments: Any, **options: Any) -> None:
+    found = interpreter.submit(interpreted, name, *arguments, **options).result()
+    expected = getattr(block_ops, name)(*arguments, **options)
+    if isinstance(expected, Tensor | Fp8Rows):
         found, expected = [found], [expected]
     for one, other in zip(found, expected, strict=True):
-        assert (one is None) == (other is None)
-        if other is not None:
+        assert type(one) is type(other)
+        if isinstance(other, Fp8Rows):
+            assert_as_plain_rows(one, other)
+        elif other is not None:
             tolerance = TOLERANCE[other.dtype]
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def assert_as_plain_rows(found: Fp8Rows, expected: Fp8Rows) -> None:
+    """Check that all values are the same but a few beside the middle of two, which are the next ones."""
+    assert [one.shape for one in found] == [other.shape for other in expected]
+    torch.testing.assert_close(found.scales, expected.scales, rtol=1e-5, atol=0)
+    values, wanted = found.values.float(), expected.values.float()
+    assert (values != wanted).float().mean() < 0.01
+    torch.testing.assert_close(values, wanted, rtol=0.125, atol=2**-9)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -73,9 +102,10 @@ def test_residuals_and_norms(
 ) -> None:
     x_BSD, output_BSD = random(2, BATCH, LENGTH, WIDTH, dtype=dtype)
     gate, scale = random(2, *shape, WIDTH, seed=1)
-    assert_as_plain(interpreter, "scaled_norm", x_BSD, scale, EPS)
-    for next_scale in (scale, random(1, 1, WIDTH, seed=2), None):
-        assert_as_plain(interpreter, "gated_residual", x_BSD, output_BSD, gate, next_scale, EPS)
+    for fp8 in (False, True):
+        assert_as_plain(interpreter, "scaled_norm", x_BSD, scale, EPS, fp8=fp8)
+        for next_scale in (scale, random(1, 1, WIDTH, seed=2), None):
+            assert_as_plain(interpreter, "gated_residual", x_BSD, output_BSD, gate, next_scale, EPS, fp8=fp8)
 
 
 @dtypes
@@ -88,20 +118,31 @@ def test_queries_and_keys(interpreter: ProcessPoolExecutor, dtype: torch.dtype, 
 
 @dtypes
 def test_gates_of_a_feed_forward(interpreter: ProcessPoolExecutor, dtype: torch.dtype) -> None:
-    assert_as_plain(interpreter, "gated_silu", random(BATCH, LENGTH, 2 * 24, dtype=dtype))
+    for fp8 in (False, True):
+        assert_as_plain(interpreter, "gated_silu", random(BATCH, LENGTH, 2 * 24, dtype=dtype), fp8=fp8)
 
 
-def num_compiled_bytes(capability: int) -> list[int]:
+@dtypes
+def test_rounding_to_float8(interpreter: ProcessPoolExecutor, dtype: torch.dtype) -> None:
+    x_BSK = random(BATCH, LENGTH, WIDTH, dtype=dtype)
+    x_BSK[0, 0] = 0
+    assert_as_plain(interpreter, "to_fp8", x_BSK)
+
+
+def num_compiled_bytes(capability: int, is_fp8: bool) -> list[int]:
     import triton
 
-    tokens = ("x", "output", "qkv", "hidden", "out", "sum_out", "norm_out", "queries", "keys")
-    types = dict.fromkeys(tokens, "*bf16") | dict.fromkeys(("gate", "scale", "weight", "rotary"), "*fp32")
-    types["eps"] = "fp32"
+    tokens = ("x", "output", "qkv", "hidden", "sum_out", "queries", "keys")
+    factors = ("gate", "scale", "weight", "rotary", "out_scales")
+    types = dict.fromkeys(tokens, "*bf16") | dict.fromkeys(factors, "*fp32")
+    types |= dict.fromkeys(("out", "norm_out"), "*fp8e4nv" if is_fp8 else "*bf16") | {"eps": "fp32"}
     sizes = {"WIDTH": 3840, "BLOCK": 4096, "HAS_NEXT": True, "HEADS": 30, "CHANNELS": 128, "ROWS": 32}
+    sizes["IS_FP8"] = is_fp8
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     kernels = block_kernels()
     found = []
-    for kernel in (kernels._scaled_norm, kernels._gated_residual, kernels._rotate, kernels._gated_silu):
+    both = [kernels._scaled_norm, kernels._gated_residual, kernels._gated_silu]
+    for kernel in [*both, kernels._to_fp8 if is_fp8 else kernels._rotate]:
         names = kernel.arg_names
         source = triton.compiler.ASTSource(
             fn=kernel,
@@ -112,6 +153,8 @@ def num_compiled_bytes(capability: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_at_the_released_sizes(compiler: ProcessPoolExecutor, capability: int) -> None:
-    assert min(compiler.submit(num_compiled_bytes, capability).result()) > 0
+@pytest.mark.parametrize(("capability", "is_fp8"), [(80, False), (90, False), (89, True), (90, True)])
+def test_kernels_compile_at_the_released_sizes(
+    compiler: ProcessPoolExecutor, capability: int, is_fp8: bool
+) -> None:
+    assert min(compiler.submit(num_compiled_bytes, capability, is_fp8).result()) > 0

@@ -1,6 +1,6 @@
 """Compare the engine's estimate of its queued seconds with what they then take.
 
-    python -m benchmarks.queue_prediction [--rounds 10]
+    python -m benchmarks.scheduling.queue_prediction [--rounds 10]
 
 It uses the embedded Base, warmed up as a replica is. Each round, up to 40 online requests of mixed sizes and
 steps come within a second, a third of them with guidance; then the estimate is read every 50 ms until all are

@@ -1,7 +1,7 @@
 """Compare fair steps with first come, first served under mixed sizes, in one run.
 
-    python -m benchmarks.mixed_load [--requests 300] [--load 0.8]
-    python -m benchmarks.mixed_load --model Tongyi-MAI/Z-Image-Turbo --sizes 512 1024 1536    # on a GPU
+    python -m benchmarks.scheduling.mixed_load [--requests 300] [--load 0.8]
+    python -m benchmarks.scheduling.mixed_load --model Tongyi-MAI/Z-Image-Turbo --sizes 512 1024 1536 # GPU
 
 Online requests come at random (Poisson): 70 % small and 25 % medium ones of 8 steps, 5 % large ones of 50.
 By default they go to the embedded Turbo, whose 64, 128 and 192 pixels have the token ratios of 512, 1024 and
