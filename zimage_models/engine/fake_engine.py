@@ -9,7 +9,7 @@ from zimage_models.engine.engine_stats import EngineStats, StatsCollector
 from zimage_models.engine.request_handle import PreviewCallback, PreviewEvent, RequestHandle
 from zimage_models.errors import BlankImage, EngineDead, OutOfMemory, ZImageError
 from zimage_models.model_spec import ModelSpec
-from zimage_models.process_memory import process_peak_bytes
+from zimage_models.models.process_memory import process_peak_bytes
 from zimage_models.requests import ImageRequest, ImageResult, Timings
 
 _PREVIEW_SIDE = 64
@@ -53,7 +53,12 @@ class FakeEngine:
             if mark in request.prompt:
                 return failure(f"the prompt asks for it: {mark}")
         pixels_HWC = draw_tile(request.prompt, request.seed, request.height, request.width)
-        return ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
+        return ImageResult(
+            pixels_HWC=pixels_HWC,
+            request=request,
+            num_computed_steps=request.num_computed_steps,
+            timings=_NO_TIME,
+        )
 
     def start(self) -> None:
         """Do nothing: there is no thread."""

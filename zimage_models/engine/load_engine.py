@@ -1,6 +1,6 @@
 """Load a checkpoint into a real engine, on one device for each of its ranks."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,21 +40,42 @@ def load_engine(
         scheduler_class: picks the requests of each step; benchmarks compare it with others.
     """
     spec = spec or resolve_model(config)
-    limit_threads(config)
-    device = resolve_device(config)
-    keep_freed(device)
-    on_cpu = device.type == "cpu"
-    tokenizer = PromptTokenizer(
-        spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
-    )
+    models = load_models(config, spec, launcher=launcher)
     return Engine(
         spec=spec,
-        tokenizer=tokenizer,
-        runner=_load_runner(config, spec, device, launcher),
-        max_step_tokens=config.max_step_tokens or (CPU_STEP_TOKENS if on_cpu else ACCELERATOR_STEP_TOKENS),
+        tokenizer=models.tokenizer,
+        runner=models.runner,
+        max_step_tokens=models.max_step_tokens,
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
         scheduler_class=scheduler_class,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModels:
+    """What an engine runs, without an engine."""
+
+    tokenizer: PromptTokenizer
+    runner: ModelRunner
+    max_step_tokens: int
+
+
+def load_models(
+    config: EngineConfig, spec: ModelSpec, *, launcher: RankLauncher | None = None
+) -> LoadedModels:
+    """Load a model's tokenizer and weights; arguments are those of :func:`load_engine`."""
+    limit_threads(config)
+    device = resolve_device(config)
+    keep_freed(device)
+    step_tokens = CPU_STEP_TOKENS if device.type == "cpu" else ACCELERATOR_STEP_TOKENS
+    tokenizer = PromptTokenizer(
+        spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
+    )
+    return LoadedModels(
+        tokenizer=tokenizer,
+        runner=_load_runner(config, spec, device, launcher),
+        max_step_tokens=config.max_step_tokens or step_tokens,
     )
 
 

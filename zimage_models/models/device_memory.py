@@ -6,7 +6,7 @@ import platform
 import torch
 from torch import Tensor
 
-from zimage_models.process_memory import process_peak_bytes
+from zimage_models.models.process_memory import process_peak_bytes
 
 # Parameters of mallopt, by their numbers in glibc's malloc.h. Blocks up to MMAP_THRESHOLD, here its maximum,
 # come from the heaps, which shrink or are dropped only with as much unused at the end as the others say.
