@@ -6,7 +6,7 @@ CLIENTS_VENV := .venv-clients
 CLIENTS := $(CLIENTS_VENV)/.done tests/clients/node/node_modules/.package-lock.json
 # Extra arguments for pytest: make test ARGS="tests/pipelines -x"
 ARGS ?=
-BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency gpu.precision_quality coserving scheduling.mixed_load scheduling.mixed_sizes scheduling.queue_prediction online_overhead rank_loss command_line gpu.memory_modes gpu.sharded_load simulation.simulate_cluster
+BENCHMARKS ?= engine_vs_diffusers edit_batching pipeline_overhead scale gpu.gpu_latency gpu.precision_quality coserving scheduling.mixed_load scheduling.mixed_sizes scheduling.queue_prediction online_overhead rank_loss command_line quality_modes gpu.memory_modes gpu.sharded_load simulation.simulate_cluster
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test clients soak bench gpu lint docs format clean

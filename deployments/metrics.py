@@ -28,7 +28,10 @@ _COUNTERS = {
     "num_failed": ("zimage_images_failed_total", "Images that could not be made."),
     "num_cancelled": ("zimage_images_cancelled_total", "Images cancelled or past their deadline."),
     "num_steps": ("zimage_step_batches_total", "Denoising step batches run."),
-    "num_item_steps": ("zimage_steps_total", "Denoising steps, summed over the images of each batch."),
+    "num_item_steps": (
+        "zimage_steps_total",
+        "Denoising steps computed, summed over images.",
+    ),
     "num_preemptions": (
         "zimage_preemptions_total",
         "Times an image of the last step was left out for another priority.",

@@ -32,6 +32,7 @@ app.command("verify")(published.verify)
 app.command("export")(published.export)
 app.command("models")(models.list_models)
 app.command("convert")(models.convert)
+app.command("calibrate")(models.calibrate)
 app.add_typer(cluster.app, name="cluster")
 
 

@@ -193,6 +193,7 @@ def _counted(config: EngineConfig, num_images: int, fields: dict[str, Any], prom
         height=request.height,
         width=request.width,
         num_inference_steps=request.num_inference_steps,
+        num_computed_steps=request.num_computed_steps if request.step_schedule else None,
         is_guided=request.is_guided,
         prompt_tokens=prompt_tokens,
     )

@@ -35,7 +35,8 @@ def _work(model: str, workload: Workload) -> str:
     kinds = sorted(workload.kinds.items(), key=lambda item: -item[1])
     for kind, number in kinds[:_MAX_KINDS]:
         work = image_work(workload.shape, kind)
-        guided = ", guided" if kind.is_guided else ""
+        computed = "" if kind.num_computed_steps is None else f" ({kind.num_computed_steps} computed)"
+        guided = f"{computed}, guided" if kind.is_guided else computed
         lines.append(
             f"  {number:,} of {kind.width}x{kind.height}, {kind.num_inference_steps} steps{guided}: "
             f"{work.sequence} tokens ({work.image_tokens} image, {work.caption_tokens} caption), "

@@ -83,7 +83,14 @@ class FieldOptions(OptionGroup):
     def values(self) -> dict[str, Any]:
         """Return the fields of GenerateOptions."""
         named = {one.name: self.given[one.option_name] for one in fields_of(Way.OPTION)}
-        return {"fields": {name: value for name, value in named.items() if value is not None}}
+        # Words arrive as members of the enumerations that typer needs.
+        return {
+            "fields": {
+                name: str(value) if isinstance(value, StrEnum) else value
+                for name, value in named.items()
+                if value is not None
+            }
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ class FileOptions(OptionGroup):
     image_format: Annotated[
         ImageFormat, typer.Option(help="Format of the image files.", rich_help_panel=_OUTPUT)
     ] = ImageFormat.PNG
-    quality: Annotated[
+    image_quality: Annotated[
         int | None, typer.Option(help="Quality 1..100, for jpeg, webp and avif.", rich_help_panel=_OUTPUT)
     ] = None
     embed_prompt: Annotated[
@@ -117,7 +124,7 @@ class FileOptions(OptionGroup):
         from zimage_models.image_files.image_codec import Encoding
 
         encoding = Encoding(
-            format=self.image_format.value, quality=self.quality, embed_prompt=self.embed_prompt
+            format=self.image_format.value, quality=self.image_quality, embed_prompt=self.embed_prompt
         )
         return {"encoding": encoding, "name": self.name}
 

@@ -28,7 +28,7 @@ from pipelines.sources.standard_input import INPUTS_FOLDER
 from pipelines.storage import Storage
 from pipelines.storage_address import open_storage
 from pipelines.work_table import RUN_ID_TIME, new_run_id
-from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model
+from zimage_models.checkpoints.resolve_model import model_weights_sha256, resolve_model, with_own_schedules
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 
@@ -77,7 +77,7 @@ def plan_only(options: GenerateOptions) -> Plan:
     Raises:
         InvalidRequest: the options, the table or the model can't be used.
     """
-    spec = resolve_model(options.engine)
+    spec = with_own_schedules(options.engine, resolve_model(options.engine))
     output = open_storage(options.output, options.storage)
     previous = read_manifest(output)
     published = PublishedKeys(previous)
@@ -116,7 +116,7 @@ def generate(
         InvalidRequest: the options, the table or the model can't be used.
     """
     output = open_storage(options.output, options.storage)
-    spec = resolve_model(options.engine)
+    spec = with_own_schedules(options.engine, resolve_model(options.engine))
     weights_sha256 = model_weights_sha256(options.engine, spec)
     previous = read_manifest(output)
     published = PublishedKeys(previous)

@@ -119,6 +119,8 @@ def unit_id(
     for name in _LATER_FIELDS:
         if (value := getattr(request, name)) not in (None, REQUEST_FIELDS[name].default):
             content.append([name, str(value)])
+    if request.step_schedule is not None:
+        content.append(["step_schedule", *request.step_schedule])
     content += [["engine", name, value] for name, value in engine]
     content += [["tokens_read", name, number] for name, number in sorted(tokens_read.items())]
     return digest(content)

@@ -25,6 +25,7 @@ WORK_FIELDS: "tuple[pa.Field[Any], ...]" = (
     pa.field("variant", pa.int32()),
     pa.field("row", pa.int64()),
     *(arrow_field(REQUEST_FIELDS[name]) for name in GENERATION_FIELDS),
+    pa.field("step_schedule", pa.list_(pa.int32())),
     pa.field("file_name", pa.string()),
     pa.field("row_digest", pa.string()),
 )
@@ -51,6 +52,13 @@ MADE_FROM_FIELDS: "tuple[pa.Field[Any], ...]" = tuple(
 )
 """Columns that a table with pictures passes through in addition to its own: what an image was made from."""
 
+QUALITY_FIELDS: "tuple[pa.Field[Any], ...]" = (
+    arrow_field(REQUEST_FIELDS["quality_mode"]),
+    pa.field("num_computed_steps", pa.int32()),
+)
+"""Columns that a run with quality modes passes through in addition to its table's: how images were computed.
+Other data sets do without them, as a new column of every part would end the mixing of old and new parts."""
+
 STAGE_COLUMNS = (
     *("pixels", "prompt_truncated", "engine_precision", "error_class", "message", "attempts"),
     *("reference_pixels", "mask_pixels", "control_pixels", "ingredients"),
@@ -64,7 +72,7 @@ _WORK_FILE_BYTES = 64 * 2**20
 RUN_ID_TIME = "%Y%m%dT%H%M%SZ"
 """Format of the time that a run's ID starts with: when it was planned, in UTC."""
 
-REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS]
+REQUEST_COLUMNS = ["unit_id", *GENERATION_FIELDS, "step_schedule"]
 """Columns of a work row that an engine needs."""
 
 
@@ -75,8 +83,14 @@ def new_run_id() -> str:
 
 def work_schema(passthrough: pa.Schema) -> pa.Schema:
     """Return the work table's schema for a table with these passed-through columns."""
+    names = {field.name for field in WORK_FIELDS}
     return pa.schema(
-        [*WORK_FIELDS, *(PICTURE_WORK_FIELDS if has_pictures(passthrough) else ()), *passthrough]
+        [
+            *WORK_FIELDS,
+            *(PICTURE_WORK_FIELDS if has_pictures(passthrough) else ()),
+            # What the mode of an image is, every work row says.
+            *(field for field in passthrough if field.name not in names),
+        ]
     )
 
 
@@ -88,7 +102,20 @@ def has_pictures(passthrough: pa.Schema) -> bool:
 def to_request(row: Mapping[str, Any]) -> ImageRequest:
     """Convert a work row, with any pictures put into it, back to its request."""
     names = (*GENERATION_FIELDS, *(name for name in EDIT_FIELDS if name in row))
-    return ImageRequest(**{name: row[name] for name in names}, priority=Priority.BATCH)
+    schedule = row["step_schedule"]
+    return ImageRequest(
+        **{name: row[name] for name in names},
+        step_schedule=None if schedule is None else tuple(schedule),
+        priority=Priority.BATCH,
+    )
+
+
+def request_columns(requests: Sequence[ImageRequest]) -> dict[str, list[Any]]:
+    """Return the columns of requests in the work table, without their pictures."""
+    return {
+        name: [getattr(request, name) for request in requests]
+        for name in (*GENERATION_FIELDS, "step_schedule", "num_computed_steps")
+    }
 
 
 def read_work(output: Storage, work_files: Sequence[str], columns: Sequence[str]) -> pa.Table:

@@ -48,8 +48,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_named_files_and_programs_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     paths = [ROOT / path for path in NAMED_PATH.findall(text)]
-    modules = [ROOT / f"{module.replace('.', '/')}.py" for module in MODULE_RUN.findall(text)]
-    assert [str(path) for path in (*paths, *modules) if not path.exists()] == []
+    modules = [ROOT / module.replace(".", "/") for module in MODULE_RUN.findall(text)]
+    programs = [one / "__main__.py" if one.is_dir() else one.with_suffix(".py") for one in modules]
+    assert [str(path) for path in (*paths, *programs) if not path.exists()] == []
 
 
 def test_the_walks_name_what_the_files_define() -> None:

@@ -1,6 +1,6 @@
 """A model's defaults and limits, read from its checkpoint's configuration files. It loads no weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zimage_models.component_config import (
@@ -13,6 +13,7 @@ from zimage_models.component_config import (
 from zimage_models.controlnet_spec import ControlNetSpec
 from zimage_models.errors import CheckpointError
 from zimage_models.siglip_spec import SiglipSpec, read_siglip_spec
+from zimage_models.step_schedules import StepSchedules, read_step_schedules
 from zimage_models.variants import VARIANTS, TrainedSizes, VariantSpec
 
 # Captions are padded to this multiple with attended pad tokens (diffusers transformer_z_image.SEQ_MULTI_OF).
@@ -57,6 +58,7 @@ class ModelSpec:
     """How features of reference images are made; None if the transformer reads none."""
     controlnet: ControlNetSpec | None = None
     """The engine's ControlNet, or None (:attr:`EngineConfig.controlnet`)."""
+    step_schedules: StepSchedules = field(default_factory=StepSchedules)
 
     @property
     def max_reference_pixels(self) -> int:
@@ -184,6 +186,7 @@ def read_model_spec(
         scheduler=scheduler_settings(scheduler),
         num_caption_positions=caption_positions,
         siglip=read_siglip_spec(directory) if spec.max_reference_images else None,
+        step_schedules=read_step_schedules(directory),
     )
 
 

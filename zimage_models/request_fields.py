@@ -6,6 +6,7 @@ image files.
 """
 
 from zimage_models.field_spec import FieldKind, RequestField, Way
+from zimage_models.step_schedules import EXACT, QUALITY_MODES
 
 MAX_SEED = 2**32 - 1
 """The largest seed: torch's CPU generator uses 32 bits, so 2**32 + 5 would draw the same noise as 5."""
@@ -100,6 +101,17 @@ REQUEST_FIELDS: dict[str, RequestField] = {
             low=0,
             high=1,
             default=1.0,
+        ),
+        RequestField(
+            name="quality_mode",
+            kind=FieldKind.CHOICE,
+            ways=_IN | Way.HTTP | Way.OPTION | Way.IMAGE_FILE,
+            summary="exact: every step is computed; high, fast: three quarters or half of them, the others"
+            " reuse the last one's; needs zimage calibrate.",
+            arrow_type="string",
+            choices=QUALITY_MODES,
+            default=EXACT,
+            option="quality",
         ),
         RequestField(
             name="truncate_prompt",

@@ -5,6 +5,7 @@ bodies are treated alike. This module knows nothing about tables or HTTP.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -25,6 +26,7 @@ from zimage_models.request_pictures import (
     read_images,
     size_of_images,
 )
+from zimage_models.step_schedules import EXACT
 
 _READ_FIELDS = tuple(REQUEST_FIELDS[name] for name in GENERATION_FIELDS if name not in ("height", "width"))
 _NEEDY_FIELDS = frozenset(field.name for field in REQUEST_FIELDS.values() if field.needs)
@@ -52,6 +54,11 @@ class ImageRequest:
     """Upper bound of the guided prediction's norm, relative to the positive one's; 0 switches it off."""
     cfg_truncation: float = 1.0
     """Normalised time (0 noise, 1 image) after which guidance is off."""
+    quality_mode: str = EXACT
+    """``exact``, or the word that stands for :attr:`step_schedule`."""
+    step_schedule: tuple[int, ...] | None = None
+    """Steps of the whole run that are computed, in order; the others reuse what the last computed one added
+    to the image's tokens. None: all are computed."""
     truncate_prompt: bool = False
     """Whether to cut a prompt past the token limit (keeping the chat suffix) instead of rejecting it."""
     reference_images: tuple[Picture, ...] = ()
@@ -70,6 +77,16 @@ class ImageRequest:
     """Seconds from submission after which the request is dropped at the next step."""
     preview_every: int = 0
     """Steps from one small preview image to the next; 0 for none."""
+
+    def __post_init__(self) -> None:
+        schedule, last = self.step_schedule, self.num_inference_steps - 1
+        is_exact = self.quality_mode == EXACT
+        if (schedule is None) != is_exact or (schedule is not None and schedule[-1:] != (last,)):
+            raise InvalidRequest(
+                f"quality_mode: {shown(self.quality_mode)} does not fit the step_schedule {schedule} of"
+                f" {self.num_inference_steps} steps; build_request chooses it",
+                field="quality_mode",
+            )
 
     @property
     def is_guided(self) -> bool:
@@ -104,6 +121,22 @@ class ImageRequest:
         """Number of denoising steps that are run."""
         return self.num_inference_steps - self.first_step
 
+    @property
+    def num_computed_steps(self) -> int:
+        """Number of those that are computed."""
+        return self.num_computed_from(self.first_step)
+
+    def num_computed_from(self, step: int) -> int:
+        """Count the computed steps among those that are run from one on."""
+        if self.step_schedule is None:
+            return self.num_inference_steps - step
+        is_extra = step == self.first_step and step not in self.step_schedule
+        return len(self.step_schedule) - bisect_left(self.step_schedule, step) + is_extra
+
+    def computes(self, step: int) -> bool:
+        """Return whether a step is computed: if the schedule says so, or it is the first that is run."""
+        return self.step_schedule is None or step == self.first_step or step in self.step_schedule
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
@@ -129,6 +162,8 @@ class ImageResult:
     """Tokens of the prompt as encoded, chat template included."""
     precision: str = ""
     """What the matrix products were made in: ``float32``, ``bf16`` or ``fp8``; empty without a model."""
+    num_computed_steps: int
+    """Steps that were computed; the others reused an earlier one."""
     timings: Timings
 
 
@@ -160,7 +195,8 @@ def build_request(spec: ModelSpec, values: Mapping[str, Any], **hosting: Any) ->
     default_height, default_width = size_of_images(spec, images or ([control] if control else []))
     height, width = read_size(spec, given, default_height, default_width)
     resolved = {field.name: read_field(field, spec, given) for field in _READ_FIELDS}
-    request = ImageRequest(height=height, width=width, **resolved, **hosting)
+    schedule = _step_schedule(spec, resolved)
+    request = ImageRequest(height=height, width=width, step_schedule=schedule, **resolved, **hosting)
     _check_guidance(spec, request)
     _check_hosting(request)
     if control:
@@ -176,6 +212,11 @@ def _check_needs(given: Mapping[str, Any]) -> None:
         needed = REQUEST_FIELDS[name].needs
         if not given.get(needed):
             raise InvalidRequest(f"{name}: {shown(given[name])} has no effect without {needed}", field=name)
+
+
+def _step_schedule(spec: ModelSpec, resolved: Mapping[str, Any]) -> tuple[int, ...] | None:
+    mode, num_steps = resolved["quality_mode"], resolved["num_inference_steps"]
+    return None if mode == EXACT else spec.step_schedules.steps_of(mode, num_steps, model=spec.model_id)
 
 
 def _check_guidance(spec: ModelSpec, request: ImageRequest) -> None:

@@ -173,6 +173,8 @@ class AnswerWriter:
             num_inference_steps=request.num_inference_steps,
             guidance_scale=request.guidance_scale,
             precision=images[0].precision,
+            quality_mode=request.quality_mode,
+            num_computed_steps=images[0].num_computed_steps,
             prompt_truncated=images[0].prompt_truncated,
             ignored=self._body.ignored,
             warning=self._order.warning,

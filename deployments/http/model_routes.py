@@ -16,6 +16,7 @@ from deployments.metrics import gathered_metrics
 from zimage_models.image_files.image_codec import MIME_TYPES
 from zimage_models.image_files.image_inputs import ImageLimits
 from zimage_models.model_spec import ModelSpec
+from zimage_models.step_schedules import SCHEDULED_MODES
 
 
 def model_router(
@@ -95,5 +96,6 @@ def _limits(spec: ModelSpec) -> dict[str, Any]:
         "default_num_inference_steps": spec.default_num_inference_steps,
         "default_guidance_scale": spec.default_guidance_scale,
         "max_guidance_scale": variant.max_guidance_scale,
+        "quality_modes": {mode: spec.step_schedules.num_steps for mode in SCHEDULED_MODES},
         "max_prompt_tokens": spec.max_prompt_tokens,
     }

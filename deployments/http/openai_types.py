@@ -179,6 +179,9 @@ class Settings(BaseModel):
     guidance_scale: float
     precision: str
     """What the transformer's matrix products were made in: ``float32``, ``bf16`` or ``fp8``."""
+    quality_mode: str
+    num_computed_steps: int
+    """Steps that were computed; the others reused an earlier one."""
     prompt_truncated: bool
     usage: Usage
     ignored: list[str]
@@ -242,6 +245,8 @@ class Model(BaseModel):
     default_num_inference_steps: int | None = None
     default_guidance_scale: float | None = None
     max_guidance_scale: float | None = None
+    quality_modes: dict[str, list[int]] | None = None
+    """The modes besides ``exact``, and the numbers of steps that each can be used with."""
     max_prompt_tokens: int | None = None
     image_types: list[str]
     """Media types of the pictures that edits take."""

@@ -25,6 +25,8 @@ class ImageKind:
     height: int
     width: int
     num_inference_steps: int
+    num_computed_steps: int | None = None
+    """Steps that run the transformer; None for all."""
     is_guided: bool
     """Whether classifier-free guidance is on: two forwards per step."""
     prompt_tokens: int
@@ -33,7 +35,8 @@ class ImageKind:
     @property
     def forwards(self) -> int:
         """Transformer forwards of one image; ``cfg_truncation`` may save some of them."""
-        return self.num_inference_steps * (2 if self.is_guided else 1)
+        num_steps = self.num_inference_steps if self.num_computed_steps is None else self.num_computed_steps
+        return num_steps * (2 if self.is_guided else 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,30 +74,24 @@ def _kinds(store: Storage, work_files: Sequence[str], spec: ModelSpec) -> dict[I
     from zimage_models.models.prompt_tokenizer import PromptTokenizer
 
     tokenizer = PromptTokenizer(spec.directory, max_tokens=spec.max_prompt_tokens)
-    names = ["height", "width", "num_inference_steps", "is_guided"]
-    counts: Counter[tuple[int, int, int, bool]] = Counter()
-    prompts: dict[tuple[int, int, int, bool], list[str]] = {}
+    names = ["height", "width", "num_inference_steps", "num_computed_steps", "is_guided"]
+    counts: Counter[tuple[Any, ...]] = Counter()
+    prompts: dict[tuple[Any, ...], list[str]] = {}
     for path in work_files:
-        work = read_work(store, [path], ["todo", "prompt", "guidance_scale", *names[:3]])
+        work = read_work(store, [path], ["todo", "prompt", "guidance_scale", "step_schedule", *names[:3]])
         work = work.filter(work["todo"])
+        work = work.append_column("num_computed_steps", pc.list_value_length(work["step_schedule"]))
         work = work.append_column("is_guided", pc.greater(work["guidance_scale"], pa.scalar(0.0)))
         grouped = work.group_by(names).aggregate([("prompt", "count"), ("prompt", "list")])
         for row in grouped.to_pylist():
-            key = (row["height"], row["width"], row["num_inference_steps"], row["is_guided"])
+            key = tuple(row[name] for name in names)
             counts[key] += row["prompt_count"]
             sample = prompts.setdefault(key, [])
             step = max(1, row["prompt_count"] // _SAMPLE)
             sample += row["prompt_list"][::step][: _SAMPLE - len(sample)]
     kinds: Counter[ImageKind] = Counter()
-    for (height, width, steps, is_guided), number in counts.items():
-        tokens = tokenizer.count(prompts[height, width, steps, is_guided])
-        kinds[
-            ImageKind(
-                height=height,
-                width=width,
-                num_inference_steps=steps,
-                is_guided=is_guided,
-                prompt_tokens=min(spec.max_prompt_tokens, round(sum(tokens) / len(tokens))),
-            )
-        ] += number
+    for key, number in counts.items():
+        tokens = tokenizer.count(prompts[key])
+        prompt_tokens = min(spec.max_prompt_tokens, round(sum(tokens) / len(tokens)))
+        kinds[ImageKind(**dict(zip(names, key, strict=True)), prompt_tokens=prompt_tokens)] += number
     return dict(kinds)

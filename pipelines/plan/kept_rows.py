@@ -11,7 +11,7 @@ from pipelines.sources.common_types import TypeConflict, common_type
 from pipelines.unit_ids import SeenHashes, digest
 from pipelines.work_table import work_schema
 from zimage_models.errors import InvalidRequest
-from zimage_models.request_fields import REQUEST_FIELDS
+from zimage_models.request_fields import GENERATION_FIELDS, REQUEST_FIELDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +117,7 @@ def kept_work(
     own = {"todo": False, "row": -1}
 
     def column(field: "pa.Field[Any]") -> Any:
-        is_copied = field.name in passthrough.names
+        is_copied = field.name in passthrough.names and field.name not in GENERATION_FIELDS
         if field.name in own:
             return pa.repeat(pa.scalar(own[field.name], field.type), rows.num_rows)
         if field.name == "row_digest" and not published.equals(passthrough):

@@ -24,11 +24,12 @@ from pipelines.sources.open_source import open_source
 from pipelines.sources.source_rows import RowError, Source, SourceBatch
 from pipelines.storage import Storage
 from pipelines.unit_ids import FinishedUnits, SeenHashes, digest, engine_settings
-from pipelines.work_table import MADE_FROM_FIELDS, WorkWriter, work_schema
+from pipelines.work_table import MADE_FROM_FIELDS, QUALITY_FIELDS, WorkWriter, request_columns, work_schema
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.request_fields import GENERATION_FIELDS, in_outer_names
+from zimage_models.request_fields import in_outer_names
 from zimage_models.requests import ImageRequest
+from zimage_models.step_schedules import EXACT
 
 _UNITS_AT_ONCE = 1024
 
@@ -113,6 +114,8 @@ class _Planner:
             reader = PictureReader(options.picture_access(source.folder))
             self._pictures = PicturePlanner(reader, self._columns.pictures)
             self._passthrough = pa.schema([*self._passthrough, *MADE_FROM_FIELDS])
+        if "quality_mode" in self._columns.fields or options.fields.get("quality_mode", EXACT) != EXACT:
+            self._passthrough = pa.schema([*self._passthrough, *QUALITY_FIELDS])
         if published is not None:
             self._passthrough = united(self._passthrough, published.passthrough)
         part_schema(self._passthrough)  # rejects what a part can't hold, before any image is made
@@ -167,8 +170,7 @@ class _Planner:
         )
 
     def _limit_reached(self) -> bool:
-        limit = self._options.limit
-        return limit is not None and self._counts["taken"] >= limit
+        return self._options.limit is not None and self._counts["taken"] >= self._options.limit
 
     def _add(self, batch: SourceBatch) -> None:
         batch = replace(batch, table=self._fill_down.fill(batch.table))
@@ -254,6 +256,7 @@ class _Planner:
             for item, unit in units:
                 self._named.add(item.resolved.key)
                 self._file_names.add(unit.file_name)
+        requests = [unit.request for _, unit in units]
         columns: dict[str, list[Any]] = {
             "unit_id": [unit.unit_id for _, unit in units],
             "key": [item.resolved.key for item, _ in units],
@@ -261,10 +264,9 @@ class _Planner:
             "row": [batch.rows[item.index] for item, _ in units],
             "file_name": [unit.file_name for _, unit in units],
             "row_digest": [self._row_digest(item, unit) for item, unit in units],
+            **request_columns(requests),
         }
-        for name in GENERATION_FIELDS:
-            columns[name] = [getattr(unit.request, name) for _, unit in units]
-        columns["todo"] = self._todo(columns["unit_id"], [unit.request for _, unit in units])
+        columns["todo"] = self._todo(columns["unit_id"], requests)
         if self._pictures:
             columns |= picture_columns([(item.pictures, unit.request) for item, unit in units])
         if self._pictures and self._to_run:
@@ -313,8 +315,6 @@ class _Planner:
         self._counts["unchanged"] += int(made.sum())
         self._counts["failed_before"] += int(failed.sum())
         self._counts["new"] += int(todo.sum())
-        steps = np.array([request.num_steps for request in requests])
-        guided = np.array([request.is_guided for request in requests])
-        self._transformer_steps += int((steps * (1 + guided))[todo].sum())
-        is_todo: list[bool] = todo.tolist()
-        return is_todo
+        forwards = [request.num_computed_steps * (1 + request.is_guided) for request in requests]
+        self._transformer_steps += int(np.array(forwards)[todo].sum())
+        return list(map(bool, todo))

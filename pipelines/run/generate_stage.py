@@ -166,4 +166,9 @@ def _with_outcomes(work: pa.Table, outcomes: "Sequence[Outcome]", attempt: int) 
     }
     for name, column in added.items():
         work = work.append_column(name, column)
+    place = work.schema.get_field_index("num_computed_steps")
+    if place >= 0:
+        # The plan's number is what was promised; this is what was done.
+        computed = pa.array([image and image.num_computed_steps for image in images], pa.int32())
+        work = work.set_column(place, "num_computed_steps", computed)
     return work

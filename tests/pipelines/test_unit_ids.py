@@ -47,6 +47,7 @@ OTHER_VALUES: dict[str, Any] = {
     "cfg_normalization": 1.0,
     "cfg_truncation": 0.5,
     "truncate_prompt": True,
+    "quality_mode": "fast",
 }
 
 
@@ -120,7 +121,9 @@ def test_ids_of_release_0_1_stay_what_they_are(stored: str) -> None:
 
 @pytest.mark.parametrize("field", GENERATION_FIELDS)
 def test_every_generation_field_is_part_of_the_id(field: str) -> None:
-    assert id_of(replace(REQUEST, **{field: OTHER_VALUES[field]})) != id_of()
+    # A mode and its schedule come together.
+    schedule = {"step_schedule": (0, 3, 7)} if field == "quality_mode" else {}
+    assert id_of(replace(REQUEST, **{field: OTHER_VALUES[field]}, **schedule)) != id_of()
 
 
 @pytest.mark.parametrize(
@@ -176,6 +179,15 @@ def test_control_image_and_scale_are_part_of_the_id() -> None:
 
 def test_the_quality_of_a_file_is_part_of_the_id() -> None:
     assert id_of(encoding=Encoding(format="jpeg", quality=80)) != id_of(encoding=Encoding(format="jpeg"))
+
+
+def test_a_quality_mode_and_its_schedule_are_part_of_the_id() -> None:
+    def made(mode: str, *steps: int) -> str:
+        return id_of(replace(REQUEST, quality_mode=mode, step_schedule=steps))
+
+    ids = [id_of(), made("fast", 0, 2, 5, 7), made("fast", 0, 3, 5, 7), made("high", 0, 2, 5, 7)]
+    assert len(set(ids)) == len(ids)
+    assert made("fast", 0, 2, 5, 7) == "469f94869e7ec6b6ec64e788e629560e"
 
 
 def test_how_a_request_is_hosted_is_no_part_of_the_id() -> None:

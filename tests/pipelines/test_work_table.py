@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.work_table import WORK_FIELDS, WorkRows, read_work, to_request
+from pipelines.work_table import WORK_FIELDS, WorkRows, read_work, request_columns, to_request
 from tests.pipelines.plan_fixtures import DataSet, products
 from zimage_models.request_fields import GENERATION_FIELDS
 from zimage_models.requests import ImageRequest, Priority
@@ -22,10 +22,12 @@ def test_a_work_row_reads_back_as_its_request() -> None:
         seed=2**63 - 1,
         cfg_normalization=1.0,
         cfg_truncation=0.5,
+        quality_mode="fast",
+        step_schedule=(0, 3, 6, 11),
         truncate_prompt=True,
         priority=Priority.BATCH,
     )
-    row = {name: getattr(request, name) for name in GENERATION_FIELDS}
+    row = {name: column[0] for name, column in request_columns([request]).items()}
     table = pa.Table.from_pylist([{**row, "unit_id": "a", "brand": "acme"}], schema=pa.schema(WORK_FIELDS))
     [read_back] = table.to_pylist()
     assert to_request(read_back) == request

@@ -105,7 +105,8 @@ print(json.dumps({
 
 
 def test_the_fields_are_those_of_a_request() -> None:
-    hosting = {"priority", "deadline_s", "preview_every"}
+    # The model's schedule for quality_mode is no field of its own.
+    hosting = {"priority", "deadline_s", "preview_every", "step_schedule"}
     attributes = {field.name for field in dataclasses.fields(ImageRequest)} - hosting
     assert {*GENERATION_FIELDS, *EDIT_FIELDS} == attributes
     assert REQUEST_FIELDS.keys() - attributes == {"size"}

@@ -55,8 +55,24 @@ def test_none_counts_as_absent(turbo: ModelSpec) -> None:
     assert request(turbo, height=None, negative_prompt=None, size=None) == request(turbo)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quality_mode": "fast"},
+        {"step_schedule": (0, 7)},
+        {"quality_mode": "fast", "step_schedule": (0, 4)},  # of 5 steps
+        {"quality_mode": "fast", "step_schedule": ()},
+        {"quality_mode": "fast", "step_schedule": (0, 3, 7), "num_inference_steps": 9},
+    ],
+    ids=str,
+)
+def test_a_mode_has_a_schedule_for_its_number_of_steps(turbo: ModelSpec, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=r"quality_mode: .* does not fit the step_schedule"):
+        dataclasses.replace(request(turbo), **changes)
+
+
 def test_generation_fields_are_what_decides_the_picture() -> None:
-    others = {"priority", "deadline_s", "preview_every", *EDIT_FIELDS}
+    others = {"priority", "deadline_s", "preview_every", "step_schedule", *EDIT_FIELDS}
     assert {*GENERATION_FIELDS} == {f.name for f in dataclasses.fields(ImageRequest)} - others
 
 
@@ -71,6 +87,7 @@ def test_every_field_is_taken(base: ModelSpec) -> None:
         "seed": MAX_SEED,
         "cfg_normalization": 10.0,
         "cfg_truncation": 0.0,
+        "quality_mode": "exact",
         "truncate_prompt": True,
     }
     assert values.keys() == {*GENERATION_FIELDS}

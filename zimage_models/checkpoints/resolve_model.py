@@ -60,6 +60,21 @@ def check_model(config: EngineConfig) -> None:
         resolve_model(config)
 
 
+def with_own_schedules(config: EngineConfig, spec: ModelSpec) -> ModelSpec:
+    """Return a spec that refuses step schedules which were made for other weights than its checkpoint's.
+
+    The first call may take as long as reading the weights, if there are schedules.
+    """
+    schedules = spec.step_schedules
+    if not schedules.by_steps:
+        return spec
+    # Without a ControlNet, as they were made.
+    weights = weights_sha256(spec.directory, cache_dir=_cache_dir(config))
+    return replace(
+        spec, step_schedules=replace(schedules, is_of_other_weights=schedules.weights_sha256 != weights)
+    )
+
+
 def model_weights_sha256(config: EngineConfig, spec: ModelSpec) -> str:
     """Return the hash of the weights that a config makes images with; ``"fake"`` for the fake engine."""
     if config.fake:

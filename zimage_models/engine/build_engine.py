@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zimage_models.checkpoints.resolve_model import resolve_model
+from zimage_models.checkpoints.resolve_model import resolve_model, with_own_schedules
 from zimage_models.config import EngineConfig
 from zimage_models.engine.compile_turn import compile_turn
 from zimage_models.engine.engine_stats import EngineStats
@@ -64,6 +64,7 @@ def build_engine(
     spec = resolve_model(config)
     if on_found:
         on_found()
+    spec = with_own_schedules(config, spec)
     engine = FakeEngine(spec) if config.fake else _load(config, spec, launcher)
     engine.start()
     return engine

@@ -123,7 +123,7 @@ class Engine:
         return handle
 
     def step(self) -> bool:
-        """Advance the images of one bucket by one denoising step.
+        """Advance the images of one bucket by one computed step, and the reused ones before it.
 
         Returns:
             False if there was nothing to do.
@@ -141,7 +141,7 @@ class Engine:
             else:
                 self._drop(entry, error)
         self._finish([entry for entry in stepped if entry.payload.state.finished])
-        step_counts = [entry.payload.state.request.num_steps for entry in stepped]
+        step_counts = [entry.payload.state.request.num_computed_steps for entry in stepped]
         self._stats.record_step(time.perf_counter() - started_s, step_counts)
         return True
 

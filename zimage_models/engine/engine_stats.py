@@ -25,7 +25,7 @@ class EngineStats:
     num_steps: int
     """Step batches run."""
     num_item_steps: int
-    """Steps summed over all images."""
+    """Computed steps summed over all images."""
     num_preemptions: int
     num_caption_hits: int
     num_caption_misses: int
@@ -53,7 +53,7 @@ class StatsCollector:
         self._steps: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
 
     def record_step(self, duration_s: float, step_counts: Sequence[int]) -> None:
-        """Record one step batch: its time in seconds, and the total steps of each image in it."""
+        """Record one step batch: its time in seconds, and the computed steps of each image in it."""
         with self._lock:
             self._num_steps += 1
             self._num_item_steps += len(step_counts)

@@ -55,7 +55,12 @@ class FakeEngine:
             if mark in request.prompt:
                 return failure(f"the prompt asks for it: {mark}")
         pixels_HWC = draw_tile(request.prompt, request.seed, request.height, request.width)
-        return ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
+        return ImageResult(
+            pixels_HWC=pixels_HWC,
+            request=request,
+            num_computed_steps=request.num_computed_steps,
+            timings=_NO_TIME,
+        )
 
     def start(self) -> None:
         """Do nothing: there is no thread."""

@@ -49,6 +49,7 @@ class Job:
             prompt_truncated=self.state.prompt.truncated,
             num_prompt_tokens=len(self.state.prompt.ids),
             precision=precision,
+            num_computed_steps=self.state.num_computed,
             timings=Timings(
                 queue_s=started_s - submitted_s,
                 denoise_s=denoised_s - started_s,

@@ -1,6 +1,7 @@
 """Load a checkpoint into a real engine, on one device for each of its ranks."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -45,20 +46,15 @@ def load_engine(
         scheduler_class: picks the requests of each step; benchmarks compare it with others.
     """
     spec = spec or resolve_model(config)
-    limit_threads(config)
-    device = resolve_device(config)
-    keep_freed(device)
-    tokenizer = PromptTokenizer(
-        spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
-    )
+    models = load_models(config, spec, launcher=launcher)
     return Engine(
         spec=spec,
-        tokenizer=tokenizer,
-        runner=_load_runner(config, spec, device, launcher),
-        max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
+        tokenizer=models.tokenizer,
+        runner=models.runner,
+        max_step_tokens=models.max_step_tokens,
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
-        compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
+        compiled_forms=models.compiled_forms,
         scheduler_class=scheduler_class,
     )
 
@@ -66,6 +62,34 @@ def load_engine(
 def _default_step_tokens(config: EngineConfig, device: torch.device) -> int:
     limit = CPU_STEP_TOKENS if device.type == "cpu" else ACCELERATOR_STEP_TOKENS
     return min(limit, MEMORY_MODES[config.memory].max_step_tokens or limit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModels:
+    """What an engine runs, without an engine."""
+
+    tokenizer: PromptTokenizer
+    runner: ModelRunner
+    max_step_tokens: int
+    compiled_forms: Path | None
+
+
+def load_models(
+    config: EngineConfig, spec: ModelSpec, *, launcher: RankLauncher | None = None
+) -> LoadedModels:
+    """Load a model's tokenizer and weights; arguments are those of :func:`load_engine`."""
+    limit_threads(config)
+    device = resolve_device(config)
+    keep_freed(device)
+    tokenizer = PromptTokenizer(
+        spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
+    )
+    return LoadedModels(
+        tokenizer=tokenizer,
+        runner=_load_runner(config, spec, device, launcher),
+        max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
+        compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
+    )
 
 
 def _load_runner(

@@ -100,6 +100,7 @@ class StepRunner:
             self._prepare(batch, num_ahead)
             self._work.begin(batch[0].priority, self._costs.step_s(bucket, num_images))
             stopwatch = Stopwatch(self._runner.device)
+            self._reuse(batch)
             self._runner.denoise_step([entry.payload.state for entry in batch])
         except torch.OutOfMemoryError as error:
             return str(error)
@@ -133,6 +134,13 @@ class StepRunner:
         self._runner.prepare([e.payload.state for e in wanted])
         self._measured(stopwatch, lambda s: self._costs.record_encoding(pictures, s))
         self._work.encoded(wanted)
+
+    def _reuse(self, batch: Sequence[Entry[Job]]) -> None:
+        """Run the steps that come before each image's next computed one; they are measured with that."""
+        while reusing := [entry.payload for entry in batch if entry.payload.state.reuses]:
+            self._runner.reuse_step([job.state for job in reusing])
+            for job in reusing:
+                self._preview(job)
 
     def _measured(self, stopwatch: Stopwatch, record: Callable[[float], None]) -> None:
         """Record what the device has done, which may be behind its host."""

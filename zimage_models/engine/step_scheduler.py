@@ -6,7 +6,8 @@ the step in order of arrival, to at most ``max_step_tokens``; so a new one joins
 Requests of a lower priority do not join, because they would make the step longer for the others. A request
 that is left out keeps its place and its tensors. So as many images are in memory at once as all buckets'
 steps hold together, and those whose prompts were encoded ahead. Each has its latents (1 MiB of a 1024 x 1024
-image), its refined captions and what it is made from; reference and control images weigh most.
+image), its refined captions and what it is made from; reference and control images weigh most, and what its
+last step added, if the next one reuses it (30 MiB, twice that with guidance).
 
 If the first request of a lower priority has been left out for ``ageing_s``, it sets the bucket once. So every
 request finishes in the end, but a lower priority costs a higher one at most one step in that time, however

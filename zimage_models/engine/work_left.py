@@ -16,7 +16,7 @@ class _Line:
     """The open requests of one priority and bucket."""
 
     steps_left: Counter[int] = field(default_factory=Counter)
-    """Number of images by the steps they still need; those that need none are to be decoded."""
+    """Number of images by the steps still to compute; those that need none are to be decoded."""
     to_encode: Counter[int] = field(default_factory=Counter)
     """Number of images whose prompts are not encoded yet, by their pictures."""
 
@@ -26,7 +26,8 @@ class WorkLeft:
 
     It is kept up to date as requests come, step and go, so asking takes a time that grows with the number of
     buckets and of different numbers of steps, not of requests. A guided step counts as one with guidance to
-    its end, so requests with ``cfg_truncation`` below 1 end earlier than expected.
+    its end, so requests with ``cfg_truncation`` below 1 end earlier than expected. A step that reuses an
+    earlier one counts with the computed one after it, whose time includes it.
     """
 
     def __init__(self, costs: EngineCosts, *, capacity: Callable[[Bucket], int]) -> None:

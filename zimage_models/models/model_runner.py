@@ -14,15 +14,16 @@ from torch import Tensor
 from zimage_models.checkpoints.components import Components
 from zimage_models.errors import BlankImage
 from zimage_models.model_spec import PATCH_SIZE
-from zimage_models.models.denoisers.condition import Caption, Condition, Control, Reference
+from zimage_models.models.denoisers.condition import Caption, Control, Reference
 from zimage_models.models.denoisers.controlnet_denoiser import ControlNetDenoiser
 from zimage_models.models.denoisers.denoiser import Denoiser
 from zimage_models.models.denoisers.step_times import compute_step_times, shift_exponent
 from zimage_models.models.device_memory import upload
 from zimage_models.models.feature_encoder import FeatureEncoder
+from zimage_models.models.guidance import Predict, guided_velocity
 from zimage_models.models.image_decoder import ImageDecoder
 from zimage_models.models.image_encoder import ImageEncoder
-from zimage_models.models.image_state import Canvas, ImageState, Inpainting, add_noise
+from zimage_models.models.image_state import Canvas, Half, ImageState, Inpainting, add_noise
 from zimage_models.models.offload.window import ON_DEVICE, Residency
 from zimage_models.models.prompt_encoder import PromptEncoder
 from zimage_models.models.prompt_tokenizer import TokenizedPrompt
@@ -130,8 +131,8 @@ class ModelRunner:
         )
         return Canvas(
             latents_CHW=latents_CHW,
-            condition=condition,
-            negative_condition=negative[0] if negative else None,
+            positive=Half(condition=condition),
+            negative=Half(condition=negative[0]) if negative else None,
             step_times=step_times,
             inpainting=inpainting,
         )
@@ -191,13 +192,51 @@ class ModelRunner:
 
     @torch.inference_mode()
     def denoise_step(self, states: Sequence[ImageState]) -> None:
-        """Advance all states, which are of one bucket, by one step.
+        """Advance all states, which are of one bucket, by one step that is computed.
 
-        Each state has its own time, guidance and caption. The update is the Euler step of
-        FlowMatchEulerDiscreteScheduler.step: x[i+1] = x[i] + (sigma[i+1] - sigma[i]) * velocity. Inpainting
-        then restores what it keeps.
+        Each state has its own time, guidance and caption.
         """
-        canvases = [_canvas(state) for state in states]
+        reused = {half for state in states if state.is_reused for half in state.drawn.halves}
+        residuals: dict[Half, Tensor] = {}
+
+        def predict(latents_BCHW: Tensor, time_B: Tensor, halves: Sequence[Half]) -> Tensor:
+            velocity_BCHW, tokens_BND = self.denoiser.predict(
+                latents_BCHW, time_B, [half.condition for half in halves]
+            )
+            for row, half in enumerate(halves):
+                if half in reused:
+                    # One by one, so that an image does not keep the residuals of its batch in memory.
+                    one = slice(row, row + 1)
+                    residuals[half] = self.denoiser.residual(latents_BCHW[one], tokens_BND[one])[0]
+            return velocity_BCHW
+
+        self._step(states, predict)
+        for state in states:
+            state.num_computed += 1
+            for half in state.drawn.halves:
+                half.residual_ND = residuals.get(half)
+        self._pace()
+
+    @torch.inference_mode()
+    def reuse_step(self, states: Sequence[ImageState]) -> None:
+        """Advance all states, of one size, by one step that reuses what the last computed one added.
+
+        It runs no layer, so it takes about a hundredth of the time.
+        """
+
+        def predict(latents_BCHW: Tensor, time_B: Tensor, halves: Sequence[Half]) -> Tensor:
+            residuals_BND = torch.stack([half.kept_residual for half in halves])
+            return self.denoiser.predict_again(latents_BCHW, time_B, residuals_BND)
+
+        self._step(states, predict)
+
+    def _step(self, states: Sequence[ImageState], predict: Predict) -> None:
+        """Move all states along their velocities.
+
+        The update is the Euler step of FlowMatchEulerDiscreteScheduler.step: x[i+1] = x[i] + (sigma[i+1] -
+        sigma[i]) * velocity. Inpainting then restores what it keeps.
+        """
+        canvases = [state.drawn for state in states]
         indexed = [(canvas.step_times, state.step) for canvas, state in zip(canvases, states, strict=True)]
         times = [step_times.times[step] for step_times, step in indexed]
         sigma_changes = [step_times.sigma_changes[step] for step_times, step in indexed]
@@ -206,7 +245,7 @@ class ModelRunner:
             torch.tensor([times, sigma_changes], dtype=torch.float32), self.device
         )
         latents_BCHW = torch.stack([canvas.latents_CHW for canvas in canvases])
-        velocity_BCHW = self._guided_velocity(states, canvases, latents_BCHW, time_B)
+        velocity_BCHW = guided_velocity(states, latents_BCHW, time_B, predict)
         latents_BCHW = latents_BCHW + sigma_change_B[:, None, None, None] * velocity_BCHW
         moved = []
         for canvas, latents_CHW, velocity_CHW, (step_times, step), state in zip(
@@ -223,7 +262,6 @@ class ModelRunner:
             canvas.latents_CHW = latents_CHW
             canvas.estimate_CHW = estimate_CHW
             state.step += 1
-        self._pace()
 
     def _pace(self) -> None:
         """Let the host run at most one step ahead of the device.
@@ -238,58 +276,16 @@ class ModelRunner:
         if len(self._steps_under_way) > 1:
             self._steps_under_way.pop(0).synchronize()
 
-    def _guided_velocity(
-        self, states: Sequence[ImageState], canvases: Sequence[Canvas], latents_BCHW: Tensor, time_B: Tensor
-    ) -> Tensor:
-        """Predict velocities; each half of a guided pair stays in its own bucket, as padding changes it."""
-        conditions = [canvas.condition for canvas in canvases]
-        negatives: dict[int, Condition] = {}
-        for row, (state, canvas) in enumerate(zip(states, canvases, strict=True)):
-            time = canvas.step_times.times[state.step]
-            if canvas.negative_condition is not None and time <= state.request.cfg_truncation:
-                negatives[row] = canvas.negative_condition
-        if not negatives:
-            return self.denoiser.velocity(latents_BCHW, time_B, conditions)
-        rows = list(negatives)
-        negative_conditions = list(negatives.values())
-        negative_latents_BCHW = torch.stack([latents_BCHW[row] for row in rows])
-        negative_time_B = torch.stack([time_B[row] for row in rows])
-        if negative_conditions[0].bucket == conditions[0].bucket:
-            both_BCHW = self.denoiser.velocity(
-                torch.cat([latents_BCHW, negative_latents_BCHW]),
-                torch.cat([time_B, negative_time_B]),
-                conditions + negative_conditions,
-            )
-            velocity_BCHW, negative_BCHW = both_BCHW[: len(states)], both_BCHW[len(states) :]
-        else:
-            velocity_BCHW = self.denoiser.velocity(latents_BCHW, time_B, conditions)
-            negative_BCHW = self.denoiser.velocity(
-                negative_latents_BCHW, negative_time_B, negative_conditions
-            )
-        velocities = list(velocity_BCHW)
-        for row, negative_CHW in zip(rows, negative_BCHW, strict=True):
-            velocities[row] = _guide(velocities[row], negative_CHW, states[row].request)
-        return torch.stack(velocities)
-
     def decode(self, states: Sequence[ImageState]) -> list[npt.NDArray[np.uint8] | BlankImage]:
         """Decode finished latents of one size to uint8 (H, W, 3) pixels, or to the error of a blank image."""
-        latents = [_canvas(state).latents_CHW for state in states]
+        latents = [state.drawn.latents_CHW for state in states]
         return self._image_decoder.decode(latents, [state.request for state in states])
 
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
         """Decode a small estimate of a running image's result; uint8 (h, w, 3)."""
-        estimate_CHW = _canvas(state).estimate_CHW
+        estimate_CHW = state.drawn.estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
         return self._image_decoder.preview(estimate_CHW)
-
-
-def _guide(positive: Tensor, negative: Tensor, request: ImageRequest) -> Tensor:
-    """Combine a guided pair as diffusers does: positive + g * (positive - negative), norm-capped if asked."""
-    guided = positive + request.guidance_scale * (positive - negative)
-    if request.cfg_normalization > 0:
-        limit = torch.linalg.vector_norm(positive) * request.cfg_normalization
-        guided = guided * torch.clamp(limit / torch.linalg.vector_norm(guided), max=1.0)
-    return guided
 
 
 def _canvas(state: ImageState) -> Canvas:

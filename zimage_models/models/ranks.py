@@ -19,7 +19,7 @@ class Verb(IntEnum):
     STOP = 0
     ENCODE = 1
     REFINE = 2
-    VELOCITY = 3
+    TOKENS = 3
     FEATURES = 4
 
 

@@ -3,7 +3,13 @@
 from collections.abc import Collection, Iterable
 
 from pipelines.part_schema import COLUMN_NAMES
-from pipelines.work_table import MADE_FROM_FIELDS, PICTURE_WORK_FIELDS, STAGE_COLUMNS, WORK_FIELDS
+from pipelines.work_table import (
+    MADE_FROM_FIELDS,
+    PICTURE_WORK_FIELDS,
+    QUALITY_FIELDS,
+    STAGE_COLUMNS,
+    WORK_FIELDS,
+)
 from zimage_models.field_spec import Way
 from zimage_models.request_fields import REQUEST_FIELDS, fields_of
 
@@ -24,7 +30,12 @@ NEEDED = {
 }
 """Fields that have no effect without another field, and that field."""
 
-RESERVED_COLUMNS = frozenset({*COLUMN_NAMES, *STAGE_COLUMNS, *(field.name for field in WORK_FIELDS)})
+QUALITY_COLUMNS = frozenset(field.name for field in QUALITY_FIELDS)
+"""Column names of a data set with quality modes, which say how its images were computed."""
+
+RESERVED_COLUMNS = frozenset(
+    {*COLUMN_NAMES, *STAGE_COLUMNS, *QUALITY_COLUMNS, *(field.name for field in WORK_FIELDS)}
+)
 """Column names that the output, the work table and the stages of a run use themselves."""
 
 PICTURE_COLUMNS = frozenset(field.name for field in (*PICTURE_WORK_FIELDS, *MADE_FROM_FIELDS))
@@ -62,6 +73,7 @@ _LOOK_ALIKES: dict[str, tuple[str, ...]] = {
     ),
     "cfg_normalization": ("cfg_norm", "cfg_normalisation", "cfg_renorm"),
     "cfg_truncation": ("cfg_trunc",),
+    "quality_mode": ("quality",),
     "truncate_prompt": ("truncate", "prompt_truncation"),
     "prompt": ("prompts", "prompt_text", "text_prompt", "positive_prompt", "positive", "image_prompt"),
     "image": (

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.part_schema import COLUMN_NAMES
-from pipelines.plan.columns.column_names import MADE_FROM_COLUMNS, best_named
+from pipelines.plan.columns.column_names import MADE_FROM_COLUMNS, QUALITY_COLUMNS, best_named
 from pipelines.plan.columns.column_values import ValueCheck, is_text
 from zimage_models.model_spec import ModelSpec
 
@@ -43,7 +43,8 @@ class OwnOutput:
             return None
         if not (is_text(types["model"]) and pa.types.is_integer(types["variant"])):
             return None
-        ours = {*COLUMN_NAMES, *(MADE_FROM_COLUMNS if names >= MADE_FROM_COLUMNS else ())}
+        optional = (columns for columns in (MADE_FROM_COLUMNS, QUALITY_COLUMNS) if names >= columns)
+        ours = {*COLUMN_NAMES}.union(*optional)
         return OwnOutput(ours.intersection(names), spec)
 
     def outdated(self, job_fields: Mapping[str, Any]) -> set[str]:

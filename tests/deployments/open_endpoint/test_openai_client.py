@@ -32,6 +32,7 @@ PROMPT = "a red apple"
     [
         (TURBO, "64x64", {"seed": 7}),
         (TURBO, "96x64", {"seed": 8, "num_inference_steps": 5}),
+        (TURBO, "64x64", {"seed": 9, "quality_mode": "fast"}),
         (
             BASE,
             "64x64",
@@ -58,6 +59,8 @@ def test_picture_is_the_engines_own(
     assert told["num_inference_steps"] == expected.request.num_inference_steps
     assert told["guidance_scale"] == expected.request.guidance_scale
     assert told["precision"] == expected.precision == "float32"
+    assert told["quality_mode"] == settings.get("quality_mode", "exact")
+    assert told["num_computed_steps"] == expected.num_computed_steps
     assert (response.data or [])[0].model_extra == {"seed": settings["seed"]}
     assert read_parameters(file).items() >= {
         "prompt": PROMPT,
@@ -97,6 +100,11 @@ def test_sizes_are_read_as_people_write_them(client: openai.OpenAI, size: Any) -
         (
             {"seed": 2**32 + 5},
             "seed: 4294967301 is outside 0..4294967295; larger seeds repeat the noise of smaller ones",
+        ),
+        (
+            {"quality_mode": "fast", "num_inference_steps": 5},
+            "quality_mode: 'fast' has no schedule for 5 steps of tiny-zimage-turbo: it has schedules for 8"
+            " steps; make one with: zimage calibrate tiny-zimage-turbo --steps 5",
         ),
         ({"seed": -2}, "seed: -2 is outside 0..4294967295; leave it empty for a seed of its own"),
         (
@@ -199,6 +207,7 @@ def test_models_are_listed_with_what_they_take(client: openai.OpenAI, engine_of:
     assert listed[BASE]["max_image_bytes"] == limits.max_image_bytes
     assert listed[BASE]["max_image_pixels"] == limits.max_image_pixels
     assert listed[BASE]["max_body_bytes"] == limits.max_body_bytes
+    assert listed[BASE]["quality_modes"] == {"high": [28, 50], "fast": [28, 50]}
     assert listed[BASE]["max_guidance_scale"] == engine_of(BASE).spec.variant.max_guidance_scale
 
 

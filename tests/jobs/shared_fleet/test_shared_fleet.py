@@ -65,7 +65,7 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory, online: openai.OpenAI) -> Made:
-    """Make a table of plain rows, wide ones, edits of a picture, and pictures painted in half of one."""
+    """Make a table of plain, wide and fast rows, edits of a picture, and pictures painted in half of one."""
     half = plain("L", 0, size=(64, 64))
     half.paste(255, (32, 0, 64, 64))
     mask = Image.new("RGBA", half.size)
@@ -74,10 +74,11 @@ def made(zimage: Zimage, tmp_path_factory: pytest.TempPathFactory, online: opena
     kinds: dict[str, tuple[int, dict[str, Any]]] = {
         "plain": (16, {}),
         "wide": (4, {"size": "96x64"}),
+        "fast": (2, {"quality_mode": "fast"}),
         "edited": (3, {"image": files["image"], "strength": 0.5}),
         "painted": (2, {**files, "strength": 1.0}),
     }
-    columns = ("id", "prompt", "seed", "size", "image", "mask", "strength")
+    columns = ("id", "prompt", "seed", "size", "quality_mode", "image", "mask", "strength")
     rows = [
         {
             **dict.fromkeys(columns),
@@ -122,6 +123,19 @@ def test_a_row_and_a_request_give_the_same_picture(made: Made, online: openai.Op
             extra_body={"seed": row["seed"]},
         )
         assert_answers(answer, row)
+
+
+def test_a_fast_row_and_a_fast_request_give_the_same_picture(made: Made, online: openai.OpenAI) -> None:
+    for row in (made.served["fast-0"], made.own["fast-1"]):
+        fields = {"seed": row["seed"], "quality_mode": "fast"}
+        answer = online.images.generate(prompt=row["prompt"], extra_body=fields)
+        assert_answers(answer, row)
+        told = answer.model_extra or {}
+        assert {name: told[name] for name in ("quality_mode", "num_computed_steps")} == {
+            name: row[name] for name in ("quality_mode", "num_computed_steps")
+        }
+        assert row["num_computed_steps"] == 4
+        assert read_parameters(row["image"]["bytes"])["quality_mode"] == "fast"
 
 
 def test_a_row_with_pictures_and_a_request_give_the_same_picture(made: Made, online: openai.OpenAI) -> None:

@@ -296,6 +296,8 @@ def test_every_column_of_a_unit_is_in_the_work_table(data_set: DataSet) -> None:
         "cfg_normalization": 0.0,
         "cfg_truncation": 1.0,
         "truncate_prompt": False,
+        "quality_mode": "exact",
+        "step_schedule": None,
         "seed": 9,
         "file_name": "a/b_00.png",
         "sku": "a/b",

@@ -40,7 +40,10 @@ class Endpoint:
             raise EngineDead("the endpoint's replica is gone")
         for index, request in enumerate(requests):
             pixels_HWC = np.zeros((request.height, request.width, 3), np.uint8)
-            yield index, ImageResult(pixels_HWC=pixels_HWC, request=request, timings=_NO_TIME)
+            yield (
+                index,
+                ImageResult(pixels_HWC=pixels_HWC, request=request, num_computed_steps=1, timings=_NO_TIME),
+            )
 
 
 class Handle:
@@ -66,6 +69,7 @@ def block(name: str, prompts: Sequence[str]) -> pa.Table:
         "cfg_normalization": 0.0,
         "cfg_truncation": 1.0,
         "truncate_prompt": False,
+        "quality_mode": "exact",
     }
     rows = [
         {"unit_id": f"{name}{i}", "key": f"{name}{i}", "prompt": prompt, "truncate_prompt": False, **common}

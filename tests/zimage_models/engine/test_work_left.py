@@ -4,6 +4,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -70,6 +71,19 @@ def add(work: WorkLeft, *entries: Entry[Job]) -> None:
 
 def test_no_work_takes_no_time(work: WorkLeft) -> None:
     assert work.seconds(BATCH) == 0.0
+
+
+def test_a_step_that_reuses_another_is_no_work_of_its_own(work: WorkLeft, entry_of: EntryOf) -> None:
+    entry = entry_of(8)
+    state = entry.payload.state
+    state.request = replace(state.request, quality_mode="fast", step_schedule=(0, 2, 5, 7))
+    work.add(entry)
+    assert work.seconds(ONLINE) == ENCODING_S + 4 * STEP_S + DECODING_S
+    work.encoded([entry])
+    for num_left, step in ((3, 1), (2, 3), (1, 6), (0, 8)):
+        state.step = step
+        work.stepped([entry])
+        assert work.seconds(ONLINE) == num_left * STEP_S + DECODING_S
 
 
 def test_one_image_takes_encoding_steps_and_decoding(work: WorkLeft, entry_of: EntryOf) -> None:

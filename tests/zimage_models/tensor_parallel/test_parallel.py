@@ -1,6 +1,7 @@
 """An engine over several ranks makes what one rank makes: the same velocities, latents and pixels."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def half_mask(height: int = 64, width: int = 64) -> Picture:
 
 
 def requests_of(engine: Engine) -> list[ImageRequest]:
-    """As Turbo's; guided, with captions of one and of two buckets; from a picture; in a part of it."""
+    """As Turbo's; guided, with captions of one and of two buckets; from a picture; in a part of it; fast."""
     values: list[dict[str, Any]] = [
         {"guidance_scale": 0.0},
         {"guidance_scale": 2.0, "negative_prompt": "dog"},
@@ -73,9 +74,10 @@ def requests_of(engine: Engine) -> list[ImageRequest]:
         {"guidance_scale": 0.0, "prompt": LONG, "size": "96x64"},
     ]
     common = {"prompt": "owl", "num_inference_steps": 3}
-    return [
+    requests = [
         build_request(engine.spec, {**common, "seed": seed, **value}) for seed, value in enumerate(values)
     ]
+    return [*requests, replace(requests[2], seed=6, quality_mode="fast", step_schedule=(0, 2))]
 
 
 def finished_latents(parts: Parts, requests: Sequence[ImageRequest]) -> tuple[list[Any], dict[int, Tensor]]:
@@ -113,7 +115,7 @@ def test_velocities_are_those_of_one_rank(engines: tuple[Parts, Parts]) -> None:
         captions = denoiser.refine_captions(embeddings)
         conditions = [denoiser.conditions([Caption(caption, [50])], [], 8, 12)[0] for caption in captions]
         latents_BCHW = torch.randn(2, 16, 8, 12, generator=generator)
-        velocity_BCHW = denoiser.velocity(latents_BCHW, torch.tensor([0.1, 0.7]), conditions)
+        velocity_BCHW, _ = denoiser.predict(latents_BCHW, torch.tensor([0.1, 0.7]), conditions)
         found.append((torch.stack(captions), velocity_BCHW))
     for divided, whole in zip(*found, strict=True):
         assert relative_difference(divided, whole) < 1e-5

@@ -22,13 +22,13 @@ def test_a_call_arrives_as_it_was_sent() -> None:
         # A request without references has none of some.
         torch.randn(2, 0, 5),
     ]
-    header = write_header(Verb.VELOCITY, tensors)
+    header = write_header(Verb.TOKENS, tensors)
     assert (header.dtype, header.shape) == (torch.int64, (HEADER_NUMBERS,))
     payload = empty_payload(layouts_of(tensors), torch.device("cpu"))
     for view, tensor in zip(payload_views(payload, layouts_of(tensors)), tensors, strict=True):
         view.copy_(tensor)
     verb, layouts = read_header(header)
-    assert verb is Verb.VELOCITY
+    assert verb is Verb.TOKENS
     for arrived, tensor in zip(payload_views(payload, layouts), tensors, strict=True):
         assert arrived.dtype == tensor.dtype
         assert torch.equal(arrived, tensor)

@@ -76,18 +76,17 @@ class ControlNetDenoiser(Denoiser):
         scale = torch.tensor(control.scale, dtype=torch.float32, device=self.device)
         return [Condition((*condition.tensors, control_NP, scale)) for condition in plain]
 
-    def _predict(
+    def _tokens(
         self,
         latents_BCHW: Tensor,
-        time_B: Tensor,
+        time_BT: Tensor,
         captions_BLD: Tensor,
         control_BNP: Tensor | None = None,
         scale_B: Tensor | None = None,
     ) -> Tensor:
         if control_BNP is None or scale_B is None:
-            return super()._predict(latents_BCHW, time_B, captions_BLD)
+            return super()._tokens(latents_BCHW, time_BT, captions_BLD)
         in_image, in_all = self._rotary_of(latents_BCHW, captions_BLD.shape[1])
-        time_BT = self._embedded(time_B)
         times_BMT = time_BT[:, None]
         images_BSD = self._embed(self._transformer.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
         control_BSD = self._embed(self._controlnet.control_all_x_embedder, control_BNP)
@@ -113,8 +112,7 @@ class ControlNetDenoiser(Denoiser):
             return _scaled(next(hints)[0], scale_B)
 
         x_BSD = torch.cat([refined_BSD, captions_BLD], dim=1)
-        x_BSD = self._layers.run(x_BSD, in_all, times_BMT, add=hint, read=patches_of(latents_BCHW))
-        return self._velocity_of(x_BSD, time_BT, latents_BCHW)
+        return self._layers.run(x_BSD, in_all, times_BMT, add=hint, read=patches_of(latents_BCHW))
 
     def _refine_control(
         self,

@@ -46,7 +46,7 @@ class Denoiser:
         ranks = ranks or OneRank()
         self._transformer = transformer
         self._refine_together = ranks.together(Verb.REFINE, self._refine)
-        self._predict_together = ranks.together(Verb.VELOCITY, self._predict)
+        self._tokens_together = ranks.together(Verb.TOKENS, self._tokens)
         self._caption_refiner = BlockStack(transformer.context_refiner, residency.refiners)
         self._noise_refiner = BlockStack(transformer.noise_refiner, residency.refiners)
         self._layers = BlockStack(transformer.layers, residency.layers)
@@ -120,7 +120,9 @@ class Denoiser:
         return [Condition((caption.tokens_LD,)) for caption in captions]
 
     @torch.inference_mode()
-    def velocity(self, latents_BCHW: Tensor, time_B: Tensor, conditions: Sequence[Condition]) -> Tensor:
+    def predict(
+        self, latents_BCHW: Tensor, time_B: Tensor, conditions: Sequence[Condition]
+    ) -> tuple[Tensor, Tensor]:
         """Predict the velocity of every item.
 
         Args:
@@ -129,25 +131,48 @@ class Denoiser:
             conditions: of one bucket.
 
         Returns:
-            (B, C, H, W) float32, pointing from image to noise (the sign diffusers' scheduler expects).
+            The velocities (B, C, H, W), float32, pointing from image to noise (the sign diffusers' scheduler
+            expects), and the images' tokens after the last layer (B, N, D), for :meth:`residual`.
         """
         with on_device(self.device):
-            return self._predict_together(latents_BCHW, time_B, *stack(conditions))
+            time_BT = self._embedded(time_B)
+            tokens_BND = self._tokens_together(latents_BCHW, time_BT, *stack(conditions))
+            return self._velocity_of(tokens_BND, time_BT, latents_BCHW), tokens_BND
 
-    def _predict(self, latents_BCHW: Tensor, time_B: Tensor, captions_BLD: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def residual(self, latents_BCHW: Tensor, tokens_BND: Tensor) -> Tensor:
+        """Return what the layers added to the embedded patches, which changes little from step to step."""
+        return tokens_BND - self._embedded_patches(latents_BCHW)
+
+    @torch.inference_mode()
+    def predict_again(self, latents_BCHW: Tensor, time_B: Tensor, residuals_BND: Tensor) -> Tensor:
+        """Predict velocities from the residuals of earlier steps: without any layer, and on this rank alone.
+
+        Arguments and result are otherwise those of :meth:`predict`.
+        """
+        with on_device(self.device):
+            tokens_BND = self._embedded_patches(latents_BCHW) + residuals_BND
+            return self._velocity_of(tokens_BND, self._embedded(time_B), latents_BCHW)
+
+    def _tokens(self, latents_BCHW: Tensor, time_BT: Tensor, captions_BLD: Tensor) -> Tensor:
+        """Return the images' tokens after the last layer; all ranks compute them together."""
         model = self._transformer
         in_image, in_all = self._rotary_of(latents_BCHW, captions_BLD.shape[1])
-        time_BT = self._embedded(time_B)
         x_BSD = self._embed(model.all_x_embedder, patchify(latents_BCHW.to(self.dtype)))
         x_BSD = self._noise_refiner.run(x_BSD, in_image, time_BT[:, None])
         x_BSD = torch.cat([x_BSD, captions_BLD], dim=1)
-        x_BSD = self._layers.run(x_BSD, in_all, time_BT[:, None], read=patches_of(latents_BCHW))
-        return self._velocity_of(x_BSD, time_BT, latents_BCHW)
+        return self._layers.run(x_BSD, in_all, time_BT[:, None], read=patches_of(latents_BCHW))
 
     def _embedded(self, time_B: Tensor) -> Tensor:
         """Embed normalised times; (B, T)."""
         time_BT: Tensor = self._transformer.t_embedder(time_B * self._transformer.t_scale)
         return time_BT.to(self.dtype)
+
+    def _embedded_patches(self, latents_BCHW: Tensor) -> Tensor:
+        """Embed the patches of an image, without padding; (B, N, D)."""
+        embedder: Any = self._transformer.all_x_embedder[PATCH_KEY]
+        x_BND: Tensor = embedder(patchify(latents_BCHW.to(self.dtype)))
+        return x_BND
 
     def _embed(self, embedders: Any, patches_BNP: Tensor) -> Tensor:
         """Embed the patches of an image and pad them to a whole bucket; (B, S, D)."""
@@ -159,9 +184,9 @@ class Denoiser:
         padding = self._transformer.x_pad_token.to(x_BND).expand(batch, num_padding, -1)
         return torch.cat([x_BND, padding], dim=1)
 
-    def _velocity_of(self, x_BSD: Tensor, time_BT: Tensor, latents_BCHW: Tensor) -> Tensor:
+    def _velocity_of(self, tokens_BND: Tensor, time_BT: Tensor, latents_BCHW: Tensor) -> Tensor:
         """Compute the latents' velocity from the image's tokens after the last layer."""
-        output = self._transformer.all_final_layer[PATCH_KEY](x_BSD, c=time_BT)
+        output = self._transformer.all_final_layer[PATCH_KEY](tokens_BND, c=time_BT)
         return -unpatchify(output, *latents_BCHW.shape[-2:]).float()
 
     def _rotary_of(self, latents_BCHW: Tensor, bucket: int) -> tuple[Tensor, Tensor]:

@@ -122,10 +122,10 @@ class OmniDenoiser(Denoiser):
         rotary_BGC2 = self._rope(positions_BG3)
         return self._feature_refiner.run(features_BGD, rotary_BGC2)
 
-    def _predict(  # type: ignore[override]  # its conditions differ from the base class's
+    def _tokens(  # type: ignore[override]  # its conditions differ from the base class's
         self,
         latents_BCHW: Tensor,
-        time_B: Tensor,
+        time_BT: Tensor,
         captions_BLD: Tensor,
         references_BRP: Tensor,
         features_BGD: Tensor,
@@ -143,11 +143,10 @@ class OmniDenoiser(Denoiser):
         is_padding = positions_BS3[:, is_image, :1] == 0
         images_BSD = torch.where(is_padding, model.x_pad_token.to(images_BSD), images_BSD)
         rotary_BSC2 = self._rope(positions_BS3)
-        at_time_BT = self._embedded(time_B)
-        times = [at_time_BT]
+        times = [time_BT]
         is_noisy_BS = None
         if references_BRP.shape[1]:  # without references, all tokens are noisy
-            times.append(self._embedded(torch.ones_like(time_B)))
+            times.append(self._embedded(torch.ones(len(time_BT), device=self.device)))
             is_noisy_BS = noisy_BS == _NOISY
         times_BMT = torch.stack(times, dim=1)
 
@@ -158,8 +157,7 @@ class OmniDenoiser(Denoiser):
         images_BSD = run(self._noise_refiner, images_BSD, is_image)
         all_BSD = torch.cat([captions_BLD, images_BSD, features_BGD], dim=1)
         target = patches_of(latents_BCHW, first + references_BRP.shape[1])
-        x_BSD = run(self._layers, all_BSD, read=target)
-        return self._velocity_of(x_BSD, at_time_BT, latents_BCHW)
+        return run(self._layers, all_BSD, read=target)
 
 
 def _patch_grid(reference: Reference) -> tuple[int, int]:
