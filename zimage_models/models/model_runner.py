@@ -286,8 +286,3 @@ class ModelRunner:
         estimate_CHW = state.drawn.estimate_CHW
         assert estimate_CHW is not None, "only requests with preview_every have one"
         return self._image_decoder.preview(estimate_CHW)
-
-
-def _canvas(state: ImageState) -> Canvas:
-    assert state.canvas is not None, "prepare() comes first"
-    return state.canvas
