@@ -48,6 +48,8 @@ def load_engine(
     limit_threads(config)
     device = resolve_device(config)
     keep_freed(device)
+    # Before any weights are read: it may be refused.
+    forms = compiled_forms(config, spec, device) if compiles(config, device) else None
     tokenizer = PromptTokenizer(
         spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
     )
@@ -58,7 +60,7 @@ def load_engine(
         max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
         max_queued=config.max_queued,
         ageing_s=config.ageing_s,
-        compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
+        compiled_forms=forms,
         scheduler_class=scheduler_class,
     )
 
