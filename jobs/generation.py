@@ -63,7 +63,7 @@ def run_generation(
     with redirect_stdout(sys.stderr):
         result = generate(
             options,
-            connect=partial(connect, options, verbose=verbose),
+            connect=partial(connect, verbose=verbose),
             progress=display,
             retried_classes=retried_classes,
         )

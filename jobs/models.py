@@ -49,17 +49,17 @@ def _memory_modes() -> Iterator[str]:
         free = FreeMemory(device_bytes=gpu.free_bytes - _CUDA_BYTES, host_bytes=available_bytes())
     else:
         free = FreeMemory(device_bytes=available_bytes())
-        where = f"the CPU, {gb(free.device_bytes or 0)} free"
-    defaults, itemsize = EngineConfig(), 2 if gpu else 4
+        where = "the CPU" if free.device_bytes is None else f"the CPU, {gb(free.device_bytes)} free"
+    itemsize = 2 if gpu else 4
     plans = {
         name: memory_plan(
             RELEASED_SIZES,
             mode,
             itemsize=itemsize,
-            vae_itemsize=4 if defaults.vae_dtype == "float32" else itemsize,
+            vae_itemsize=itemsize,
             num_tokens=RELEASED_TOKENS,
             num_pixels=1024 * 1024,
-            cache_bytes=defaults.caption_cache_bytes,
+            cache_bytes=EngineConfig().caption_cache_bytes,
             device_is_host=gpu is None,
         )
         for name, mode in MEMORY_MODES.items()

@@ -43,7 +43,8 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit``), or start a local Ray.
 
     Raises:
-        InvalidRequest: the cluster can't be reached, or ``--engine-gpus`` is needed there.
+        InvalidRequest: the cluster can't be reached, ``--engine-gpus`` is needed there, or this machine has
+            fewer GPUs than an engine takes.
         RayNotStarted: the local Ray does not start.
     """
     if ray.is_initialized():
@@ -61,7 +62,19 @@ def connect(options: GenerateOptions, *, verbose: bool = False) -> EngineResourc
     # Ray would end a worker after a second without work, and the next one takes a second to import.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
     start_ray(num_cpus=num_cpus, verbose=verbose)
-    return _resources(options)
+    resources = _resources(options)
+    _require_gpus(resources.num_gpus * resources.num_ranks)
+    return resources
+
+
+def _require_gpus(num_gpus: float) -> None:
+    """Refuse an engine for which a local Ray, to which no node can be added, would wait for ever."""
+    found = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    if num_gpus > found:
+        raise InvalidRequest(
+            f"engine_gpus: an engine takes {num_gpus:g}, but Ray finds {found:g} on this machine",
+            field="engine_gpus",
+        )
 
 
 def join_ray(*, verbose: bool) -> None:

@@ -22,7 +22,7 @@ from pipelines.plan.picture_plan import picture_folder
 from pipelines.plan.plan import Plan
 from pipelines.plan.write_plan import write_plan
 from pipelines.run.run_monitor import RunCounts
-from pipelines.run.run_plan import RunOutcome, run_plan
+from pipelines.run.run_plan import RunOutcome, fit_engines, run_plan
 from pipelines.run.served_engine import ServedModel, find_served_model
 from pipelines.sources.standard_input import INPUTS_FOLDER
 from pipelines.storage import Storage
@@ -100,7 +100,7 @@ def plan_only(options: GenerateOptions) -> Plan:
 def generate(
     options: GenerateOptions,
     *,
-    connect: Callable[[], EngineResources],
+    connect: Callable[[GenerateOptions], EngineResources],
     progress: Progress,
     retried_classes: Collection[str] | None = (),
 ) -> GenerateResult:
@@ -108,7 +108,8 @@ def generate(
 
     Args:
         options: what to generate.
-        connect: starts or joins Ray and returns what to reserve for an engine; called only if there is work.
+        connect: starts or joins Ray for a job and returns what to reserve for an engine; called only if there
+            is work, with as many engines as that keeps busy.
         progress: receives the progress.
         retried_classes: error classes of earlier runs to retry; None for all.
 
@@ -140,10 +141,11 @@ def generate(
         return GenerateResult(plan=plan, outcome=None, manifest=None)
     outcome = None
     if plan.counts.new:
-        resources = connect()
+        fitted = fit_engines(options, plan.counts.new)
+        resources = connect(fitted)
         outcome = run_plan(
             plan,
-            options,
+            fitted,
             output=output,
             spec=spec,
             weights_sha256=weights_sha256,

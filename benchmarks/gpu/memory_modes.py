@@ -43,12 +43,12 @@ def measure_mode(
     mode: MemoryMode, shape: Shape, checkpoint: Path, *, device: torch.device, side: int, repeats: int
 ) -> dict[str, Any]:
     """Build the model in a memory mode, and make images one by one and together."""
-    models = build_models(shape, device=device, dtype=torch.bfloat16, vae_dtype=torch.float32)
+    models = build_models(shape, device=device, dtype=torch.bfloat16, vae_dtype=torch.bfloat16)
     plan = memory_plan(
         model_sizes(**models),
         mode,
         itemsize=2,
-        vae_itemsize=4,
+        vae_itemsize=2,
         num_tokens=(side // 16) ** 2 + 64,
         num_pixels=side * side,
         cache_bytes=2**28,

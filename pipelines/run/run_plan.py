@@ -65,6 +65,18 @@ def commit_rows(options: GenerateOptions, num_units: int) -> int:
     return options.commit_rows or min(_MAX_COMMIT_ROWS, max(_MIN_COMMIT_ROWS, math.ceil(num_units / 10_000)))
 
 
+def fit_engines(options: GenerateOptions, num_units: int) -> GenerateOptions:
+    """Lower the most engines of a job to those that its work keeps busy, which then share its cores.
+
+    Args:
+        options: the run's options.
+        num_units: images to make.
+    """
+    num_blocks = math.ceil(num_units / commit_rows(options, num_units))
+    most = min(options.engines_max, math.ceil(num_blocks / _BLOCKS_PER_ENGINE))
+    return options.model_copy(update={"engines_max": max(options.engines_min, most)})
+
+
 def run_plan(
     plan: Plan,
     options: GenerateOptions,
@@ -84,7 +96,7 @@ def run_plan(
 
     Args:
         plan: the plan; its work table is in the output.
-        options: the run's options.
+        options: the run's options, after :func:`fit_engines`.
         output: where parts are written.
         spec: the model.
         weights_sha256: hash that identifies the weights, published with every image.
@@ -219,7 +231,7 @@ def _dataset(
         fn_constructor_args=(engine, settings.monitor),
         batch_size=block_rows,
         batch_format="pyarrow",
-        compute=_pool(options, engine, resources, num_blocks=math.ceil(plan.counts.new / block_rows)),
+        compute=_pool(options, engine, resources),
         **resources.actor_options(),
     )
     # Ray types a batch as the union of its formats; these stages take the one requested.
@@ -245,11 +257,7 @@ def _num_read_blocks(plan: Plan, block_rows: int, *, num_bytes: int) -> int | No
 
 
 def _pool(
-    options: GenerateOptions,
-    engine: EngineConfig | ServedModel,
-    resources: EngineResources,
-    *,
-    num_blocks: int,
+    options: GenerateOptions, engine: EngineConfig | ServedModel, resources: EngineResources
 ) -> ray.data.ActorPoolStrategy:
     if isinstance(engine, EngineConfig):
         low, high = options.engines_min, options.engines_max
@@ -258,7 +266,7 @@ def _pool(
             _ask_for_nodes_by_engines_only()
         if scales_nodes or _have_room(resources, high):
             # At once: Ray Data would add one after the other, each seconds after the last is busy.
-            low = high = min(high, max(low, math.ceil(num_blocks / _BLOCKS_PER_ENGINE)))
+            low = high
         return ray.data.ActorPoolStrategy(
             min_size=low, max_size=high, max_concurrent_calls_per_actor=_BLOCKS_PER_ENGINE
         )

@@ -72,6 +72,14 @@ def test_a_machine_without_gpu(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "of the host's" not in lines["8gb"]
 
 
+def test_a_system_that_does_not_tell_its_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(models, "available_bytes", lambda: None)
+    assert lines_of(capsys)["head"].endswith("on the CPU")
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_checkpoint(

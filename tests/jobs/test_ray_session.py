@@ -9,6 +9,7 @@ from ray._private.utils import get_num_cpus
 from jobs import ray_session
 from pipelines.options import GenerateOptions
 from zimage_models.config import EngineConfig, ParallelConfig
+from zimage_models.errors import InvalidRequest
 
 NUM_CPUS = int(get_num_cpus())
 
@@ -53,6 +54,21 @@ def test_engines_share_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_other_jobs_have_one(tmp_path: Path, settings: dict[str, Any]) -> None:
     assert most_engines(tmp_path, **settings) == 1
+
+
+@pytest.mark.parametrize("found", [0, 1])
+def test_an_engine_that_would_wait_for_ever_is_refused(
+    found: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_session, "start_ray", lambda **_: None)
+    monkeypatch.setattr(ray_session.ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": float(found)})
+    values = {"input": ("a.csv",), "output": str(tmp_path), "engine": EngineConfig(device="cuda")}
+    options = GenerateOptions.model_validate(values)
+    if found:
+        assert ray_session.connect(options).num_gpus == 1
+    else:
+        with pytest.raises(InvalidRequest, match="an engine takes 1, but Ray finds 0 on this machine"):
+            ray_session.connect(options)
 
 
 def test_jobs_on_a_cluster_have_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,8 @@ def load_models(
     limit_threads(config)
     device = resolve_device(config)
     keep_freed(device)
+    # Before any weights are read: it may be refused.
+    forms = compiled_forms(config, spec, device) if compiles(config, device) else None
     tokenizer = PromptTokenizer(
         spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
     )
@@ -88,7 +90,7 @@ def load_models(
         tokenizer=tokenizer,
         runner=_load_runner(config, spec, device, launcher),
         max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
-        compiled_forms=compiled_forms(config, spec, device) if compiles(config, device) else None,
+        compiled_forms=forms,
     )
 
 

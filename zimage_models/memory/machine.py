@@ -67,7 +67,7 @@ def _left_in_container(
     folder: Path, limit: str, use: str, parts: str, cached: str, shared: str
 ) -> int | None:
     """Return what a limit of control groups leaves; files that are only cached in memory do not count."""
-    with suppress(OSError, ValueError):  # "max": there is no limit
+    with suppress(OSError, ValueError, KeyError):  # "max": there is no limit; old kernels do not count all
         left = int((folder / limit).read_text(encoding="ascii"))
         left -= int((folder / use).read_text(encoding="ascii"))
         lines = (folder / parts).read_text(encoding="ascii").splitlines()

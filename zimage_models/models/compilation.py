@@ -6,13 +6,14 @@ They are on disk, so an engine that starts again, or beside another one, loads t
 import hashlib
 import logging
 import os
-import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from zimage_models.checkpoints.checkpoint_source import default_cache_dir
 from zimage_models.config import EngineConfig
@@ -50,7 +51,7 @@ def compiled_forms(config: EngineConfig, spec: ModelSpec, device: torch.device) 
     what.append(str(config.parallel.tensor_parallel_size))
     what += [(part / "config.json").read_text(encoding="utf-8") for part in parts]
     name = hashlib.sha256("\0".join(what).encode()).hexdigest()[:16]
-    return Path(os.environ[_CACHE_DIR]) / f"{name}.compiled"
+    return Path(cache_dir()) / f"{name}.compiled"
 
 
 def num_compiled() -> int:
@@ -59,12 +60,11 @@ def num_compiled() -> int:
 
 
 def _keep_on_disk(folder: Path) -> None:
-    try:
+    """Keep forms in a folder or, where it cannot be written, in torch's own, which has the user's name."""
+    with suppress(OSError):  # a service account may have no home
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a service account may have no home
-        folder = Path(tempfile.gettempdir(), "zimage-compiled")
-        folder.mkdir(exist_ok=True)
-    os.environ.setdefault(_CACHE_DIR, str(folder))
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault(_CACHE_DIR, str(folder))
 
 
 @cache

@@ -61,6 +61,11 @@ def test_another_system_does_not_say(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) is None
 
 
+def test_a_container_that_does_not_count_what_is_cached(tmp_path: Path) -> None:
+    write(tmp_path, meminfo(500) | cgroup(f"{400 * MIB}\n", 300) | {"sys/fs/cgroup/memory.stat": "anon 5\n"})
+    assert available_bytes(tmp_path) == 500 * MIB
+
+
 def test_this_machine_says() -> None:
     found = available_bytes()
     assert found is None or found > 50 * MIB
