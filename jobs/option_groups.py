@@ -105,6 +105,13 @@ class ServedEngineOptions(OptionGroup):
             help="resident, or 16gb, 8gb or 4gb to fit a smaller GPU (zimage models lists what they take).",
         ),
     ] = None
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Whether to compile the transformer (torch.compile); by default on accelerators.",
+        ),
+    ] = None
     fake: Annotated[bool, typer.Option("--fake", help="Make instant coloured tiles without a model.")] = False
 
     def update(self, model: dict[str, Any]) -> None:
@@ -115,6 +122,8 @@ class ServedEngineOptions(OptionGroup):
             model.setdefault("engine", {})["precision"] = self.precision
         if self.memory is not None:
             model.setdefault("engine", {})["memory"] = self.memory
+        if self.compile is not None:
+            model.setdefault("engine", {})["compile"] = self.compile
         if self.fake:
             model.setdefault("engine", {})["fake"] = True
 

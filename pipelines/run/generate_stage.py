@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 MAX_ATTEMPTS = 3
 """Number of engine deaths after which a unit becomes an error instead of being retried forever."""
 _REPORT_INTERVAL_S = 1.0
+_RETRY_S = 5.0
 
 
 class GenerateStage:
@@ -59,11 +60,13 @@ class GenerateStage:
         """Add pixels, or an error, to every row.
 
         Raises:
-            InvalidRequest: the engine could not be made; the monitor is told first.
+            InvalidRequest: the engine could not be made, and the monitor says that this ends the run.
         """
         if self._refusal is not None:
-            await self._monitor.refuse.remote(self._refusal)
-            raise self._refusal
+            if await self._monitor.refuse.remote(self._refusal):
+                raise self._refusal
+            await asyncio.sleep(_RETRY_S)
+            os._exit(1)  # Ray starts another one
         rows = work.select(REQUEST_COLUMNS).to_pylist()
         failures: dict[int, RowFailure] = {}
         if is_decoded(work):

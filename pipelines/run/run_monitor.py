@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from zimage_models.errors import InvalidRequest
 
+MAX_REFUSALS = 10
+"""Number of engines in a row that may not be made, without an image meanwhile."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCounts:
@@ -45,6 +48,7 @@ class RunMonitor:
         self._first: tuple[float, int] | None = None
         self._last_s = 0.0
         self._refusal: InvalidRequest | None = None
+        self._num_refusals = 0
 
     def begin(self, name: str) -> int:
         """Count one more attempt at a block or unit, and return its number, from 1."""
@@ -58,13 +62,22 @@ class RunMonitor:
     def add(self, *, generated: int = 0, failed: int = 0, written: int = 0) -> None:
         """Add to the counts; ``written`` are the images of one finished block."""
         self._counts.update(generated=generated, failed=failed, written=written)
+        if generated:
+            self._num_refusals = 0
         if written:
             self._last_s = self._clock()
             self._first = self._first or (self._last_s, written)
 
-    def refuse(self, error: InvalidRequest) -> None:
-        """Keep why no engine can be made: Ray would give the driver only its traceback, as text."""
+    def refuse(self, error: InvalidRequest) -> bool:
+        """Count an engine that could not be made; return whether that ends the run.
+
+        It does if no engine has made an image yet. Later, what an engine lacks may come back, such as the
+        memory that a dead one still holds; but not if nothing is made any more.
+        """
+        # Kept, as Ray would give the driver only a traceback, as text.
         self._refusal = error
+        self._num_refusals += 1
+        return not self._counts["generated"] or self._num_refusals >= MAX_REFUSALS
 
     def refusal(self) -> InvalidRequest | None:
         """Return why no engine can be made, if an engine said so."""

@@ -1,4 +1,5 @@
-from pipelines.run.run_monitor import RunCounts, RunMonitor
+from pipelines.run.run_monitor import MAX_REFUSALS, RunCounts, RunMonitor
+from zimage_models.errors import InvalidRequest
 
 
 def test_speed_counts_from_the_end_of_the_first_block() -> None:
@@ -20,3 +21,13 @@ def test_speed_counts_from_the_end_of_the_first_block() -> None:
     assert monitor.counts().generate_s == 6
     assert monitor.counts().images_per_s == 5
     assert monitor.counts().left_s(40) == 0, "a block that was made twice counts twice"
+
+
+def test_a_refusal_ends_a_run_that_makes_nothing() -> None:
+    monitor, refusal = RunMonitor(), InvalidRequest("memory: none")
+    assert monitor.refuse(refusal)
+    assert monitor.refusal() is refusal
+    monitor.add(generated=1)
+    assert [monitor.refuse(refusal) for _ in range(MAX_REFUSALS)] == [False] * (MAX_REFUSALS - 1) + [True]
+    monitor.add(generated=1)
+    assert not monitor.refuse(refusal)
