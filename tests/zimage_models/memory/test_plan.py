@@ -152,9 +152,9 @@ def test_a_step_takes_what_is_planned(dtype: torch.dtype, tiny_checkpoint: Path)
         cache_bytes=0,
     )
     inputs = torch.randn(1, 16, 64, 64), torch.tensor([0.3]), conditions
-    denoiser.velocity(*inputs)  # it keeps the rotary encoding
+    denoiser.predict(*inputs)  # it keeps the rotary encoding
     with LiveTensors() as live:
-        denoiser.velocity(*inputs)
+        denoiser.predict(*inputs)
     assert live.peak_bytes == pytest.approx(plan.step_bytes, rel=0.1)
 
 
