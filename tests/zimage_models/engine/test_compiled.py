@@ -105,7 +105,10 @@ def test_edit(pipeline_of: PipelineOf, nothing_compiled: None) -> None:
     assert_nothing_is_compiled_after_the_warm_up(config, MIX + edits, pipeline_of)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [pytest.param("1.0", marks=pytest.mark.soak), pytest.param("2.0", marks=pytest.mark.soak), "2.1"],
+)
 def test_controlnets(
     tiny_checkpoint: Path, tmp_path: Path, pipeline_of: PipelineOf, nothing_compiled: None, layout: str
 ) -> None:
