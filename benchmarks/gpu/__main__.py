@@ -14,6 +14,7 @@ PROGRAMS: tuple[tuple[str, ...], ...] = (
     ("pytest", "-m", "gpu", "-n", "0", "-q", "tests/zimage_models"),
     ("benchmarks.gpu.gpu_latency", "--repeats", "3"),
     ("benchmarks.gpu.whole_product", "--folder", "{folder}/released"),
+    ("benchmarks.gpu.gpu_latency", "--fp8", "--repeats", "2"),
     ("benchmarks.gpu.memory_modes",),
     ("benchmarks.gpu.sharded_load", "--folder", "{folder}/released"),
 )
