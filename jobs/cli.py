@@ -78,7 +78,7 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         pointer = f" (see {context.command_path} --help)" if context else ""
-        _print_error(error.format_message() + pointer)
+        _print_error(error.format_message().replace("Value error, ", "") + pointer)
         return ExitCode.BAD_USAGE
 
 
