@@ -68,7 +68,7 @@ def _named_files(index: Path) -> tuple[Path, ...]:
 
 
 def _hint(folder: Path, stem: str) -> str:
-    """Say which other files there are, if any."""
+    """Return which other files there are, as the end of a message; empty if none."""
     names = sorted(file.name for file in folder.glob("*"))
     if found := [name for name in names if name.endswith(OTHER_WEIGHT_FORMATS)]:
         return f"; {found[0]} is not read, only safetensors are"

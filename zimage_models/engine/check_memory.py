@@ -31,7 +31,7 @@ def check_memory(
 
 
 def refusal(memory: str, plans: dict[str, MemoryPlan], free: FreeMemory, device: str) -> str:
-    """Say what a memory mode lacks, and which one fits."""
+    """Return what a memory mode lacks, and which one fits, as a message."""
     message = f"memory: {memory} needs {free.shortage(plans[memory], device)}"
     fitting = next((name for name, plan in plans.items() if free.holds(plan)), None)
     if fitting is None:
