@@ -86,9 +86,12 @@ def load_models(
     tokenizer = PromptTokenizer(
         spec.directory, max_tokens=spec.max_prompt_tokens, num_positions=spec.num_caption_positions
     )
+    runner = _load_runner(config, spec, device, launcher)
+    if forms is not None:
+        runner.compile()
     return LoadedModels(
         tokenizer=tokenizer,
-        runner=_load_runner(config, spec, device, launcher),
+        runner=runner,
         max_step_tokens=config.max_step_tokens or _default_step_tokens(config, device),
         compiled_forms=forms,
     )
@@ -129,6 +132,4 @@ def _load_runner(
     )
     # Joining the blocks' weights leaves as much cached as they take.
     release_cached(device)
-    if compiles(config, device):
-        runner.compile()
     return runner

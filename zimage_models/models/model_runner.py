@@ -221,7 +221,7 @@ class ModelRunner:
     def reuse_step(self, states: Sequence[ImageState]) -> None:
         """Advance all states, of one size, by one step that reuses what the last computed one added.
 
-        It runs no layer, so it takes about a hundredth of the time.
+        It runs no layer, so it takes a few hundredths of the time (docs/quality.md).
         """
 
         def predict(latents_BCHW: Tensor, time_B: Tensor, halves: Sequence[Half]) -> Tensor:

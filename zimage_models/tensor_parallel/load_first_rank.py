@@ -16,7 +16,6 @@ from zimage_models.checkpoints.components import (
 from zimage_models.config import EngineConfig
 from zimage_models.errors import InvalidRequest
 from zimage_models.model_spec import ModelSpec
-from zimage_models.models.compilation import compiles
 from zimage_models.models.denoisers.omni_denoiser import denoiser_class
 from zimage_models.models.device_memory import release_cached
 from zimage_models.models.model_runner import ModelRunner
@@ -93,8 +92,6 @@ def load_first_rank(
         )
         # Joining the blocks' weights leaves as much cached as they take.
         release_cached(device)
-        if compiles(config, device):
-            runner.compile()
         group.wait_until_loaded()
         group.loads[0] = share_report(shares)
         logger.info("bytes read and held by rank: %s", group.loads)
